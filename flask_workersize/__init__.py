@@ -1,0 +1,26 @@
+"""Gives a production Flask server the right size: workers and threads from CPUs and memory."""
+
+from .compat import calculate_optimal_workers, get_worker_config_from_env
+from .errors import WorkerSizeConfigError
+from .extension import WorkerSizing, get_plan
+from .health.report import CapacityReport
+from .plan import SizingPlan, compute_plan
+from .resources import HostFacts, Resources, detect_resources
+from .servers import serve
+from .settings import SizingSettings
+
+__all__ = [
+    "CapacityReport",
+    "HostFacts",
+    "Resources",
+    "SizingPlan",
+    "SizingSettings",
+    "WorkerSizeConfigError",
+    "WorkerSizing",
+    "calculate_optimal_workers",
+    "compute_plan",
+    "detect_resources",
+    "get_plan",
+    "get_worker_config_from_env",
+    "serve",
+]

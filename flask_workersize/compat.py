@@ -1,0 +1,81 @@
+"""A drop-in for ``now_lms.worker_config``: its two functions, with that module's manners.
+
+They never raise, and they read the machine's CPUs and memory alone: in a container use
+:func:`flask_workersize.detect_resources` and :func:`flask_workersize.compute_plan`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import psutil
+
+from .settings import DEFAULT_WORKER_MEMORY_MB, NAMES
+
+logger = logging.getLogger(__package__)
+
+
+def calculate_optimal_workers(
+    worker_memory_mb: int = DEFAULT_WORKER_MEMORY_MB,
+    min_workers: int = 1,
+    max_workers: int | None = None,
+    threads: int = 1,
+) -> int:
+    """Calculate the number of workers from the machine's CPUs and available memory.
+
+    The formula is the guide's ("Automatic Worker/Thread Calculation"); where memory cannot be
+    read, the bound by CPU alone holds.
+
+    :param worker_memory_mb: memory that one worker needs, in MB
+    :param min_workers: fewest workers
+    :param max_workers: most workers; ``None`` for no such bound. It wins over ``min_workers``
+    :param threads: threads a worker
+    :returns: the number of workers
+    """
+    workers = (os.cpu_count() or 1) * 2 + 1
+    try:
+        available_mb = psutil.virtual_memory().available / (1024 * 1024)
+        workers = min(workers, int(available_mb / worker_memory_mb))
+    except Exception as error:
+        logger.warning("Memory is left out of the calculation: %s.", type(error).__name__)
+    if threads > 1:
+        workers //= threads
+    workers = max(min_workers, workers)
+    return workers if max_workers is None else min(workers, max_workers)
+
+
+def get_worker_config_from_env() -> tuple[int, int]:
+    """Return workers and threads for gunicorn, from the environment or calculated.
+
+    A value that is no number is ignored with a warning, so are workers below 1, which would serve
+    nothing; threads below 1 become 1.
+
+    :returns: ``(workers, threads)``
+    """
+    threads = max(1, _number("threads") or 1)
+    workers = _number("workers")
+    if workers is not None and workers < 1:
+        logger.warning("The number of workers is below 1: it is ignored, and calculated instead.")
+        workers = None
+    if workers is None:
+        memory_mb = _number("worker_memory_mb")
+        workers = calculate_optimal_workers(
+            DEFAULT_WORKER_MEMORY_MB if memory_mb is None else memory_mb, threads=threads
+        )
+    return workers, threads
+
+
+def _number(name: str) -> int | None:
+    """Return the first number that is set for a setting; empty is not set."""
+    for variable in NAMES[name].variables:
+        text = os.environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            return int(text)
+        except ValueError:
+            if text.lower() != "auto":
+                logger.warning("%s is not a whole number: it is ignored.", variable)
+            return None
+    return None

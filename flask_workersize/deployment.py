@@ -1,0 +1,66 @@
+"""What a launcher decided, handed on to the processes that it starts.
+
+``serve`` hands its plan to the app itself. A gunicorn that was started with
+:mod:`flask_workersize.gunicorn_conf` does not know the app when it plans: the decision waits here,
+in an imported module, which a reload of the configuration leaves alone, and reaches the app that
+is really served with its requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from .plan import SizingPlan
+from .resources import Resources
+from .settings import SizingSettings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flask import Flask
+
+ENVIRON_KEY = "flask_workersize.deployment"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One decision: what was asked for, what was found, what follows."""
+
+    settings: SizingSettings
+    resources: Resources
+    plan: SizingPlan
+
+
+class Process:
+    """What this process was told by the one that forked it.
+
+    ``deployment`` is the decision it was started under, ``None`` where nobody took one;
+    ``speaks`` whether it tells what every process of the deployment could tell; ``apps`` the apps
+    it has, for what is to be done to each after a fork.
+    """
+
+    def __init__(self) -> None:
+        self.deployment: Deployment | None = None
+        self.speaks = True
+        self.apps: WeakSet[Flask] = WeakSet()
+
+
+process = Process()
+
+
+class Deployed:
+    """WSGI middleware that tells each request which deployment serves it.
+
+    So the app learns it whatever stands between gunicorn and Flask.
+    """
+
+    def __init__(self, app: WSGIApplication, deployment: Deployment) -> None:
+        self.app = app
+        self.deployment = deployment
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        environ[ENVIRON_KEY] = self.deployment
+        return self.app(environ, start_response)

@@ -1,0 +1,27 @@
+"""The errors that a person can cause, each shown as one line."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+
+class _OneLine:
+    """Show only the message: click would print the usage of the command above it."""
+
+    def show(self: Any, file: IO[Any] | None = None) -> None:
+        """Print the message to standard error, or to ``file``."""
+        click.echo(f"Error: {self.format_message()}", file=file, err=file is None)
+
+
+class WorkerSizeConfigError(_OneLine, click.UsageError, ValueError):
+    """Settings that cannot be used.
+
+    The message is one line: what is wrong, the likely cause and what to do. It names the variable
+    that was really set and never its value. The exit status is 2.
+    """
+
+
+class WorkerSizeStartError(_OneLine, click.ClickException):
+    """A server that could not be started, a port in use for example. The exit status is 1."""

@@ -1,0 +1,130 @@
+"""The same size for who starts gunicorn directly.
+
+``gunicorn -c python:flask_workersize.gunicorn_conf app:app``
+
+gunicorn reads this before it loads the app, so it knows the environment only: an app whose
+``app.config`` asks for something else is served under this plan all the same, and says so in one
+warning. What stands on gunicorn's own command line, or in ``GUNICORN_CMD_ARGS``, wins, as always
+with gunicorn, and the plan follows it.
+
+To add settings, start a file of your own with ``from flask_workersize.gunicorn_conf import *``; a
+hook there that has the name of one of ours has to call it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .deployment import Deployed, Deployment, process
+from .errors import WorkerSizeConfigError
+from .plan import compute_plan
+from .resources import Resources, detect_resources
+from .runtime.fork import after_fork
+from .servers.proxy import TrustedProxy
+from .settings import SizingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "accesslog",
+    "bind",
+    "control_socket_disable",
+    "errorlog",
+    "forwarded_allow_ips",
+    "graceful_timeout",
+    "keepalive",
+    "on_starting",
+    "post_fork",
+    "post_worker_init",
+    "preload_app",
+    "threads",
+    "timeout",
+    "worker_class",
+    "workers",
+]
+
+_FOLLOWED = ("workers", "threads", "timeout", "graceful_timeout")
+
+
+def _decide(resources: Resources, options: Mapping[str, Any]) -> Deployment:
+    """Plan, or end gunicorn with one line."""
+    try:
+        settings = SizingSettings.load(
+            options={"wsgi_server": "gunicorn", **options}, option_source="gunicorn --{option}"
+        )
+    except WorkerSizeConfigError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    return Deployment(settings, resources, compute_plan(settings, resources))
+
+
+_decided = _decide(detect_resources(), {})
+process.deployment = _decided
+
+workers = _decided.plan.workers
+threads = _decided.plan.threads
+worker_class = _decided.plan.worker_class
+bind = list(_decided.settings.addresses)
+preload_app = _decided.settings.preload
+timeout = _decided.settings.timeout
+graceful_timeout = _decided.settings.graceful_timeout
+keepalive = 5
+accesslog = "-"
+errorlog = "-"
+control_socket_disable = True
+if _decided.settings.trusted_proxy:
+    # Our own middleware decides whom to trust, the same for both servers.
+    forwarded_allow_ips = ""
+else:
+    __all__.remove("forwarded_allow_ips")
+
+
+def on_starting(server: Any) -> None:
+    """Let the plan follow what gunicorn was really told, and say what was chosen."""
+    decided = _follow(server.cfg)
+    process.deployment = decided
+    server.log.info("%s", decided.plan)
+    for warning in decided.plan.warnings:
+        server.log.warning("%s", warning)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Give a worker connections of its own; only the first one repeats a warning."""
+    process.speaks = worker.age == 1
+    for app in list(process.apps):
+        after_fork(app)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Tell each request which deployment serves it, and believe only trusted proxies."""
+    decided = process.deployment or _decided
+    if decided.settings.trusted_proxy:
+        worker.wsgi = TrustedProxy(worker.wsgi, decided.settings.trusted_proxy)
+    worker.wsgi = Deployed(worker.wsgi, decided)
+
+
+def _follow(cfg: Any) -> Deployment:
+    """Plan again if gunicorn's command line asks for something else."""
+    if cfg.worker_class_str not in ("sync", "gthread"):
+        WorkerSizeConfigError(
+            "gunicorn was started with a worker class that is neither sync nor gthread: the plan "
+            "counts processes and threads, which such a worker uses otherwise. Remove it, or "
+            "start gunicorn without flask_workersize.gunicorn_conf."
+        ).show()
+        sys.exit(2)
+    decided = process.deployment or _decided
+    told = {name: getattr(cfg, name) for name in _FOLLOWED}
+    options = {
+        name: value for name, value in told.items() if value != _planned_value(decided, name)
+    }
+    if options:
+        decided = _decide(decided.resources, options)
+    plan = replace(decided.plan, worker_class=cfg.worker_class_str)
+    return replace(decided, plan=plan)
+
+
+def _planned_value(decided: Deployment, name: str) -> Any:
+    return getattr(decided.plan, name, None) or getattr(decided.settings, name)

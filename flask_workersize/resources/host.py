@@ -1,0 +1,50 @@
+"""Figures of the operating system, as psutil gives them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What the operating system reports outside control groups.
+
+    :param cpus: logical CPUs that are online, at least 1
+    :param affinity: CPUs this process may run on, at least 1; ``None`` where the system has no
+        such notion
+    :param memory_total: physical memory, in bytes
+    :param memory_available: memory that can be had without swapping, in bytes
+    :param platform: as :data:`sys.platform` gives it: "linux", "darwin", "win32"
+    """
+
+    cpus: int
+    affinity: int | None
+    memory_total: int
+    memory_available: int
+    platform: str
+
+    @classmethod
+    def read(cls) -> HostFacts:
+        """Read the figures of this machine, for this process."""
+        memory = psutil.virtual_memory()
+        return cls(
+            cpus=psutil.cpu_count() or 1,
+            affinity=_affinity(),
+            memory_total=memory.total,
+            memory_available=memory.available,
+            platform=sys.platform,
+        )
+
+
+def _affinity() -> int | None:
+    """Return the number of CPUs this process may run on; macOS cannot tell."""
+    process = psutil.Process()
+    if not hasattr(process, "cpu_affinity"):
+        return None
+    try:
+        return len(process.cpu_affinity()) or None
+    except (psutil.Error, OSError):
+        return None

@@ -1,0 +1,83 @@
+"""Run an app under its plan: :func:`serve`."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..plan import SizingPlan
+    from ..values import ServerName
+
+logger = logging.getLogger("flask_workersize")
+
+
+def serve(app: Flask, server: ServerName | None = None) -> None:
+    """Serve an app in production mode, and return when the server has stopped.
+
+    For a ``run.py`` of one's own; ``flask serve-prod`` does the same. What cannot be done is said
+    in one line on standard error.
+
+    :param app: an app with :class:`flask_workersize.WorkerSizing`
+    :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` where left out
+    :raises SystemExit: 2 where the settings are not valid, 1 where starting failed, and with
+        gunicorn also 0 when it has stopped
+    :raises RuntimeError: if the app has no ``WorkerSizing``
+    """
+    try:
+        launch(app, {"wsgi_server": server}, option_source="serve({name}=...)")
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+
+
+def launch(app: Flask, options: Mapping[str, Any], option_source: str = "--{option}") -> None:
+    """Plan with the options of a command, say what was chosen, and run the server.
+
+    :param app: an app with :class:`flask_workersize.WorkerSizing`
+    :param options: options of the command, by setting; ``None`` is not set
+    :param option_source: how such an option is called in messages
+    :raises click.ClickException: with one line, if the settings are not valid or the server
+        cannot be started
+    """
+    from ..extension import get_state, prepare
+
+    settings, plan = prepare(app, options, option_source)
+    if plan.server == "gunicorn":
+        from .gunicorn import run
+    else:
+        from .waitress import run
+    get_state(app).serving = True
+    if app.debug:
+        say(logging.WARNING, DEBUG_WARNING)
+    # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
+    # take it for its own, and never tear it down.
+    contextvars.Context().run(run, app, settings, plan)
+
+
+def announce(plan: SizingPlan) -> None:
+    """Say in one line what was chosen and why, and each warning of the plan in one more."""
+    say(logging.INFO, str(plan))
+    for warning in plan.warnings:
+        say(logging.WARNING, warning)
+
+
+def say(level: int, line: str) -> None:
+    """Log a line, and make sure that it is seen: without a handler it goes to standard error."""
+    if logger.hasHandlers() and logger.isEnabledFor(level):
+        logger.log(level, line)
+    else:
+        prefix = "Warning: " if level >= logging.WARNING else ""
+        click.echo(f"{prefix}{line}", err=True)
+
+
+DEBUG_WARNING = (
+    "debug mode is on: errors show code and values to every visitor; unset FLASK_DEBUG and leave "
+    "out --debug in production."
+)

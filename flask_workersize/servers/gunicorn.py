@@ -1,0 +1,227 @@
+"""Run an app under gunicorn."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import WorkerSizeConfigError
+from ..plan import SizingPlan
+from ..runtime.fork import after_fork
+from ..settings import NAMES, SizingSettings
+from ..sources import GUNICORN_ARGS, gunicorn_args, options_key, server_options
+from . import announce
+from .listeners import open_listeners
+from .proxy import TrustedProxy
+
+
+@contextmanager
+def _without_broken_web_concurrency() -> Iterator[None]:
+    """Hide a ``WEB_CONCURRENCY`` that is no number: gunicorn's import turns it into one."""
+    value = os.environ.get("WEB_CONCURRENCY")
+    if value is None or re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+        yield
+        return
+    del os.environ["WEB_CONCURRENCY"]
+    try:
+        yield
+    finally:
+        os.environ["WEB_CONCURRENCY"] = value
+
+
+with _without_broken_web_concurrency():
+    from gunicorn.app.base import BaseApplication
+    from gunicorn.config import Config
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from flask import Flask
+
+_WORKER_CLASSES = {
+    "sync": "sync",
+    "gthread": "gthread",
+    "gunicorn.workers.sync.SyncWorker": "sync",
+    "gunicorn.workers.gthread.ThreadWorker": "gthread",
+}
+
+_NOT_HERE = {
+    "chdir": "change the folder before you start flask",
+    "check_config": "use flask serve-prod --dry-run",
+    "config": "set app.config WORKERSIZE_GUNICORN_OPTIONS instead",
+    "daemon": "let a service manager run it",
+    "paste": "this is a Flask app",
+    "print_config": "use flask serve-prod --dry-run",
+    "pythonpath": "set PYTHONPATH",
+    "reuse_port": "all workers share one listener",
+    "spew": "use a debugger",
+}
+"""Options that gunicorn's own command acts on, and what to do under ours."""
+
+
+class _Application(BaseApplication):
+    """gunicorn's seam for a server of one's own ("Custom Application" in its docs)."""
+
+    def __init__(self, wsgi: WSGIApplication, options: Mapping[str, Any]) -> None:
+        self._wsgi = wsgi
+        self._options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return self._wsgi
+
+
+def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
+    """Serve until gunicorn has stopped.
+
+    :raises WorkerSizeConfigError: if an option of gunicorn is not valid
+    :raises WorkerSizeStartError: if an address cannot be had
+    :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
+    """
+    options = gunicorn_options(app.config, os.environ, settings, plan)
+    options["post_fork"] = _chain(lambda server, worker: after_fork(app), options.get("post_fork"))
+    wsgi = TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
+    listeners = open_listeners(settings.addresses, options.get("backlog", Config().backlog))
+    options["bind"] = [f"fd://{listener.detach()}" for listener in listeners]
+    announce(plan)
+    launcher = os.getpid()
+    try:
+        _Application(wsgi, options).run()
+    except SystemExit as stop:
+        if os.getpid() != launcher:
+            _leave_worker(stop.code)
+        raise
+
+
+def gunicorn_options(
+    config: Mapping[str, Any],
+    environ: Mapping[str, str],
+    settings: SizingSettings,
+    plan: SizingPlan,
+) -> dict[str, Any]:
+    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``.
+
+    What a plan is made from is taken from the plan: it has read both already.
+
+    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
+    """
+    options: dict[str, Any] = {
+        "accesslog": "-",
+        "errorlog": "-",
+        "keepalive": 5,
+        "control_socket_disable": True,
+    }
+    if settings.trusted_proxy:
+        # Our own middleware decides whom to trust, the same for both servers.
+        options["forwarded_allow_ips"] = ""
+    for where, given in (
+        (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
+        (GUNICORN_ARGS, _command_args(environ)),
+    ):
+        _check_options(where, given)
+        options |= {name: value for name, value in given.items() if name not in _PLANNED}
+    return options | {
+        "workers": plan.workers,
+        "threads": plan.threads,
+        "worker_class": _worker_class(options.get("worker_class"), plan),
+        "preload_app": settings.preload,
+        "timeout": settings.timeout,
+        "graceful_timeout": settings.graceful_timeout,
+    }
+
+
+_PLANNED = frozenset(
+    names.server_option["gunicorn"] for names in NAMES.values() if "gunicorn" in names.server_option
+)
+
+
+def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Parse ``GUNICORN_CMD_ARGS`` with gunicorn's own parser, refusing with one line."""
+    parser = Config(prog=GUNICORN_ARGS).parser()
+    parser.error = _refuse_args  # type: ignore[method-assign]
+    known, unknown = parser.parse_known_args(shlex.split(environ.get(GUNICORN_ARGS, "")))
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has {option!r}, which gunicorn does not know. Correct or remove it."
+        )
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    given.pop("args", None)
+    planned = gunicorn_args(environ, NAMES)
+    for name, names in NAMES.items():
+        gunicorn_name = names.server_option.get("gunicorn", "")
+        if gunicorn_name in given and planned.get(name) is None:
+            raise WorkerSizeConfigError(
+                f"{GUNICORN_ARGS} shortens {names.gunicorn_flags[-1]}: write it in full."
+            )
+    return given
+
+
+def _refuse_args(message: str) -> NoReturn:
+    shown = ": ".join(message.split(": ")[:2])
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {shown}.")
+
+
+def _check_options(where: str, options: Mapping[str, Any]) -> None:
+    scratch = Config()
+    for name, value in options.items():
+        if name not in scratch.settings:
+            raise WorkerSizeConfigError(
+                f"{where} has {name!r}, which gunicorn does not know. Correct or remove it."
+            )
+        if name in _NOT_HERE and value:
+            raise WorkerSizeConfigError(
+                f"{where} has {name!r}, which has no effect here: {_NOT_HERE[name]}."
+            )
+        try:
+            scratch.set(name, value)
+        except Exception:
+            raise WorkerSizeConfigError(
+                f"{where} has a value for {name!r} that gunicorn does not take. Correct or remove "
+                "it."
+            ) from None
+    worker_class = options.get("worker_class", "sync")
+    if worker_class not in _WORKER_CLASSES:
+        raise WorkerSizeConfigError(
+            f"{where} sets a worker class that is neither sync nor gthread: the plan counts "
+            "processes and threads, which such a worker uses otherwise. Remove it, or start "
+            "gunicorn without a plan."
+        )
+
+
+def _worker_class(asked: str | None, plan: SizingPlan) -> str | None:
+    """Return the class of the plan; a single thread may run in a gthread worker if asked for."""
+    return "gthread" if _WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class
+
+
+def _chain(ours: Callable[..., None], theirs: Callable[..., None] | None) -> Callable[..., None]:
+    """Run a hook of the user after ours, never instead of it."""
+    if theirs is None:
+        return ours
+
+    def hook(server: Any, worker: Any) -> None:
+        ours(server, worker)
+        theirs(server, worker)
+
+    return hook
+
+
+def _leave_worker(code: Any) -> NoReturn:
+    """End a forked worker: its atexit handlers run, what the launcher would clean up does not.
+
+    A worker leaves by ``SystemExit``, which would unwind the launcher's frames in the worker too:
+    Flask's command, its app context and whatever stands around :func:`serve`.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -1,0 +1,143 @@
+"""Open the addresses that a server listens on, with one line for each way that this can fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import WorkerSizeStartError
+
+BACKLOG = 2048
+"""Connections that wait in the kernel, gunicorn's default; waitress has 1024."""
+
+_UNUSABLE_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def open_listeners(addresses: Iterable[str], backlog: int = BACKLOG) -> list[socket.socket]:
+    """Open listening sockets.
+
+    :param addresses: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``
+    :param backlog: connections that may wait in the kernel
+    :returns: at least one socket for each address
+    :raises WorkerSizeStartError: if an address is in use or cannot be had; nothing stays open
+    """
+    opened: list[socket.socket] = []
+    try:
+        for address in addresses:
+            opener = _open_unix if address.startswith("unix:") else _open_tcp
+            opened += opener(address)
+        for listener in opened:
+            listener.listen(backlog)
+    except OSError as error:
+        close_listeners(opened)
+        raise WorkerSizeStartError(_reason(address, error)) from None
+    return opened
+
+
+def close_listeners(listeners: Iterable[socket.socket]) -> None:
+    """Close sockets, and remove the files of unix sockets."""
+    for listener in listeners:
+        path = listener.getsockname() if listener.fileno() != -1 else None
+        listener.close()
+        if isinstance(path, str):
+            Path(path).unlink(missing_ok=True)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address of a socket as a person would type it."""
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def _open_tcp(address: str) -> list[socket.socket]:
+    host, _, port = address.rpartition(":")
+    infos = socket.getaddrinfo(
+        host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    opened: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, _, _, _, name in dict.fromkeys(infos):
+        try:
+            opened.append(_bind_tcp(family, name))
+        except OSError as error:
+            # A name like "localhost" can stand for a family that this machine does not have.
+            if error.errno not in _UNUSABLE_FAMILY:
+                close_listeners(opened)
+                raise
+            failed = error
+    if not opened and failed is not None:
+        raise failed
+    return opened
+
+
+def _bind_tcp(family: int, name: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # On Windows this option would let two servers share the port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(name)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _open_unix(address: str) -> list[socket.socket]:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "no unix sockets")
+    path = address.removeprefix("unix:")
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        # As gunicorn does: the folder says who may connect, a proxy runs as another user.
+        os.chmod(path, 0o777)
+    except OSError:
+        listener.close()
+        raise
+    return [listener]
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the file of a unix socket that nobody listens on any more."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(path) == 0:
+            raise OSError(errno.EADDRINUSE, "in use")
+    os.unlink(path)
+
+
+def _reason(address: str, error: OSError) -> str:
+    advice = "choose another one with --port, --host, --bind or NOW_LMS_BIND"
+    if isinstance(error, socket.gaierror):
+        return f"Cannot listen on {address}: this name has no address; {advice}."
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Cannot listen on {address}: it is in use, perhaps by an earlier server; stop that "
+            f"one, or {advice}."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"Cannot listen on {address}: this machine has no such address; {advice}."
+    if error.errno == errno.EEXIST:
+        return f"Cannot listen on {address}: a file that is no socket is there; {advice}."
+    if error.errno == errno.EACCES:
+        return (
+            f"Cannot listen on {address}: this user may not, as for ports below 1024 and folders "
+            f"of others; {advice}."
+        )
+    return f"Cannot listen on {address}: {os.strerror(error.errno or 0)}; {advice}."

@@ -1,0 +1,62 @@
+"""One meaning of ``NOW_LMS_TRUSTED_PROXY`` for both servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
+_DROPPED = (
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PORT",
+    "HTTP_X_FORWARDED_PREFIX",
+    "HTTP_X_FORWARDED_BY",
+    "HTTP_X_FORWARDED_SSL",
+    "HTTP_FORWARDED",
+)
+_UNIX_PEERS = ("", "localhost")
+"""How gunicorn and waitress call the peer on a unix socket."""
+
+
+class TrustedProxy:
+    """WSGI middleware that believes what a trusted proxy says of the client, and nobody else.
+
+    From a trusted peer the last value of ``X-Forwarded-For`` becomes the client's address and
+    that of ``X-Forwarded-Proto`` the scheme (:class:`werkzeug.middleware.proxy_fix.ProxyFix`).
+    From any other peer these headers are removed, and from all the further ones that a proxy often
+    passes on unseen. A peer on a unix socket is trusted: its folder says who may connect.
+
+    :param app: the WSGI app
+    :param trusted: addresses and networks, or ``*`` for every peer
+    """
+
+    def __init__(self, app: WSGIApplication, trusted: Iterable[str]) -> None:
+        self.app = app
+        self._behind_proxy = ProxyFix(app, x_for=1, x_proto=1, x_host=0, x_port=0, x_prefix=0)
+        self._trusts_all = "*" in trusted
+        self._networks = [ip_network(item) for item in trusted if item != "*"]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        trusted = self._trusts(environ.get("REMOTE_ADDR", ""))
+        for header in _DROPPED if trusted else (*_TAKEN, *_DROPPED):
+            environ.pop(header, None)
+        app = self._behind_proxy if trusted else self.app
+        return app(environ, start_response)
+
+    def _trusts(self, peer: str) -> bool:
+        if self._trusts_all or peer in _UNIX_PEERS:
+            return True
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)

@@ -1,0 +1,295 @@
+"""What the operator asked for: every variable and config key, its rule and its default.
+
+This module is the one place where a name of a setting is spelled. :mod:`flask_workersize.sources`
+says in which order the names are asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import WorkerSizeConfigError
+from .sources import CONFIG_PREFIX, Layers, Names, config_key, options_key, resolve
+from .values import (
+    Addresses,
+    Networks,
+    Server,
+    Whole,
+    WholeOrAuto,
+    WholeOrNone,
+    explain,
+    refusal,
+)
+
+DEFAULT_WORKER_MEMORY_MB = 200
+"""Memory that one worker is taken to need, in MB (guide, "NOW_LMS_WORKER_MEMORY_MB")."""
+
+_GUNICORN = "gunicorn"
+_WAITRESS = "waitress"
+
+NAMES: Mapping[str, Names] = {
+    "workers": Names(
+        ("NOW_LMS_WORKERS", "WORKERS", "WEB_CONCURRENCY"),
+        ("-w", "--workers"),
+        server_option={_GUNICORN: "workers"},
+    ),
+    "threads": Names(
+        ("NOW_LMS_THREADS", "THREADS"),
+        ("--threads",),
+        server_option={_GUNICORN: "threads", _WAITRESS: "threads"},
+    ),
+    "worker_memory_mb": Names(("NOW_LMS_WORKER_MEMORY_MB", "WORKER_MEMORY_MB")),
+    "min_workers": Names(("NOW_LMS_MIN_WORKERS",)),
+    "max_workers": Names(("NOW_LMS_MAX_WORKERS",)),
+    "memory_headroom_percent": Names(("NOW_LMS_MEMORY_HEADROOM_PERCENT",)),
+    "wsgi_server": Names(("NOW_LMS_WSGI_SERVER", "WSGI_SERVER")),
+    "host": Names(("NOW_LMS_HOST",), server_option={_WAITRESS: "host"}),
+    "port": Names(("NOW_LMS_PORT", "LMS_PORT", "PORT"), server_option={_WAITRESS: "port"}),
+    "timeout": Names(
+        ("NOW_LMS_TIMEOUT",),
+        ("-t", "--timeout"),
+        server_option={_GUNICORN: "timeout", _WAITRESS: "channel_timeout"},
+    ),
+    "graceful_timeout": Names(
+        ("NOW_LMS_GRACEFUL_TIMEOUT",),
+        ("--graceful-timeout",),
+        server_option={_GUNICORN: "graceful_timeout"},
+    ),
+    "bind": Names(
+        ("NOW_LMS_BIND",),
+        ("-b", "--bind"),
+        gunicorn_action="append",
+        server_option={_GUNICORN: "bind"},
+    ),
+    "preload": Names(
+        ("NOW_LMS_PRELOAD",),
+        ("--preload",),
+        gunicorn_action="store_true",
+        server_option={_GUNICORN: "preload_app"},
+    ),
+    "trusted_proxy": Names(("NOW_LMS_TRUSTED_PROXY",)),
+    "health_token": Names(("NOW_LMS_HEALTH_TOKEN",)),
+}
+
+HEALTH_URL_KEY = f"{CONFIG_PREFIX}HEALTH_URL"
+PLAN_KEY = f"{CONFIG_PREFIX}PLAN"
+DEFAULT_HEALTH_URL = "/_health/capacity"
+
+CONFIG_KEYS = frozenset(
+    {config_key(name) for name in NAMES}
+    | {HEALTH_URL_KEY, PLAN_KEY, options_key(_GUNICORN), options_key(_WAITRESS)}
+)
+
+
+class SizingSettings(BaseSettings):
+    """What the operator asked for.
+
+    ``SizingSettings()`` reads the environment, :meth:`load` also the config of an app and the
+    options of a command. Settings may be given by name: ``SizingSettings(threads=4)``. Every
+    value that is not valid is refused.
+
+    :raises WorkerSizeConfigError: naming the variable that was really set, never its value
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    workers: WholeOrAuto = Field(
+        None,
+        ge=1,
+        description='worker processes of gunicorn, at least 1, or "auto"',
+        examples=[4],
+    )
+    threads: WholeOrAuto = Field(
+        None,
+        ge=1,
+        description='threads a gunicorn worker, or all threads of waitress, at least 1, or "auto"',
+        examples=[4],
+    )
+    worker_memory_mb: Whole = Field(
+        DEFAULT_WORKER_MEMORY_MB,
+        ge=1,
+        description="memory that one worker needs, in MB, at least 1",
+    )
+    min_workers: Whole = Field(
+        1, ge=1, description="fewest workers that are calculated for gunicorn, at least 1"
+    )
+    max_workers: WholeOrNone = Field(
+        None,
+        ge=1,
+        description="most workers that are calculated for gunicorn, at least 1",
+        examples=[8],
+    )
+    memory_headroom_percent: Whole = Field(
+        0,
+        ge=0,
+        le=99,
+        description="share of available memory that is left alone, 0 to 99 %",
+        examples=[25],
+    )
+    wsgi_server: Server = Field(
+        "waitress",
+        description='"gunicorn" or "waitress"',
+        examples=["gunicorn"],
+    )
+    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
+    port: Whole = Field(
+        8080, ge=0, le=65535, description="port to listen on, 0 to 65535; 0 takes a free one"
+    )
+    timeout: Whole = Field(
+        120,
+        ge=0,
+        description="seconds after which gunicorn ends a silent worker, and waitress an idle "
+        "connection, at least 0; 0 is never",
+    )
+    graceful_timeout: Whole = Field(
+        30, ge=0, description="seconds that running requests have to end at a stop, at least 0"
+    )
+    bind: Addresses = Field(
+        None,
+        description="addresses to listen on, separated by commas: HOST:PORT, [IPV6]:PORT or "
+        "unix:PATH",
+        examples=["127.0.0.1:8080"],
+    )
+    preload: bool = Field(
+        True,
+        description="load the app once, before gunicorn's workers are forked: on or off",
+        examples=["on"],
+    )
+    trusted_proxy: Networks = Field(
+        None,
+        description="addresses or networks of the reverse proxy, separated by commas, or *",
+        examples=["127.0.0.1"],
+    )
+    health_token: SecretStr | None = Field(
+        None, description="bearer token that opens the details of the capacity report"
+    )
+
+    sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
+    """Where each value came from, by setting."""
+
+    warnings: tuple[str, ...] = Field((), repr=False, exclude=True)
+    """What the operator should know, one sentence each."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            sources = values["sources"] if "sources" in values else _from_environ(values)["sources"]
+            raise explain(error, type(self).model_fields, sources) from None
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        option_source: str = "--{option}",
+    ) -> Self:
+        """Read the settings from every layer.
+
+        :param environ: the environment; ``os.environ`` where left out
+        :param config: the config of the app
+        :param options: options of a command or function, by setting; ``None`` is not set
+        :param option_source: how such an option is called in messages; ``{option}`` is its name
+        :returns: the settings, with the source of each and what the operator should know
+        :raises WorkerSizeConfigError: if a value is refused, or ``config`` has an unknown
+            ``WORKERSIZE_`` key
+        """
+        _check_keys(config or {})
+        layers = Layers(
+            NAMES,
+            os.environ if environ is None else environ,
+            config or {},
+            options or {},
+            option_source,
+        )
+        return cls(**resolve(layers))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *others: PydanticBaseSettingsSource,
+        **named: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Replace pydantic's reading of the environment by ours, which knows where from."""
+        return init_settings, _EnvironmentSource(settings_cls, init_settings)
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.max_workers is not None and self.min_workers > self.max_workers:
+            low, high = self.source_of("min_workers"), self.source_of("max_workers")
+            raise refusal(f"{low} is above {high}: set the minimum to the maximum or below it.")
+        return self
+
+    def for_platform(self, platform: str) -> Self:
+        """Return the settings that hold on a platform: gunicorn does not run on Windows.
+
+        :param platform: as :data:`sys.platform` gives it
+        """
+        if platform != "win32" or self.wsgi_server != "gunicorn":
+            return self
+        warning = (
+            f"{self.source_of('wsgi_server')} asks for gunicorn, which does not run on Windows: "
+            "waitress is used instead."
+        )
+        update = {"wsgi_server": "waitress", "warnings": (*self.warnings, warning)}
+        return self.model_copy(update=update)
+
+    def source_of(self, name: str) -> str:
+        """Return where the value of a setting came from: a name, or "default"."""
+        return self.sources.get(name, "default")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses to listen on: ``bind``, else host and port."""
+        if self.bind is not None:
+            return tuple(self._with_port(item) for item in self.bind)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (f"{host}:{self.port}",)
+
+    def _with_port(self, address: str) -> str:
+        if address.startswith("unix:") or re.search(r":[0-9]+$", address):
+            return address
+        return f"{address}:{self.port}"
+
+
+class _EnvironmentSource(PydanticBaseSettingsSource):
+    """The environment, for ``SizingSettings()``; values given by name win over it."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource
+    ) -> None:
+        super().__init__(settings_cls)
+        self.given: dict[str, Any] = init_settings()
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value of one field; pydantic-settings asks for this method."""
+        return self()[field_name], field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what the environment sets, and where; nothing where :meth:`load` has read it."""
+        return {} if "sources" in self.given else _from_environ(self.given)
+
+
+def _from_environ(given: Mapping[str, Any]) -> dict[str, Any]:
+    return resolve(Layers(NAMES, os.environ, options=given, option_source="argument {name!r}"))
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if isinstance(key, str) and key.startswith(CONFIG_PREFIX) and key not in CONFIG_KEYS:
+            near = difflib.get_close_matches(key, CONFIG_KEYS, n=1, cutoff=0)
+            raise WorkerSizeConfigError(
+                f"app.config has an unknown key {key!r}: did you mean {near[0]!r}? Correct or "
+                "remove it."
+            )
