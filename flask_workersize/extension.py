@@ -51,7 +51,9 @@ class WorkerSizingState:
         :raises WorkerSizeConfigError: if the settings are not valid
         """
         if self.plan is None:
-            raise self.error or WorkerSizeConfigError("There is no plan.")
+            error = self.error or WorkerSizeConfigError("There is no plan.")
+            # One error is raised for every request: each would add to its traceback.
+            raise error.with_traceback(None)
         return self.plan
 
     def report(self, details: bool = False) -> CapacityReport:
@@ -108,9 +110,11 @@ class WorkerSizing:
         state = app.extensions[EXTENSION_KEY] = WorkerSizingState(resources)
         process.apps.add(app)
         try:
-            settings, plan = prepare(app)
-            if deployment is not None:
-                _compare(app, settings, plan, deployment.plan)
+            if deployment is None:
+                prepare(app)
+            else:
+                _, plan = prepare(app, {"wsgi_server": deployment.plan.server})
+                _compare(app, plan, deployment.plan)
         except WorkerSizeConfigError as error:
             state.error = error
         app.cli.add_command(serve_prod)
@@ -160,21 +164,15 @@ def prepare(
         config=app.config, options=options, option_source=option_source
     ).for_platform(sys.platform)
     _health_url(app)
-    _adopt(app, settings, compute_plan(settings, state.resources))
-    return settings, get_plan(app)
-
-
-def _adopt(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
-    state = get_state(app)
+    plan = compute_plan(settings, state.resources)
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan
+    return settings, plan
 
 
-def _compare(
-    app: Flask, settings: SizingSettings, plan: SizingPlan, launched_plan: SizingPlan
-) -> None:
+def _compare(app: Flask, plan: SizingPlan, launched_plan: SizingPlan) -> None:
     """Say once that ``app.config`` asks for another size than gunicorn was started with."""
-    by_config = [name for name, source in settings.sources.items() if source.startswith("app.conf")]
+    by_config = any(source.startswith("app.config") for source in plan.sources.values())
     same = (plan.workers, plan.threads) == (launched_plan.workers, launched_plan.threads)
     if same or not by_config or not process.speaks:
         return
@@ -212,7 +210,8 @@ class _Adopter:
     """WSGI middleware through which an app learns the deployment that serves it.
 
     A launcher that knows only the environment may plan otherwise than the app's config says: its
-    plan is the one that holds.
+    plan is the one that holds. All else that the app's own settings say stays, and so does an
+    error in them.
     """
 
     def __init__(self, app: Flask, wsgi_app: WSGIApplication) -> None:
@@ -221,8 +220,10 @@ class _Adopter:
         self.app = wsgi_app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        state = self._state
         deployment: Deployment | None = environ.get(ENVIRON_KEY)
-        if deployment is not None and deployment is not self._state.deployment:
-            _adopt(self._flask, deployment.settings, deployment.plan)
-            self._state.deployment, self._state.serving = deployment, True
+        if deployment is not None and deployment is not state.deployment:
+            if state.error is None:
+                state.plan = self._flask.config[PLAN_KEY] = deployment.plan
+            state.deployment, state.serving = deployment, True
         return self.app(environ, start_response)

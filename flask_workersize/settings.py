@@ -16,7 +16,15 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import WorkerSizeConfigError
-from .sources import CONFIG_PREFIX, Layers, Names, config_key, options_key, resolve
+from .sources import (
+    CONFIG_PREFIX,
+    DEFAULT_SERVER,
+    Layers,
+    Names,
+    config_key,
+    options_key,
+    resolve,
+)
 from .values import (
     Addresses,
     Networks,
@@ -134,7 +142,7 @@ class SizingSettings(BaseSettings):
         examples=[25],
     )
     wsgi_server: Server = Field(
-        "waitress",
+        DEFAULT_SERVER,
         description='"gunicorn" or "waitress"',
         examples=["gunicorn"],
     )
@@ -168,7 +176,9 @@ class SizingSettings(BaseSettings):
         examples=["127.0.0.1"],
     )
     health_token: SecretStr | None = Field(
-        None, description="bearer token that opens the details of the capacity report"
+        None,
+        description="bearer token that opens the details of the capacity report",
+        examples=["a long random text"],
     )
 
     sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
@@ -222,7 +232,7 @@ class SizingSettings(BaseSettings):
         **named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Replace pydantic's reading of the environment by ours, which knows where from."""
-        return init_settings, _EnvironmentSource(settings_cls, init_settings)
+        return _EnvironmentSource(settings_cls, init_settings), init_settings
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
@@ -264,7 +274,7 @@ class SizingSettings(BaseSettings):
 
 
 class _EnvironmentSource(PydanticBaseSettingsSource):
-    """The environment, for ``SizingSettings()``; values given by name win over it."""
+    """The environment, for ``SizingSettings()``, under the values that are given by name."""
 
     def __init__(
         self, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from .errors import WorkerSizeConfigError
 
 PREFERRED_PREFIX = "NOW_LMS_"
 CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
+DEFAULT_SERVER: Final = "waitress"
 
 
 class Layer(IntEnum):
@@ -130,7 +131,11 @@ def server_options(config: Mapping[str, Any], server: str) -> Mapping[str, Any]:
 
 class _GunicornArgs(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {message}.")
+        flag = message.partition(":")[0]  # what follows may quote a value
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} cannot be read: {flag} lacks its value, or has one and takes none. "
+            "Correct it."
+        )
 
 
 def gunicorn_args(environ: Mapping[str, str], names: Mapping[str, Names]) -> Mapping[str, Any]:
@@ -150,7 +155,8 @@ def gunicorn_args(environ: Mapping[str, str], names: Mapping[str, Names]) -> Map
         words = shlex.split(environ.get(GUNICORN_ARGS, ""))
     except ValueError:
         raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} cannot be read: a quote is not closed. Close it."
+            f"{GUNICORN_ARGS} cannot be read: a quote is not closed, or it ends in a backslash. "
+            "Correct it."
         ) from None
     return vars(parser.parse_known_args(words)[0])
 
@@ -161,7 +167,7 @@ def resolve(layers: Layers) -> dict[str, Any]:
     :returns: the values by setting, and ``sources`` and ``warnings``
     """
     server = next(layers.candidates("wsgi_server"), None)
-    server_name = str(server.value).lower() if server else None
+    server_name = str(server.value).lower() if server else DEFAULT_SERVER
     found: dict[str, Found] = {}
     warnings: list[str] = []
     for name in layers.names:
@@ -181,16 +187,24 @@ def resolve(layers: Layers) -> dict[str, Any]:
 def _conflicts(candidates: list[Found]) -> Iterable[str]:
     """Say that names of the environment contradict each other; the values stay unsaid."""
     spoken = [f for f in candidates if Layer.PREFERRED <= f.layer <= Layer.LEGACY]
-    others = [f.source for f in spoken if str(f.value) != str(spoken[0].value)]
+    others = [f.source for f in spoken if _text(f.value) != _text(spoken[0].value)]
     if others and spoken[0] is candidates[0]:
         names = " and ".join([spoken[0].source, *others])
         yield f"{names} are set to different values: {spoken[0].source} wins; unset the other."
 
 
+def _text(value: Any) -> str:
+    """Return a value as a variable would hold it; argparse gives lists and ``True`` for flags."""
+    if value is True:
+        return "on"
+    return (",".join(value) if isinstance(value, list) else str(value)).lower()
+
+
 def _without_service_links(candidates: list[Found], warnings: list[str]) -> Iterable[Found]:
     """Drop ``tcp://…``, which Kubernetes sets for a Service of that name: nobody asked for it."""
     for found in candidates:
-        if isinstance(found.value, str) and found.value.lower().startswith("tcp://"):
+        is_link = isinstance(found.value, str) and found.value.lower().startswith("tcp://")
+        if is_link and found.layer is not Layer.OPTION:
             warnings.append(
                 f"{found.source} is skipped: it holds a tcp:// address, which Kubernetes sets in "
                 "each pod for a Service of that name; set enableServiceLinks: false in the pod's "

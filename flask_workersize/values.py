@@ -42,9 +42,9 @@ def _listed(value: Any) -> Any:
     """Split a text at its commas; ``GUNICORN_CMD_ARGS`` and config give sequences of texts."""
     if isinstance(value, str):
         value = [value]
-    if value is None or not isinstance(value, list | tuple):
-        return value
-    if not all(isinstance(item, str) for item in value):
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise refusal("is not a text, or a list of texts")
     return tuple(part.strip() for item in value for part in item.split(",") if part.strip()) or None
 
@@ -89,6 +89,7 @@ _PROBLEMS = {
     "literal_error": "is not a known server",
     "bool_parsing": 'is neither "on" nor "off"',
     "bool_type": 'is neither "on" nor "off"',
+    "string_type": "is not a text",
 }
 
 

@@ -46,8 +46,9 @@ class CapacityEndpoint:
         if token is None or scheme.lower() != "bearer":
             return False
         # WSGI hands over the bytes of a header as latin-1.
-        sent_bytes = sent.strip().encode("latin-1", "replace")
-        return hmac.compare_digest(sent_bytes, token.get_secret_value().encode())
+        sent_bytes = sent.encode("latin-1", "replace").strip()
+        token_bytes = token.get_secret_value().encode(errors="surrogateescape")
+        return hmac.compare_digest(sent_bytes, token_bytes)
 
 
 def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:
@@ -72,11 +73,12 @@ class CapacityShortcut:
     def __init__(self, app: WSGIApplication, endpoint: CapacityEndpoint, url: str) -> None:
         self.app = app
         self._endpoint = endpoint
-        self._url = url
+        # WSGI hands over the bytes of a path as latin-1.
+        self._path = url.encode().decode("latin-1")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        if environ.get("PATH_INFO") != self._url or environ["REQUEST_METHOD"] not in _METHODS:
+        if environ.get("PATH_INFO") != self._path or environ["REQUEST_METHOD"] not in _METHODS:
             return self.app(environ, start_response)
         status, body = self._endpoint.answer(environ)
         start_response(status, _headers(body))

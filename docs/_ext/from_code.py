@@ -1,0 +1,313 @@
+"""Directives whose text comes from the code when the docs are built, so that it cannot drift."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from flask_workersize import (
+    CapacityReport,
+    Resources,
+    SizingPlan,
+    SizingSettings,
+    WorkerSizeConfigError,
+    compute_plan,
+)
+from flask_workersize.cli import serve_prod
+from flask_workersize.cli.show import explain
+from flask_workersize.settings import NAMES
+from flask_workersize.sources import config_key, options_key
+from flask_workersize.values import ServerName
+
+logger = logging.getLogger(__name__)
+
+MB = 1024 * 1024
+ONLY_WITH_TOKEN = ("sources", "warnings", "notes", "pid")
+SHOWN_PID = 4711
+
+MACHINE = {"cpus": float, "memory-mb": directives.positive_int}
+
+
+def machine(cpus: float, memory_mb: int) -> Resources:
+    """Return the resources of a machine that the docs talk about."""
+    memory = memory_mb * MB
+    return Resources(cpus, "host", None, memory, memory, "host", None)
+
+
+def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Split ``NAME=value ... flask serve-prod --option ...`` into environment and options."""
+    words = shlex.split(line)
+    environ: dict[str, str] = {}
+    while words and "=" in words[0] and not words[0].startswith("-"):
+        name, _, value = words.pop(0).partition("=")
+        environ[name] = value
+    options = serve_prod.make_context("serve-prod", words[words.index("serve-prod") + 1 :]).params
+    options.pop("dry_run")
+    options["bind"] = options["bind"] or None
+    return environ, options
+
+
+def literal(text: str, language: str = "console") -> nodes.literal_block:
+    """Return a literal block."""
+    return nodes.literal_block(text, text, language=language)
+
+
+def escape(text: str) -> str:
+    """Return plain text as reStructuredText."""
+    return re.sub(r"([*`|_\\])", r"\\\1", text)
+
+
+def sentence(text: str) -> str:
+    """Return a description of the code as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def list_table(header: list[str], rows: Iterable[list[str]], widths: str = "auto") -> str:
+    """Return a table as reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [header, *rows]:
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+class DryRun(SphinxDirective):
+    """What ``--dry-run`` prints for a command on a machine; ``:show: line`` is only the plan."""
+
+    has_content = True
+    option_spec: ClassVar = {
+        **MACHINE,
+        "show": lambda value: directives.choice(value, ("all", "line", "messages")),
+        "config": json.loads,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Run every line of the content."""
+        resources = machine(self.options.get("cpus", 4), self.options.get("memory-mb", 2048))
+        blocks = [self._session(line, resources) for line in self.content if line.strip()]
+        return [literal("\n\n".join(blocks))]
+
+    def _session(self, line: str, resources: Resources) -> str:
+        environ, options = read_command(line)
+        show = self.options.get("show", "all")
+        prompt = f"$ {line}" + (" --dry-run" if show == "all" else "")
+        try:
+            settings = SizingSettings.load(
+                environ=environ, config=self.options.get("config", {}), options=options
+            )
+        except WorkerSizeConfigError as error:
+            return f"{prompt}\nError: {error.format_message()}"
+        plan = compute_plan(settings, resources)
+        if show == "line":
+            return "\n".join([prompt, str(plan), *(f"Warning: {text}" for text in plan.warnings)])
+        output = explain(settings, plan)
+        if show == "messages":
+            output = "\n".join(re.findall(r"^(?:Warning|Note): .*$", output, re.M))
+            if not output:
+                logger.warning("this command has nothing to say", location=self.get_location())
+        return f"{prompt}\n{output}"
+
+
+class GuideCase(SphinxDirective):
+    """A calculation of the guide beside ours; a number that differs fails the build.
+
+    Each server's option is ``WORKERSxTHREADS MB | the guide's words``.
+    """
+
+    option_spec: ClassVar = {
+        **MACHINE,
+        "env": directives.unchanged,
+        "gunicorn": directives.unchanged,
+        "waitress": directives.unchanged,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Plan for each server, compare, and show both."""
+        resources = machine(self.options["cpus"], self.options["memory-mb"])
+        environ = dict(word.split("=") for word in self.options.get("env", "").split())
+        settings = SizingSettings.load(environ=environ)
+        rows, lines = [], []
+        servers: tuple[ServerName, ServerName] = ("gunicorn", "waitress")
+        for server in servers:
+            if server not in self.options:
+                continue
+            expected, _, words = self.options[server].partition("|")
+            plan = compute_plan(settings, resources, server)
+            self._compare(plan, expected)
+            shape = f"{plan.workers} × {plan.threads}"
+            about = f"{plan.estimated_memory_mb} MB"
+            rows.append([server, words.strip(), shape, str(plan.concurrency), about])
+            lines.append(str(plan))
+            lines += [f"Note: {note}" for note in plan.notes]
+        header = ["Server", "The guide says", "Workers × threads", "Requests at once", "Memory"]
+        table = self.parse_text_to_nodes(list_table(header, rows))
+        return [*table, literal("\n".join(lines), "text")]
+
+    def _compare(self, plan: SizingPlan, expected: str) -> None:
+        found = f"{plan.workers}x{plan.threads} {plan.estimated_memory_mb}"
+        if found != expected.strip():
+            logger.warning(
+                "%s: the guide says %s, the code %s",
+                plan.server,
+                expected.strip(),
+                found,
+                location=self.get_location(),
+            )
+
+
+class SettingsTable(SphinxDirective):
+    """The names and the default of every setting."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table from the settings model."""
+        rows = [
+            [
+                f"`{name}`",
+                ", ".join(f":envvar:`{variable}`" for variable in names.variables),
+                _default(name),
+            ]
+            for name, names in NAMES.items()
+        ]
+        text = list_table(["Setting", "Variables, the preferred one first", "Default"], rows)
+        return self.parse_text_to_nodes(text)
+
+
+class SettingsReference(SphinxDirective):
+    """Every setting with all its names."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make an entry for each setting from the settings model."""
+        options = {param.name: param.opts[0] for param in serve_prod.params}
+        entries = []
+        for name, names in NAMES.items():
+            first, *others = names.variables
+            lines = [f".. envvar:: {first}", *(f"             {other}" for other in others), ""]
+            description = SizingSettings.model_fields[name].description or ""
+            lines += [f"   {escape(sentence(description))}", ""]
+            facts = {
+                "Option": f"``{options[name]}``" if name in options else "",
+                "In app.config": f"``{config_key(name)}``",
+                "In GUNICORN_CMD_ARGS": ", ".join(f"``{flag}``" for flag in names.gunicorn_flags),
+                "In options of a server": ", ".join(
+                    f"``{options_key(server)}[{key!r}]``"
+                    for server, key in names.server_option.items()
+                ),
+                "Default": _default(name),
+            }
+            lines += [f"   :{fact}: {value}" for fact, value in facts.items() if value]
+            entries.append("\n".join(lines))
+        return self.parse_text_to_nodes("\n\n".join(entries))
+
+
+_DEFAULTS = {
+    "workers": "calculated",
+    "threads": "calculated for waitress, 1 for gunicorn",
+    "bind": "host:port",
+}
+"""What happens where the model has no value."""
+
+
+def _default(name: str) -> str:
+    default = SizingSettings.model_fields[name].default
+    if default is None:
+        return _DEFAULTS.get(name, "none")
+    units = {"timeout": " s", "graceful_timeout": " s", "memory_headroom_percent": " %"}
+    return ("on" if default is True else str(default)) + units.get(name, "")
+
+
+class CommandHelp(SphinxDirective):
+    """What ``flask serve-prod --help`` prints."""
+
+    def run(self) -> list[nodes.Node]:
+        """Ask the command for its help."""
+        context = click.Context(serve_prod, info_name="flask serve-prod", terminal_width=80)
+        return [literal(f"$ flask serve-prod --help\n{serve_prod.get_help(context)}")]
+
+
+class Report(SphinxDirective):
+    """The capacity report of a command on a machine; ``:details:`` is what the token opens."""
+
+    has_content = True
+    option_spec: ClassVar = {
+        **MACHINE,
+        "details": directives.flag,
+        "not-serving": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Make the report as the endpoint does."""
+        environ, options = read_command(self.content[0])
+        settings = SizingSettings.load(environ=environ, options=options)
+        plan = compute_plan(settings, machine(self.options["cpus"], self.options["memory-mb"]))
+        report = CapacityReport.of(
+            plan, serving="not-serving" not in self.options, details="details" in self.options
+        )
+        if report.pid is not None:
+            report = report.model_copy(update={"pid": SHOWN_PID})
+        body = json.dumps(json.loads(report.to_json()), indent=2, ensure_ascii=False)
+        return [literal(body, "json")]
+
+
+class ReportFields(SphinxDirective):
+    """A table of the fields of the report."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table from the model."""
+        rows = [
+            [f"`{name}`", escape(sentence(field.description or ""))]
+            for name, field in CapacityReport.model_fields.items()
+        ]
+        return self.parse_text_to_nodes(list_table(["Field", "Meaning"], rows, "25 75"))
+
+
+class ReportSchema(SphinxDirective):
+    """The JSON Schema of the report."""
+
+    def run(self) -> list[nodes.Node]:
+        """Ask the model for its schema."""
+        return [literal(json.dumps(CapacityReport.model_json_schema(), indent=2), "json")]
+
+
+class Changelog(SphinxDirective):
+    """CHANGES.md: headings, and lists with one sentence each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Turn the little Markdown that is used there into reStructuredText."""
+        path = Path(self.env.srcdir).parent / "CHANGES.md"
+        self.env.note_dependency(str(path))
+        lines: list[str] = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text = re.sub(r"`([^`]+)`", r"``\1``", line)
+            if text.startswith("## "):
+                title = text.removeprefix("## ")
+                lines += [title, "-" * len(title)]
+            elif not text.startswith("# "):
+                lines.append(text)
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    for name, directive in {
+        "dry-run": DryRun,
+        "guide-case": GuideCase,
+        "settings-table": SettingsTable,
+        "settings-reference": SettingsReference,
+        "changelog": Changelog,
+        "command-help": CommandHelp,
+        "capacity-report": Report,
+        "capacity-fields": ReportFields,
+        "capacity-schema": ReportSchema,
+    }.items():
+        app.add_directive(name, directive)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,1 @@
+"""Measurements: each prints a table of ratios against a peer in the same run."""

@@ -1,0 +1,128 @@
+"""``flask serve-prod --dry-run`` and ``--help``: all is said, nothing is started."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import Result
+
+from flask_workersize import WorkerSizing, compute_plan, get_plan
+from flask_workersize.cli.show import explain
+from flask_workersize.deployment import process
+from tests.plain import SECRET, clear_environment, load, new_app, resources
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody launched this process, and no variable is set."""
+    clear_environment(monkeypatch)
+    monkeypatch.setattr(process, "deployment", None)
+
+
+def invoke(*args: str) -> Result:
+    app = new_app()
+    WorkerSizing(app)
+    return app.test_cli_runner().invoke(args=["serve-prod", *args])
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the words of each row after its name."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("  ")]
+    return {name: words for name, *words in lines}
+
+
+def test_explanation_says_every_value_and_its_source() -> None:
+    environ = {
+        "WSGI_SERVER": "gunicorn",
+        "NOW_LMS_WORKER_MEMORY_MB": "150",
+        "NOW_LMS_MEMORY_HEADROOM_PERCENT": "20",
+        "PORT": "5000",
+    }
+    settings, machine = load(environ), resources(cpus=2.5, memory_mb=512)
+    assert explain(settings, compute_plan(settings, machine)).splitlines() == [
+        "gunicorn: 2 workers × 1 thread (memory: 512 MB available / 150 MB a worker; CPU bound 6), "
+        "about 300 MB",
+        "  workers                  2                calculated",
+        "  threads                  1                default",
+        "  worker_memory_mb         150 MB           NOW_LMS_WORKER_MEMORY_MB",
+        "  memory_headroom_percent  20 %             NOW_LMS_MEMORY_HEADROOM_PERCENT",
+        "  memory_available_mb      512 MB           host",
+        "  cpus                     2.5              host",
+        "  cpu_bound                6                2 × 2.5 CPUs + 1, rounded down",
+        "  memory_bound             2                available memory / memory of a worker",
+        "  limited_by               memory",
+        "  address                  0.0.0.0:5000     default, PORT",
+    ]
+
+
+def test_explanation_ends_with_warnings_and_notes() -> None:
+    settings = load({"NOW_LMS_THREADS": "4", "THREADS": "3"})
+    plan = compute_plan(settings, resources(memory_mb=100), "gunicorn")
+    first, second, third = explain(settings, plan).splitlines()[-3:]
+    assert first.startswith("Warning: NOW_LMS_THREADS and THREADS are set to different values")
+    assert second.startswith("Warning: not even one worker fits")
+    assert third.startswith("Note: 200 MB is above 80%")
+
+
+def test_explanation_names_what_sets_the_address() -> None:
+    settings = load({"NOW_LMS_BIND": "unix:/run/a,127.0.0.1:80"})
+    plan = compute_plan(settings, resources())
+    assert "unix:/run/a, 127.0.0.1:80 NOW_LMS_BIND" in explain(settings, plan)
+
+
+def test_options_are_taken_and_named_as_sources() -> None:
+    result = invoke(
+        *["--dry-run", "--wsgi-server", "gunicorn", "--host", "127.0.0.1", "--port", "5000"],
+        *["--workers", "3", "--threads", "2", "--worker-memory-mb", "100", "--timeout", "60"],
+    )
+    assert result.exit_code == 0
+    assert result.output.startswith("gunicorn: 3 workers × 2 threads (--workers; ")
+    shown = rows(result.output)
+    assert shown["workers"] == ["3", "--workers"]
+    assert shown["threads"] == ["2", "--threads"]
+    assert shown["worker_memory_mb"] == ["100", "MB", "--worker-memory-mb"]
+    assert shown["address"] == ["127.0.0.1:5000", "--host,", "--port"]
+
+
+def test_bind_may_be_repeated() -> None:
+    result = invoke("--dry-run", "--bind", "127.0.0.1:1", "--bind", "unix:/run/a")
+    assert rows(result.output)["address"] == ["127.0.0.1:1,", "unix:/run/a", "--bind"]
+
+
+def test_dry_run_without_options_is_the_plan_of_the_app() -> None:
+    app = new_app()
+    WorkerSizing(app)
+    result = app.test_cli_runner().invoke(args=["serve-prod", "--dry-run"])
+    assert result.output.splitlines()[0] == str(get_plan(app))
+
+
+def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOW_LMS_HEALTH_TOKEN", SECRET)
+    assert SECRET not in invoke("--dry-run").output
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--wsgi-server", "--port", "--workers", "--threads", "--worker-memory-mb", "--timeout"],
+)
+def test_wrong_option_is_one_line_that_names_it_and_2(option: str) -> None:
+    result = invoke(option, SECRET)
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: {option} is not a ")
+    assert SECRET not in line
+
+
+def test_unknown_option_is_2() -> None:
+    assert invoke("--wrokers", "3").exit_code == 2
+
+
+def test_help_names_every_option_and_the_formula() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for option in (
+        *["--wsgi-server [waitress|gunicorn]", "--host", "--port", "--bind", "--workers"],
+        *["--threads", "--worker-memory-mb", "--timeout", "--dry-run"],
+    ):
+        assert option in result.output
+    formula = "min(2 × CPUs + 1, available memory / memory of a worker)"
+    assert formula in " ".join(result.output.split())

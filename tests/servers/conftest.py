@@ -1,0 +1,55 @@
+"""Fixtures for tests that start real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.serving import Server, Starter, starter
+
+SERVERS = ["gunicorn", "waitress"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """Start servers in a folder of the test's own."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Start servers that several tests of a module ask."""
+    with starter(tmp_path_factory.mktemp("shared")) as start:
+        yield start
+
+
+@pytest.fixture(params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Run the test on each of the two servers."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the servers of a failed test said."""
+    report = yield
+    if report.failed:
+        for server in dict.fromkeys(_servers(item)):
+            command = " ".join(server.command)
+            report.sections.append((f"stderr of {command}", server.stderr))
+            report.sections.append((f"stdout of {command}", server.stdout))
+    return report
+
+
+def _servers(item: pytest.Item) -> Iterator[Server]:
+    for value in getattr(item, "funcargs", {}).values():
+        if isinstance(value, Server):
+            yield value
+        elif isinstance(value, Starter):
+            yield from value.servers

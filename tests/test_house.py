@@ -1,0 +1,193 @@
+"""The rules of the house, held by reading the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+import flask_workersize
+from flask_workersize.settings import CONFIG_KEYS, NAMES
+
+PACKAGE = "flask_workersize"
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
+TABLES = [ROOT / "README.md", ROOT / "docs" / "settings.rst"]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.rst"))]
+OTHERS = {"now-lms.rst"}
+"""Pages that tell of variables which NOW LMS itself reads."""
+
+GENERATED_TABLE = ".. settings-table::"
+"""A directive of the docs that writes the table from the code."""
+
+MISSPELLED = "WORKERSIZE_TREADS"
+"""What the docs show as an example of a name that is refused."""
+
+PUBLIC = [
+    "CapacityReport",
+    "HostFacts",
+    "Resources",
+    "SizingPlan",
+    "SizingSettings",
+    "WorkerSizeConfigError",
+    "WorkerSizing",
+    "calculate_optimal_workers",
+    "compute_plan",
+    "detect_resources",
+    "get_plan",
+    "get_worker_config_from_env",
+    "serve",
+]
+PLAIN = [
+    "settings.py",
+    "sources.py",
+    "values.py",
+    "plan.py",
+    "resources/*.py",
+    "runtime/guard.py",
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full name of everything that a module imports, wherever it does."""
+    module = module_name(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *filter(None, [base])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def files(*patterns: str) -> list[Path]:
+    return sorted({path for item in patterns for path in (ROOT / PACKAGE).glob(item)})
+
+
+def modules() -> Iterator[ModuleType]:
+    """Import every module but the one that plans when it is imported."""
+    yield flask_workersize
+    for info in pkgutil.walk_packages(flask_workersize.__path__, f"{PACKAGE}."):
+        if not info.name.endswith("gunicorn_conf"):
+            yield importlib.import_module(info.name)
+
+
+def public_things() -> Iterator[tuple[str, Any]]:
+    """Yield every public class, function and method that the package defines."""
+    for module in modules():
+        for name, thing in vars(module).items():
+            is_ours = getattr(thing, "__module__", None) == module.__name__
+            if name.startswith("_") or not is_ours:
+                continue
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing):
+                yield from (
+                    (f"{module.__name__}.{name}.{member}", value)
+                    for member, value in vars(thing).items()
+                    if not member.startswith("_")
+                    and isinstance(value, property | classmethod | staticmethod | FunctionType)
+                )
+
+
+def test_imports_are_found_in_every_form() -> None:
+    """The rules below would hold of nothing, were this not so."""
+    found = set(imported(ROOT / PACKAGE / "servers" / "waitress.py"))
+    assert {"waitress.server.create_server", f"{PACKAGE}.plan.SizingPlan", "logging"} <= found
+    assert f"{PACKAGE}.servers.say" in found
+    assert f"{PACKAGE}.health.report.CapacityReport" in set(
+        imported(ROOT / PACKAGE / "__init__.py")
+    )
+
+
+@pytest.mark.parametrize("path", files(*PLAIN), ids=module_name)
+def test_plain_rooms_know_no_framework_and_no_server(path: Path) -> None:
+    forbidden = ("flask", "click", "werkzeug", "gunicorn", "waitress")
+    assert [n for n in imported(path) if any(within(n, part) for part in forbidden)] == []
+
+
+def test_only_servers_know_gunicorn_and_waitress() -> None:
+    others = [path for path in SOURCES if path.parent.name != "servers"]
+    for path in others:
+        assert [n for n in imported(path) if n.partition(".")[0] in ("gunicorn", "waitress")] == []
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("runtime", ["health", "servers", "extension", "cli"]),
+        ("health", ["servers", "extension", "cli"]),
+        ("resources", ["settings", "plan", "health", "servers", "extension", "cli", "runtime"]),
+    ],
+)
+def test_rooms_do_not_reach_back(room: str, forbidden: list[str]) -> None:
+    paths = files(f"{room}/**/*.py")
+    assert paths
+    for path in paths:
+        for name in imported(path):
+            assert not any(within(name, f"{PACKAGE}.{other}") for other in forbidden), path
+
+
+def test_public_names_are_those_of_the_architecture_and_sorted() -> None:
+    assert flask_workersize.__all__ == PUBLIC
+    assert sorted(PUBLIC) == PUBLIC
+    assert all(hasattr(flask_workersize, name) for name in PUBLIC)
+
+
+def test_everything_public_has_a_docstring() -> None:
+    things = dict(public_things())
+    assert f"{PACKAGE}.plan.SizingPlan.to_dict" in things
+    assert f"{PACKAGE}.plan.SizingPlan.reason" in things
+    assert f"{PACKAGE}.resources.host.HostFacts.read" in things
+    assert [name for name, thing in things.items() if not inspect.getdoc(thing)] == []
+    assert [module.__name__ for module in modules() if not module.__doc__] == []
+
+
+def known_variables() -> set[str]:
+    return {variable for names in NAMES.values() for variable in names.variables}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_names_that_the_code_mentions_are_known(path: Path) -> None:
+    """Messages and docstrings tell people to set these."""
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"NOW_LMS_[A-Z_]*[A-Z]", text)) <= known_variables()
+    assert set(re.findall(r"WORKERSIZE_[A-Z_]*[A-Z]", text)) <= CONFIG_KEYS
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
+def test_table_of_settings_has_every_name(path: Path) -> None:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if "NOW_LMS_" not in text:
+        pytest.skip(f"{path.name} has no table of settings yet")
+    if GENERATED_TABLE not in text:
+        assert known_variables() <= set(re.findall(r"[A-Z][A-Z_]+", text))
+
+
+@pytest.mark.parametrize(
+    "path", [page for page in PAGES if page.name not in OTHERS], ids=lambda path: path.name
+)
+def test_pages_mention_no_name_that_is_not_known(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"\b(?:NOW_LMS|WORKERSIZE)_[A-Z_]*[A-Z]", text))
+    assert mentioned <= known_variables() | CONFIG_KEYS | {MISSPELLED}
