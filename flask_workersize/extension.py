@@ -160,11 +160,23 @@ def prepare(
         config=app.config, options=options, option_source=option_source
     ).for_platform(sys.platform)
     _health_url(app)
-    _adopt(app, settings, compute_plan(settings, state.resources))
-    return settings, get_plan(app)
+    plan = compute_plan(settings, state.resources)
+    _store(app, settings, plan)
+    return settings, plan
 
 
-def _adopt(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
+def adopt(app: Flask, deployment: Deployment) -> None:
+    """Let an app know the deployment that serves it.
+
+    :param app: an app that was initialised
+    :param deployment: what its launcher decided
+    """
+    state = get_state(app)
+    _store(app, deployment.settings, deployment.plan)
+    state.deployment, state.serving = deployment, True
+
+
+def _store(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
     state = get_state(app)
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan
@@ -223,6 +235,5 @@ class _Adopter:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         deployment: Deployment | None = environ.get(ENVIRON_KEY)
         if deployment is not None and deployment is not self._state.deployment:
-            _adopt(self._flask, deployment.settings, deployment.plan)
-            self._state.deployment, self._state.serving = deployment, True
+            adopt(self._flask, deployment)
         return self.app(environ, start_response)

@@ -58,5 +58,6 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
         click.echo(explain(settings, plan))
         return
     from ..servers import launch
+    from ..servers.handover import AppLocation
 
-    launch(app, options)
+    launch(app, options, location=AppLocation.of(info))
