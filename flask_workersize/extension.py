@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
-from .cli import serve_prod
+from .cli import serve_prod, workersize
 from .deployment import ENVIRON_KEY, Deployment, process
 from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityEndpoint, CapacityShortcut, capacity_blueprint
@@ -114,6 +114,7 @@ class WorkerSizing:
         except WorkerSizeConfigError as error:
             state.error = error
         app.cli.add_command(serve_prod)
+        app.cli.add_command(workersize)
         _install_report(app, state)
 
 
