@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
-from .cli import serve_prod
+from .cli import serve_prod, workersize
 from .deployment import ENVIRON_KEY, Deployment, process
 from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityEndpoint, CapacityShortcut, capacity_blueprint
@@ -118,6 +118,7 @@ class WorkerSizing:
         except WorkerSizeConfigError as error:
             state.error = error
         app.cli.add_command(serve_prod)
+        app.cli.add_command(workersize)
         _install_report(app, state)
 
 
@@ -170,6 +171,20 @@ def prepare(
     return settings, plan
 
 
+def adopt(app: Flask, deployment: Deployment) -> None:
+    """Let an app know the deployment that serves it: its plan is the one that holds.
+
+    All else that the app's own settings say stays, and so does an error in them.
+
+    :param app: an app that was initialised
+    :param deployment: what its launcher decided
+    """
+    state = get_state(app)
+    if state.error is None:
+        state.plan = app.config[PLAN_KEY] = deployment.plan
+    state.deployment, state.serving = deployment, True
+
+
 def _compare(app: Flask, plan: SizingPlan, launched_plan: SizingPlan) -> None:
     """Say once that ``app.config`` asks for another size than gunicorn was started with."""
     by_config = any(source.startswith("app.config") for source in plan.sources.values())
@@ -209,9 +224,7 @@ def _install_report(app: Flask, state: WorkerSizingState) -> None:
 class _Adopter:
     """WSGI middleware through which an app learns the deployment that serves it.
 
-    A launcher that knows only the environment may plan otherwise than the app's config says: its
-    plan is the one that holds. All else that the app's own settings say stays, and so does an
-    error in them.
+    A launcher that knows only the environment may plan otherwise than the app's config says.
     """
 
     def __init__(self, app: Flask, wsgi_app: WSGIApplication) -> None:
@@ -220,10 +233,7 @@ class _Adopter:
         self.app = wsgi_app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        state = self._state
         deployment: Deployment | None = environ.get(ENVIRON_KEY)
-        if deployment is not None and deployment is not state.deployment:
-            if state.error is None:
-                state.plan = self._flask.config[PLAN_KEY] = deployment.plan
-            state.deployment, state.serving = deployment, True
+        if deployment is not None and deployment is not self._state.deployment:
+            adopt(self._flask, deployment)
         return self.app(environ, start_response)

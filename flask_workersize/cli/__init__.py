@@ -1,19 +1,48 @@
-"""``flask serve-prod``: a few lines over plain functions."""
+"""The commands: ``flask serve-prod`` and ``flask workersize plan``, each over plain functions."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from flask.cli import ScriptInfo, pass_script_info
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _sizing_options(command: F) -> F:
+    """Add the options that a plan is made from."""
+    for option in reversed(
+        [
+            click.option(
+                "--wsgi-server",
+                "--server",
+                "wsgi_server",
+                metavar="[waitress|gunicorn]",
+                help="The server to run.  [default: waitress]",
+            ),
+            click.option(
+                "--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]"
+            ),
+            click.option(
+                "--threads",
+                metavar="NUMBER",
+                help="Threads a worker.  [default: 1 for gunicorn, calculated for waitress]",
+            ),
+            click.option(
+                "--worker-memory-mb",
+                metavar="MB",
+                help="Memory that one worker needs.  [default: 200]",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
 
 @click.command("serve-prod")
-@click.option(
-    "--wsgi-server",
-    metavar="[waitress|gunicorn]",
-    help="The server to run.  [default: waitress]",
-)
+@_sizing_options
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 0.0.0.0]")
 @click.option("--port", metavar="NUMBER", help="Port to listen on.  [default: 8080]")
 @click.option(
@@ -22,22 +51,13 @@ from flask.cli import ScriptInfo, pass_script_info
     multiple=True,
     help="HOST:PORT, [IPV6]:PORT or unix:PATH, instead of host and port; may be repeated.",
 )
-@click.option("--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]")
-@click.option(
-    "--threads",
-    metavar="NUMBER",
-    help="Threads a worker.  [default: 1 for gunicorn, calculated for waitress]",
-)
-@click.option(
-    "--worker-memory-mb", metavar="MB", help="Memory that one worker needs.  [default: 200]"
-)
 @click.option(
     "--timeout",
     metavar="SECONDS",
     help="After which a silent worker or an idle connection is ended.  [default: 120]",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print the plan and how it came about, start nothing."
+    "--dry-run", is_flag=True, help="Print the plan and how it came about; start nothing."
 )
 @pass_script_info
 def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **options: Any) -> None:
@@ -51,12 +71,46 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
     app = info.load_app()
     options["bind"] = bind or None
     if dry_run:
-        from ..extension import prepare
+        from ..extension import get_state, prepare
         from .show import explain
 
         settings, plan = prepare(app, options)
-        click.echo(explain(settings, plan))
+        click.echo(explain(settings, get_state(app).resources, plan))
         return
     from ..servers import launch
+    from ..servers.handover import AppLocation
 
-    launch(app, options)
+    launch(app, options, location=AppLocation.of(info))
+
+
+@click.group()
+def workersize() -> None:
+    """Look at the size of this app."""
+
+
+@workersize.command("plan")
+@_sizing_options
+@click.option("--cpus", metavar="NUMBER", help="Plan for another machine: its CPUs, such as 0.5.")
+@click.option(
+    "--memory", metavar="SIZE", help="Plan for another machine: its free memory, such as 512M."
+)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@pass_script_info
+def plan_command(
+    info: ScriptInfo, /, cpus: str | None, memory: str | None, json_: bool, **options: Any
+) -> None:
+    """Show what was asked, what was found and where, and which bound won.
+
+    With --cpus and --memory it plans for another machine; --workers says what
+    memory that many workers need. Nothing is started.
+    """
+    from ..extension import get_state, prepare
+    from ..plan import compute_plan
+    from ..whatif import on_another_machine
+    from .show import as_json, explain
+
+    app = info.load_app()
+    settings, _ = prepare(app, options)
+    resources = on_another_machine(get_state(app).resources, cpus, memory)
+    show = as_json if json_ else explain
+    click.echo(show(settings, resources, compute_plan(settings, resources)))

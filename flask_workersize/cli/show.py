@@ -1,33 +1,119 @@
-"""Say in plain text how a plan came about."""
+"""Say how a plan came about, as a table or as JSON."""
 
 from __future__ import annotations
 
-from ..plan import SizingPlan
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from ..plan import MB, SizingPlan
+from ..resources import Resources
 from ..settings import SizingSettings
+from ..whatif import memory_needed_mb, one_more
+
+Row = tuple[str, str, str]
+
+_SECRET = frozenset({"health_token"})
 
 
-def explain(settings: SizingSettings, plan: SizingPlan) -> str:
-    """Return the plan in one line, each value with its source, and what is to be said of it."""
-    values = {
-        "workers": str(plan.workers),
-        "threads": str(plan.threads),
-        "worker_memory_mb": f"{plan.worker_memory_mb} MB",
-        "memory_headroom_percent": f"{settings.memory_headroom_percent} %",
-        "memory_available_mb": f"{plan.memory_available_mb} MB",
-        "cpus": f"{plan.cpus:g}",
+def explain(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
+    """Return the plan in one line, then what was asked, found and concluded, with every source."""
+    blocks: dict[str, Iterable[Row]] = {
+        "asked": _asked(settings, plan),
+        "found": _found(resources),
+        "bounds": _bounds(settings, plan),
     }
-    rows = [(name, value, plan.sources[name]) for name, value in values.items()]
-    rows += [
-        ("cpu_bound", str(plan.cpu_bound), f"2 × {plan.cpus:g} CPUs + 1, rounded down"),
-        ("memory_bound", str(plan.memory_bound), "available memory / memory of a worker"),
-        ("limited_by", plan.limited_by, ""),
-        ("address", ", ".join(settings.addresses), _address_source(settings)),
-    ]
-    lines = [f"  {name:<24} {value:<16} {source}".rstrip() for name, value, source in rows]
-    warnings = [f"Warning: {warning}" for warning in plan.warnings]
-    return "\n".join([str(plan), *lines, *warnings, *(f"Note: {note}" for note in plan.notes)])
+    lines = [str(plan)]
+    for title, rows in blocks.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<24} {value:<14} {why}".rstrip() for name, value, why in rows]
+    lines += [f"{_one_more(settings, plan)}"]
+    lines += [f"Warning: {warning}" for warning in plan.warnings]
+    lines += [f"Note: {note}" for note in (*resources.notes, *plan.notes)]
+    return "\n".join(lines)
 
 
-def _address_source(settings: SizingSettings) -> str:
+def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
+    """Return the same as JSON; of a secret only that it is set."""
+    asked: dict[str, Any] = {}
+    for name, value in settings.model_dump(mode="json").items():
+        shown = "set" if name in _SECRET and value is not None else value
+        asked[name] = {"value": shown, "source": settings.source_of(name)}
+    told = {
+        "summary": str(plan),
+        "plan": plan.to_dict(),
+        "settings": asked,
+        "resources": asdict(resources),
+        "one_more": one_more(settings, plan),
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False)
+
+
+def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
+    yield "wsgi_server", plan.server, settings.source_of("wsgi_server")
+    yield "workers", str(plan.workers), plan.sources["workers"]
+    yield "threads", str(plan.threads), plan.sources["threads"]
+    memory = f"{settings.worker_memory_mb} MB"
+    yield "worker_memory_mb", memory, settings.source_of("worker_memory_mb")
+    headroom = f"{settings.memory_headroom_percent} %"
+    yield "memory_headroom_percent", headroom, settings.source_of("memory_headroom_percent")
+    yield "min_workers", str(settings.min_workers), settings.source_of("min_workers")
+    most = "none" if settings.max_workers is None else str(settings.max_workers)
+    yield "max_workers", most, settings.source_of("max_workers")
     names = ("bind",) if settings.bind else ("host", "port")
-    return ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
+    sources = ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
+    yield "address", ", ".join(settings.addresses), sources
+
+
+def _found(resources: Resources) -> Iterable[Row]:
+    yield "CPUs", f"{resources.cpus:g}", _place(resources.cpu_source, resources.cpu_at)
+    memory = _place(resources.memory_source, resources.memory_at)
+    yield "memory limit", f"{resources.memory_limit // MB} MB", memory
+    yield (
+        "memory available",
+        f"{resources.memory_available // MB} MB",
+        resources.memory_source if resources.memory_source.startswith("--") else "now",
+    )
+
+
+def _place(source: str, folder: str | None) -> str:
+    """Return the source and the file it was read from."""
+    if folder is None:
+        return source
+    name = source.partition(":")[2]
+    file = "memory.stat" if name == "hierarchical_memory_limit" else name
+    return f"{source}  {folder}/{file}"
+
+
+def _bounds(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
+    formula = f"2 × {plan.cpus:g} CPUs + 1, rounded down"
+    yield "CPU bound", str(plan.cpu_bound), formula + _binds(plan, "cpu")
+    share = 100 - settings.memory_headroom_percent
+    available = f"{plan.memory_available_mb} MB" + ("" if share == 100 else f" × {share} %")
+    formula = f"{available} / {settings.worker_memory_mb} MB, rounded down"
+    yield "memory bound", str(plan.memory_bound), formula + _binds(plan, "memory")
+    yield "limited by", plan.limited_by, ""
+    yield "estimated memory", f"{plan.estimated_memory_mb} MB", _estimate(settings, plan)
+
+
+def _binds(plan: SizingPlan, bound: str) -> str:
+    return "  <- binds" if plan.limited_by == bound else ""
+
+
+def _estimate(settings: SizingSettings, plan: SizingPlan) -> str:
+    needed = memory_needed_mb(settings, plan.workers)
+    formula = f"{plan.workers} × {plan.worker_memory_mb} MB"
+    return formula if plan.fits else f"{formula}: needs {needed} MB available"
+
+
+def _one_more(settings: SizingSettings, plan: SizingPlan) -> str:
+    needed = one_more(settings, plan)
+    parts = []
+    if "cpus" in needed:
+        parts.append(f"{needed['cpus']:g} CPU{'' if needed['cpus'] == 1 else 's'}")
+    if "memory_available_mb" in needed:
+        parts.append(f"{needed['memory_available_mb']} MB available memory")
+    if "setting" in needed:
+        parts.append(f"a higher {needed['setting']}")
+    return f"one {needed['what']} more needs {' and '.join(parts) or 'nothing'}"

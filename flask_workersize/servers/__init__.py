@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..plan import SizingPlan
     from ..values import ServerName
+    from .handover import AppLocation
 
 logger = logging.getLogger("flask_workersize")
 
@@ -37,20 +39,29 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
         raise SystemExit(error.exit_code) from None
 
 
-def launch(app: Flask, options: Mapping[str, Any], option_source: str = "--{option}") -> None:
+def launch(
+    app: Flask,
+    options: Mapping[str, Any],
+    option_source: str = "--{option}",
+    location: AppLocation | None = None,
+) -> None:
     """Plan with the options of a command, say what was chosen, and run the server.
 
     :param app: an app with :class:`flask_workersize.WorkerSizing`
     :param options: options of the command, by setting; ``None`` is not set
     :param option_source: how such an option is called in messages
+    :param location: where a worker finds the app without preload; ``None`` if nowhere
     :raises click.ClickException: with one line, if the settings are not valid or the server
         cannot be started
     """
     from ..extension import get_state, prepare
 
     settings, plan = prepare(app, options, option_source)
+    run: Callable[..., None]
     if plan.server == "gunicorn":
-        from .gunicorn import run
+        from .gunicorn import run as run_gunicorn
+
+        run = partial(run_gunicorn, location=location)
     else:
         from .waitress import run
     get_state(app).serving = True

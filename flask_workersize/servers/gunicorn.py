@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..deployment import Deployment
 from ..errors import WorkerSizeConfigError
+from ..extension import get_state
 from ..plan import SizingPlan
 from ..runtime.fork import after_fork
 from ..settings import NAMES, SizingSettings
 from ..sources import GUNICORN_ARGS, gunicorn_args, options_key, server_options
-from . import announce
+from . import announce, say, systemd
+from .handover import AppLocation, hand_over
 from .listeners import open_listeners
-from .proxy import TrustedProxy
+from .proxy import trusting
 
 
 @contextmanager
@@ -39,6 +43,8 @@ with _without_broken_web_concurrency():
     from gunicorn.app.base import BaseApplication
     from gunicorn.config import Config
 
+    from .gunicorn_process import GracefulArbiter, SyncWorker, ThreadWorker
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from flask import Flask
@@ -49,6 +55,8 @@ _WORKER_CLASSES = {
     "gunicorn.workers.sync.SyncWorker": "sync",
     "gunicorn.workers.gthread.ThreadWorker": "gthread",
 }
+
+_SHARED_MEMORY = "/dev/shm"
 
 _NOT_HERE = {
     "chdir": "change the folder before you start flask",
@@ -65,10 +73,14 @@ _NOT_HERE = {
 
 
 class _Application(BaseApplication):
-    """gunicorn's seam for a server of one's own ("Custom Application" in its docs)."""
+    """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
 
-    def __init__(self, wsgi: WSGIApplication, options: Mapping[str, Any]) -> None:
-        self._wsgi = wsgi
+    :param load: returns the WSGI app; called before the fork with preload, else in each worker
+    :param options: gunicorn's settings
+    """
+
+    def __init__(self, load: Callable[[], WSGIApplication], options: Mapping[str, Any]) -> None:
+        self._load = load
         self._options = options
         super().__init__()
 
@@ -77,29 +89,79 @@ class _Application(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return self._wsgi
+        return self._load()
+
+    def run(self) -> None:
+        GracefulArbiter(self).run()
 
 
-def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
+def run(
+    app: Flask, settings: SizingSettings, plan: SizingPlan, location: AppLocation | None
+) -> None:
     """Serve until gunicorn has stopped.
 
+    :param app: the app, which is served as it is with ``settings.preload``
+    :param location: where a worker finds the app without preload
     :raises WorkerSizeConfigError: if an option of gunicorn is not valid
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
     """
     options = gunicorn_options(app.config, os.environ, settings, plan)
+    if not settings.preload:
+        hand_over(location, Deployment(settings, get_state(app).resources, plan), options)
     options["post_fork"] = _chain(lambda server, worker: after_fork(app), options.get("post_fork"))
-    wsgi = TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
-    listeners = open_listeners(settings.addresses, options.get("backlog", Config().backlog))
-    options["bind"] = [f"fd://{listener.detach()}" for listener in listeners]
+    run_master(lambda: trusting(app, settings), options, settings, plan)
+
+
+def run_master(
+    load: Callable[[], WSGIApplication],
+    options: dict[str, Any],
+    settings: SizingSettings,
+    plan: SizingPlan,
+) -> None:
+    """Open the addresses and be gunicorn's master.
+
+    :param load: returns the WSGI app
+    :param options: gunicorn's settings, from :func:`gunicorn_options`
+    :raises WorkerSizeStartError: if an address cannot be had
+    :raises SystemExit: when gunicorn has stopped
+    """
+    worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
+    options = {**options, "worker_class": worker_class}
+    if not systemd.inherited_count():
+        options["bind"] = _listen(settings.addresses, options)
     announce(plan)
+    if os.path.exists("gunicorn.conf.py"):
+        say(logging.INFO, CONF_FILE_NOTE)
     launcher = os.getpid()
     try:
-        _Application(wsgi, options).run()
+        _Application(load, options).run()
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
         raise
+
+
+def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """Open the addresses ourselves, for one line where that fails; gunicorn takes them over."""
+    scratch = Config()
+    for name in ("backlog", "umask", "user", "group"):
+        if name in options:
+            scratch.set(name, options[name])
+    listeners = open_listeners(addresses, scratch.backlog)
+    for listener in listeners:
+        path = listener.getsockname()
+        if isinstance(path, str):
+            os.chmod(path, 0o777 & ~scratch.umask)
+            os.chown(path, scratch.uid, scratch.gid)
+    return [f"fd://{listener.detach()}" for listener in listeners]
+
+
+CONF_FILE_NOTE = (
+    "gunicorn.conf.py in this folder is not read: set app.config WORKERSIZE_GUNICORN_OPTIONS or "
+    "GUNICORN_CMD_ARGS, or start gunicorn yourself with a file that begins with "
+    "'from flask_workersize.gunicorn_conf import *'."
+)
 
 
 def gunicorn_options(
@@ -120,6 +182,9 @@ def gunicorn_options(
         "keepalive": 5,
         "control_socket_disable": True,
     }
+    if os.access(_SHARED_MEMORY, os.W_OK):
+        # Heartbeats on a disk can block, and a read-only container has no other such folder.
+        options["worker_tmp_dir"] = _SHARED_MEMORY
     if settings.trusted_proxy:
         # Our own middleware decides whom to trust, the same for both servers.
         options["forwarded_allow_ips"] = ""

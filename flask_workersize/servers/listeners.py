@@ -38,13 +38,23 @@ def open_listeners(addresses: Iterable[str], backlog: int = BACKLOG) -> list[soc
     return opened
 
 
-def close_listeners(listeners: Iterable[socket.socket]) -> None:
-    """Close sockets, and remove the files of unix sockets."""
+def close_listeners(listeners: Iterable[socket.socket], remove: bool = True) -> None:
+    """Close sockets, and remove the files of unix sockets.
+
+    :param listeners: sockets of :func:`open_listeners`; a closed one is left alone
+    :param remove: whether the files are ours to remove
+    """
     for listener in listeners:
-        path = listener.getsockname() if listener.fileno() != -1 else None
+        if remove:
+            remove_socket_file(listener)
         listener.close()
-        if isinstance(path, str):
-            Path(path).unlink(missing_ok=True)
+
+
+def remove_socket_file(listener: socket.socket) -> None:
+    """Remove the file of a unix socket: nobody can connect to it any more."""
+    name = listener.getsockname() if listener.fileno() != -1 else None
+    if isinstance(name, str) and name:
+        Path(name).unlink(missing_ok=True)
 
 
 def url_of(listener: socket.socket) -> str:

@@ -11,6 +11,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from ..settings import SizingSettings
+
 _TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
 _DROPPED = (
     "HTTP_X_FORWARDED_HOST",
@@ -22,6 +24,11 @@ _DROPPED = (
 )
 _UNIX_PEERS = ("", "localhost")
 """How gunicorn and waitress call the peer on a unix socket."""
+
+
+def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
+    """Return the app behind :class:`TrustedProxy` where the operator named a proxy."""
+    return TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
 
 
 class TrustedProxy:

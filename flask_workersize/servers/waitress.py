@@ -1,4 +1,8 @@
-"""Run an app under waitress."""
+"""Run an app under waitress.
+
+Everything that is not a documented interface of waitress is in this module;
+tests/servers/test_canary.py names it.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,23 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.server import create_server
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer, create_server
 
 from ..errors import WorkerSizeConfigError
 from ..plan import SizingPlan
 from ..settings import NAMES, SizingSettings
 from ..sources import options_key, server_options
-from . import announce, say
-from .listeners import close_listeners, open_listeners, url_of
-from .proxy import TrustedProxy
+from . import announce, say, systemd
+from .listeners import close_listeners, open_listeners, remove_socket_file, url_of
+from .proxy import trusting
+from .stopping import SETTLE_SECONDS, SILENCE_SECONDS, keep_away_new
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -33,34 +41,136 @@ _YEAR = 365 * 24 * 3600
 
 
 def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered.
 
     :raises WorkerSizeConfigError: if an option of waitress is not valid
     :raises WorkerSizeStartError: if an address cannot be had
     """
     options = waitress_options(app.config, settings, plan)
-    wsgi = TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
-    listeners = open_listeners(settings.addresses)
+    inherited = systemd.take_inherited()
+    listeners = inherited or open_listeners(settings.addresses)
     try:
-        server = _create_server(wsgi, listeners, options)
+        server = _Server(trusting(app, settings), listeners, options)
         announce(plan)
         say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
-        signal.signal(signal.SIGTERM, _stop)
         server.run()
+        # What systemd has handed over stays open there: the next server takes its queue.
+        server.stop(settings.graceful_timeout, drain=not inherited)
     finally:
-        close_listeners(listeners)
+        close_listeners(listeners, remove=not inherited)
 
 
-def _create_server(
-    wsgi: WSGIApplication, listeners: list[socket.socket], options: Mapping[str, Any]
-) -> Any:
-    try:
-        return create_server(wsgi, sockets=listeners, **options)
-    except ValueError as error:
-        raise WorkerSizeConfigError(
-            f"waitress refuses these settings: {error} Correct the addresses, or app.config "
-            f"{options_key('waitress')}."
-        ) from None
+class _Channel(HTTPChannel):
+    """A connection; once the server stops, its next response says that it will be closed."""
+
+    server: Any
+
+    def service(self) -> None:
+        if self.server.stopping:
+            self.say_close()
+        super().service()
+
+    def say_close(self) -> None:
+        for request in self.requests:
+            headers: Any = request.headers
+            headers["CONNECTION"] = "close"
+
+    def is_busy(self, stopped_at: float) -> bool:
+        """Return whether the stop has to wait for this connection.
+
+        It does for a request that is queued or running and for output that is not sent, and a
+        short while for a client that has sent nothing yet, or half a request.
+        """
+        if self.requests or self.total_outbufs_len or self.close_when_flushed:
+            return True
+        is_new = self.last_activity == self.creation_time
+        silent_since = max(stopped_at, self.last_activity)
+        waits = is_new or self.request is not None
+        return bool(waits and time.time() < silent_since + SILENCE_SECONDS)
+
+
+class _Server:
+    """waitress' loop, which ends when it is asked to, and can go on until all is answered."""
+
+    def __init__(
+        self, wsgi: WSGIApplication, listeners: list[socket.socket], options: Mapping[str, Any]
+    ) -> None:
+        self._map: dict[int, Any] = {}
+        try:
+            created = create_server(wsgi, map=self._map, sockets=listeners, **options)
+        except ValueError as error:
+            raise WorkerSizeConfigError(
+                f"waitress refuses these settings: {error} Correct the addresses, or app.config "
+                f"{options_key('waitress')}."
+            ) from None
+        self._threads = created.task_dispatcher
+        self._use_poll = created.adj.asyncore_use_poll
+        self._sockets = listeners
+        self._servers: list[Any] = [
+            item for item in self._map.values() if isinstance(item, BaseWSGIServer)
+        ]
+        for server in self._servers:
+            server.channel_class = _Channel
+            server.stopping = False
+        self._asked = 0
+
+    def run(self) -> None:
+        """Serve until SIGTERM or Ctrl-C."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+        systemd.notify("READY=1")
+        while not self._asked:
+            self._turn(1.0)
+
+    def _ask(self, signum: int, frame: Any) -> None:
+        # A second SIGTERM changes nothing, a second Ctrl-C is a person who does not want to wait.
+        self._asked += 2 if self._asked and signum == signal.SIGINT else not self._asked
+        self._servers[0].pull_trigger()
+
+    def _turn(self, seconds: float) -> None:
+        wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
+
+    def stop(self, graceful_timeout: float, drain: bool) -> None:
+        """Serve what was accepted, and what the kernel has queued, then end.
+
+        :param graceful_timeout: seconds this may take
+        :param drain: whether to serve what is queued; not where the next server takes the queue
+        """
+        systemd.notify("STOPPING=1")
+        stopped_at = time.time()
+        deadline = stopped_at + graceful_timeout
+        for server in self._servers:
+            server.stopping = True
+        for channel in self._channels():
+            channel.say_close()
+        if drain:
+            for listener in self._sockets:
+                remove_socket_file(listener)
+            self._accept(keep_away_new(self._sockets), stopped_at + SETTLE_SECONDS)
+        for server in self._servers:
+            wasyncore.dispatcher.close(server)
+        while self._asked < 2 and time.time() < deadline and self._is_busy(stopped_at):
+            self._turn(0.1)
+        self._threads.shutdown(timeout=1)
+
+    def _accept(self, at_most: int, until: float) -> None:
+        """Accept what is queued, and what is about to be; the threads serve meanwhile."""
+        start = self._accepted()
+        while self._asked < 2 and self._accepted() - start < at_most and time.time() < until:
+            self._turn(0.05)
+
+    def _accepted(self) -> int:
+        return len(self._channels())
+
+    def _channels(self) -> list[_Channel]:
+        return [channel for server in self._servers for channel in server.active_channels.values()]
+
+    def _is_busy(self, stopped_at: float) -> bool:
+        if any(channel.is_busy(stopped_at) for channel in self._channels()):
+            return True
+        # A request that was on its way on an idle connection is taken along.
+        self._turn(0)
+        return any(channel.is_busy(stopped_at) for channel in self._channels())
 
 
 def waitress_options(
@@ -118,7 +228,3 @@ def _connection_limit() -> int:
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     return max(100, min(MOST_CONNECTIONS, soft // 3))
-
-
-def _stop(signum: int, frame: Any) -> NoReturn:
-    raise SystemExit(0)

@@ -18,8 +18,7 @@ CASES = {
     "needed packages (A again)": NEEDED,
     "+ import flask_workersize": f"{NEEDED}, flask_workersize",
     "+ WorkerSizing(app)": (
-        f"{NEEDED}, flask_workersize; "
-        "flask_workersize.WorkerSizing(flask.Flask('bench'))"
+        f"{NEEDED}, flask_workersize; flask_workersize.WorkerSizing(flask.Flask('bench'))"
     ),
     "needed, and an app": f"{NEEDED}; flask.Flask('bench')",
 }

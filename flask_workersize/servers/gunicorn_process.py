@@ -1,0 +1,209 @@
+"""gunicorn's master and workers, made to stop without losing a request.
+
+Everything that is not a documented interface of gunicorn is in this module and in
+:mod:`flask_workersize.servers.gunicorn`; tests/servers/test_canary.py names it.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers import gthread, sync
+
+from . import systemd
+from .stopping import (
+    SETTLE_SECONDS,
+    SILENCE_SECONDS,
+    StopSignal,
+    hang_up_if_silent,
+    keep_away_new,
+)
+
+_CUT_EVERY_SECONDS = 0.1
+
+
+class GracefulArbiter(Arbiter):
+    """gunicorn's master: it keeps new connections away before it stops its workers."""
+
+    log: Any
+
+    def __init__(self, app: Any) -> None:
+        self.stop_signal = StopSignal()
+        for worker_class in (SyncWorker, ThreadWorker):
+            worker_class.stop_signal = self.stop_signal
+        super().__init__(app)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers; where gracefully, after all that is queued was served."""
+        if graceful and self.LISTENERS:
+            systemd.notify("STOPPING=1")
+            # What systemd has handed over stays open there: the next server takes its queue.
+            sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
+            self.stop_signal.send(keep_away_new(sockets))
+        super().stop(graceful)
+
+    def handle_int(self) -> None:
+        """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
+        raise StopIteration
+
+    def handle_hup(self) -> None:
+        """Reload, and say what a reload cannot do."""
+        if self.cfg.preload_app:
+            self.log.warning(
+                "HUP starts new workers with the code that is loaded: with NOW_LMS_PRELOAD=on "
+                "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
+            )
+        super().handle_hup()
+
+    def handle_usr2(self) -> None:
+        """Refuse a second master: it would plan again, and share this one's ports."""
+        self.log.warning(
+            "USR2 is refused: a second master would plan again and share the ports. Restart the "
+            "service instead; no request is lost."
+        )
+
+
+class _GracefulWorker:
+    """What both kinds of worker do more than gunicorn's."""
+
+    stop_signal: StopSignal
+    alive: bool
+    sockets: list[socket.socket]
+
+    def init_process(self) -> None:
+        """Watch for the stop of the server, then start as gunicorn's."""
+        self._open: set[Any] = set()
+        threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
+        super().init_process()  # type: ignore[misc]
+
+    def init_signals(self) -> None:
+        """Leave Ctrl-C to the master: it reaches the whole process group."""
+        super().init_signals()  # type: ignore[misc]
+        # A handler, not SIG_IGN, which programs started by the app would inherit.
+        signal.signal(signal.SIGINT, lambda signum, frame: None)
+        signal.siginterrupt(signal.SIGINT, False)
+
+    def _connections(self) -> Iterable[socket.socket]:
+        """Return the sockets whose client may be silent."""
+        return list(self._open)
+
+    def _hang_up_silent(self) -> None:
+        """Keep silent clients from holding a stop; a thread can, the main thread waits for them."""
+        self.stop_signal.wait()
+        time.sleep(SILENCE_SECONDS)
+        while True:
+            for connection in self._connections():
+                hang_up_if_silent(connection)
+            time.sleep(_CUT_EVERY_SECONDS)
+
+
+class SyncWorker(_GracefulWorker, sync.SyncWorker):
+    """gunicorn's sync worker, which serves what is queued before it ends with the server."""
+
+    def run(self) -> None:
+        """Serve until stopped, then what is queued."""
+        super().run()
+        if self.stop_signal.is_sent():
+            self._drain(self.stop_signal.queued())
+
+    def _drain(self, at_most: int) -> None:
+        while at_most > 0 and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
+            for listener in self.sockets:
+                self.notify()
+                try:
+                    self.accept(listener)
+                except (BlockingIOError, ConnectionAbortedError):
+                    continue
+                at_most -= 1
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve one connection, known to the thread that hangs up on silent clients."""
+        # TLS takes the descriptor over; a copy can still be shut down.
+        watched = client.dup() if self.cfg.is_ssl else client
+        self._open.add(watched)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._open.discard(watched)
+            if watched is not client:
+                watched.close()
+
+
+class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
+    """gunicorn's threaded worker, which serves what is queued before it ends with the server."""
+
+    _stopped_at = 0.0
+    pending_conns: Any
+    keepalived_conns: Any
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Stop accepting only after what is queued was accepted, if the server stops."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive and self.stop_signal.is_sent():
+            self._stopped_at = time.monotonic()
+            self._drain(self.stop_signal.queued())
+
+    def _drain(self, at_most: int) -> None:
+        """Accept what is queued, as threads get free: other workers share the queue.
+
+        Kept-alive clients are served meanwhile; one that has just been answered sends its next
+        request now, and learns from the answer that the connection closes.
+        """
+        until = time.monotonic() + SETTLE_SECONDS
+        while self._busy() >= self.cfg.threads or time.monotonic() < until:
+            self.notify()
+            if self._busy() < self.cfg.threads and at_most > 0:
+                accepted = self._accept_one_each()
+                at_most -= accepted
+                if accepted:
+                    until = time.monotonic() + SETTLE_SECONDS
+            super().wait_for_and_dispatch_events(timeout=0.02)
+
+    def _accept_one_each(self) -> int:
+        before = self.nr_conns
+        for listener in self.sockets:
+            self.accept(listener)
+        return self.nr_conns - before
+
+    def _busy(self) -> int:
+        return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        """Wait for events; at a stop no longer than idle and silent connections may hold it."""
+        if not self._stopped_at:
+            super().wait_for_and_dispatch_events(timeout)
+            return
+        silence_ends = self._stopped_at + SILENCE_SECONDS
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, silence_ends)
+        super().wait_for_and_dispatch_events(0.1 if self._busy() else 0)
+        if not self._busy():
+            # A request that was on its way has been taken by now: the idle ones may go.
+            for conn in self.keepalived_conns:
+                conn.timeout = 0.0
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one connection, known to the thread that hangs up on silent clients."""
+        self._open.add(conn)
+        try:
+            return super().handle(conn)
+        finally:
+            self._open.discard(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Close or keep a connection; gunicorn waits here for clients that do not hang up."""
+        self._open.add(conn)
+        try:
+            super().finish_request(conn, fs)
+        finally:
+            self._open.discard(conn)
+
+    def _connections(self) -> Iterable[socket.socket]:
+        return [conn.sock for conn in list(self._open)]

@@ -1,0 +1,127 @@
+"""Start gunicorn in a process that has not loaded the app: ``NOW_LMS_PRELOAD=off``.
+
+``flask serve-prod`` has to load the app to find its own command. A worker that is to load the app
+itself, and new code after HUP, has to be forked from a process that has not: so this one makes way
+for a fresh one (``exec``, the process id stays), and hands over what was decided.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flask.cli import ScriptInfo
+from pydantic import SecretStr
+
+from ..deployment import Deployment, process
+from ..errors import WorkerSizeConfigError
+from ..extension import adopt
+from ..plan import SizingPlan
+from ..resources import Resources
+from ..settings import SizingSettings
+from ..sources import options_key
+from .proxy import trusting
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+
+@dataclass(frozen=True)
+class AppLocation:
+    """Where Flask finds the app.
+
+    :param import_path: what ``--app`` or ``FLASK_APP`` says; ``None`` looks for app.py and wsgi.py
+    """
+
+    import_path: str | None
+
+    @classmethod
+    def of(cls, info: ScriptInfo) -> AppLocation | None:
+        """Return the location that a command was called with; ``None`` if it was handed an app."""
+        return None if info.create_app is not None else cls(info.app_import_path)
+
+
+def hand_over(
+    location: AppLocation | None, deployment: Deployment, options: Mapping[str, Any]
+) -> NoReturn:
+    """Replace this process by one that serves the app without loading it.
+
+    :param location: where its workers find the app
+    :param deployment: what was decided
+    :param options: gunicorn's settings
+    :raises WorkerSizeConfigError: if workers could not load the app, or an option cannot be handed
+        over
+    """
+    if location is None:
+        raise WorkerSizeConfigError(
+            f"{deployment.settings.source_of('preload')} asks each worker to load the app itself, "
+            "but this process was handed a loaded one: start it with flask --app ... serve-prod, "
+            "or leave preload on."
+        )
+    settings = deployment.settings
+    try:
+        message = json.dumps(
+            {
+                "import_path": location.import_path,
+                "settings": settings.model_dump()
+                | {"sources": settings.sources, "warnings": settings.warnings},
+                "resources": asdict(deployment.resources),
+                "plan": asdict(deployment.plan),
+                "options": dict(options),
+            },
+            default=_secret_or_refuse,
+        )
+    except TypeError:
+        raise WorkerSizeConfigError(
+            f"app.config {options_key('gunicorn')} holds an object that cannot be handed to a "
+            "process which has not loaded the app: name hooks and classes as 'module.name', or "
+            "leave preload on."
+        ) from None
+    read, write = os.pipe()
+    os.set_inheritable(read, True)
+    with open(write, "w", encoding="utf-8") as pipe:
+        pipe.write(message)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", __name__, str(read)])
+
+
+def _secret_or_refuse(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    raise TypeError
+
+
+def take_over(descriptor: int) -> None:
+    """Serve what was handed over through a pipe."""
+    from .gunicorn import run_master
+
+    with open(descriptor, encoding="utf-8") as pipe:
+        handed = json.load(pipe)
+    deployment = Deployment(
+        SizingSettings(**handed["settings"]),
+        Resources(**handed["resources"] | {"notes": tuple(handed["resources"]["notes"])}),
+        SizingPlan(
+            **handed["plan"] | {name: tuple(handed["plan"][name]) for name in ("warnings", "notes")}
+        ),
+    )
+    process.deployment, process.speaks = deployment, False
+    location = AppLocation(handed["import_path"])
+    run_master(
+        lambda: load(location, deployment), handed["options"], deployment.settings, deployment.plan
+    )
+
+
+def load(location: AppLocation, deployment: Deployment) -> WSGIApplication:
+    """Load the app in a worker, and let it know its plan."""
+    app = ScriptInfo(app_import_path=location.import_path).load_app()
+    adopt(app, deployment)
+    return trusting(app, deployment.settings)
+
+
+if __name__ == "__main__":
+    take_over(int(sys.argv[1]))
