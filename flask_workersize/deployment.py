@@ -37,12 +37,14 @@ class Process:
     """What this process was told by the one that forked it.
 
     ``deployment`` is the decision it was started under, ``None`` where nobody took one;
+    ``settled`` whether that decision has followed gunicorn's command line;
     ``speaks`` whether it tells what every process of the deployment could tell; ``apps`` the apps
     it has, for what is to be done to each after a fork.
     """
 
     def __init__(self) -> None:
         self.deployment: Deployment | None = None
+        self.settled = False
         self.speaks = True
         self.apps: WeakSet[Flask] = WeakSet()
 

@@ -113,8 +113,9 @@ class WorkerSizing:
             if deployment is None:
                 prepare(app)
             else:
-                _, plan = prepare(app, {"wsgi_server": deployment.plan.server})
-                _compare(app, plan, deployment.plan)
+                prepare(app, {"wsgi_server": deployment.plan.server})
+                if process.settled:
+                    compare(app, deployment.plan)
         except WorkerSizeConfigError as error:
             state.error = error
         app.cli.add_command(serve_prod)
@@ -185,8 +186,15 @@ def adopt(app: Flask, deployment: Deployment) -> None:
     state.deployment, state.serving = deployment, True
 
 
-def _compare(app: Flask, plan: SizingPlan, launched_plan: SizingPlan) -> None:
-    """Say once that ``app.config`` asks for another size than gunicorn was started with."""
+def compare(app: Flask, launched_plan: SizingPlan) -> None:
+    """Say once that ``app.config`` asks for another size than gunicorn was started with.
+
+    :param app: an app that was initialised
+    :param launched_plan: the plan that holds
+    """
+    plan = get_state(app).plan
+    if plan is None:
+        return
     by_config = any(source.startswith("app.config") for source in plan.sources.values())
     same = (plan.workers, plan.threads) == (launched_plan.workers, launched_plan.threads)
     if same or not by_config or not process.speaks:

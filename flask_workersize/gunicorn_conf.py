@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from .deployment import Deployed, Deployment, process
 from .errors import WorkerSizeConfigError
+from .extension import compare
 from .plan import compute_plan
 from .resources import Resources, detect_resources
 from .runtime.fork import after_fork
-from .servers.proxy import TrustedProxy
+from .servers import WORKER_CLASSES
+from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
 from .settings import SizingSettings
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ __all__ = [
     "bind",
     "control_socket_disable",
     "errorlog",
-    "forwarded_allow_ips",
     "graceful_timeout",
     "keepalive",
     "on_starting",
@@ -77,18 +78,19 @@ errorlog = "-"
 control_socket_disable = True
 if _decided.settings.trusted_proxy:
     # Our own middleware decides whom to trust, the same for both servers.
-    forwarded_allow_ips = ""
-else:
-    __all__.remove("forwarded_allow_ips")
+    globals().update(TRUSTING_NOBODY)
+    __all__ += list(TRUSTING_NOBODY)
 
 
 def on_starting(server: Any) -> None:
     """Let the plan follow what gunicorn was really told, and say what was chosen."""
     decided = _follow(server.cfg)
-    process.deployment = decided
+    process.deployment, process.settled = decided, True
     server.log.info("%s", decided.plan)
     for warning in decided.plan.warnings:
         server.log.warning("%s", warning)
+    for app in list(process.apps):
+        compare(app, decided.plan)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -108,7 +110,8 @@ def post_worker_init(worker: Any) -> None:
 
 def _follow(cfg: Any) -> Deployment:
     """Plan again if gunicorn's command line asks for something else."""
-    if cfg.worker_class_str not in ("sync", "gthread"):
+    worker_class: Any = WORKER_CLASSES.get(cfg.worker_class_str)
+    if worker_class is None:
         WorkerSizeConfigError(
             "gunicorn was started with a worker class that is neither sync nor gthread: the plan "
             "counts processes and threads, which such a worker uses otherwise. Remove it, or "
@@ -120,9 +123,12 @@ def _follow(cfg: Any) -> Deployment:
     options = {
         name: value for name, value in told.items() if value != _planned_value(decided, name)
     }
+    if "threads" in options:
+        # gunicorn has read the workers above: they do not follow other threads any more.
+        options["workers"] = cfg.workers
     if options:
         decided = _decide(decided.resources, options)
-    plan = replace(decided.plan, worker_class=cfg.worker_class_str)
+    plan = replace(decided.plan, worker_class=worker_class)
     return replace(decided, plan=plan)
 
 

@@ -200,7 +200,7 @@ def _does_not_fit(
             "threads, which share the memory of a worker."
         )
     return (
-        f"not even one worker fits: {needed}, {available}; give it more memory, or set "
+        f"not even one worker fits: {needed}, {available}; give the machine more memory, or set "
         "NOW_LMS_WORKER_MEMORY_MB to what a worker really needs."
     )
 

@@ -117,7 +117,7 @@ class SizingSettings(BaseSettings):
     threads: WholeOrAuto = Field(
         None,
         ge=1,
-        description='threads a gunicorn worker, or all threads of waitress, at least 1, or "auto"',
+        description='threads per gunicorn worker, or all of waitress, at least 1, or "auto"',
         examples=[4],
     )
     worker_memory_mb: Whole = Field(
@@ -143,7 +143,7 @@ class SizingSettings(BaseSettings):
     )
     wsgi_server: Server = Field(
         DEFAULT_SERVER,
-        description='"gunicorn" or "waitress"',
+        description='server to run, "gunicorn" or "waitress"',
         examples=["gunicorn"],
     )
     host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
@@ -238,7 +238,7 @@ class SizingSettings(BaseSettings):
     def _min_below_max(self) -> Self:
         if self.max_workers is not None and self.min_workers > self.max_workers:
             low, high = self.source_of("min_workers"), self.source_of("max_workers")
-            raise refusal(f"{low} is above {high}: set the minimum to the maximum or below it.")
+            raise refusal(f"{low} is above {high}: lower the minimum or raise the maximum.")
         return self
 
     def for_platform(self, platform: str) -> Self:
@@ -264,7 +264,8 @@ class SizingSettings(BaseSettings):
         """The addresses to listen on: ``bind``, else host and port."""
         if self.bind is not None:
             return tuple(self._with_port(item) for item in self.bind)
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = self.host.strip("[]")
+        host = f"[{host}]" if ":" in host else host
         return (f"{host}:{self.port}",)
 
     def _with_port(self, address: str) -> str:

@@ -29,6 +29,7 @@ def nobody_launched_us(monkeypatch: pytest.MonkeyPatch) -> None:
     clear_environment(monkeypatch)
     monkeypatch.setattr(process, "deployment", None)
     monkeypatch.setattr(process, "speaks", True)
+    monkeypatch.setattr(process, "settled", False)
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """Let this process be one that a launcher started."""
     deployment = decide()
     monkeypatch.setattr(process, "deployment", deployment)
+    monkeypatch.setattr(process, "settled", True)
     return deployment
 
 

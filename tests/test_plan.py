@@ -72,8 +72,8 @@ def test_below_one_worker_one_is_started_with_a_warning(server: ServerName) -> N
     assert small.limited_by == "memory"
     assert not small.fits
     assert small.warnings == (
-        "not even one worker fits: 1 × 200 MB = 200 MB, 100 MB available; give it more memory, or "
-        "set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs.",
+        "not even one worker fits: 1 × 200 MB = 200 MB, 100 MB available; give the machine more "
+        "memory, or set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs.",
     )
 
 

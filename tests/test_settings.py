@@ -192,7 +192,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 def test_line_says_the_rule_and_an_example() -> None:
     assert refused({"THREADS": "all"}) == (
-        "THREADS is not a whole number (threads a gunicorn worker, or all threads of waitress, at "
+        "THREADS is not a whole number (threads per gunicorn worker, or all of waitress, at "
         'least 1, or "auto"). Correct it, for example to 4, or remove it.'
     )
 

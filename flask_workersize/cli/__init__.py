@@ -11,38 +11,43 @@ from flask.cli import ScriptInfo, pass_script_info
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _sizing_options(command: F) -> F:
-    """Add the options that a plan is made from."""
-    for option in reversed(
-        [
-            click.option(
-                "--wsgi-server",
-                "--server",
-                "wsgi_server",
-                metavar="[waitress|gunicorn]",
-                help="The server to run.  [default: waitress]",
-            ),
-            click.option(
-                "--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]"
-            ),
-            click.option(
-                "--threads",
-                metavar="NUMBER",
-                help="Threads a worker.  [default: 1 for gunicorn, calculated for waitress]",
-            ),
-            click.option(
-                "--worker-memory-mb",
-                metavar="MB",
-                help="Memory that one worker needs.  [default: 200]",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+def _sizing_options(*server_names: str) -> Callable[[F], F]:
+    """Add the options that a plan is made from.
+
+    :param server_names: how the option for the server is spelled
+    """
+    options = [
+        click.option(
+            *server_names,
+            "wsgi_server",
+            metavar="[waitress|gunicorn]",
+            help="Server to run.  [default: waitress]",
+        ),
+        click.option(
+            "--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]"
+        ),
+        click.option(
+            "--threads",
+            metavar="NUMBER",
+            help="Threads per worker.  [default: 1 for gunicorn, calculated for waitress]",
+        ),
+        click.option(
+            "--worker-memory-mb",
+            metavar="MB",
+            help="Memory that one worker needs, in MB.  [default: 200]",
+        ),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command("serve-prod")
-@_sizing_options
+@_sizing_options("--wsgi-server")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 0.0.0.0]")
 @click.option("--port", metavar="NUMBER", help="Port to listen on.  [default: 8080]")
 @click.option(
@@ -54,7 +59,7 @@ def _sizing_options(command: F) -> F:
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    help="After which a silent worker or an idle connection is ended.  [default: 120]",
+    help="Seconds until a silent worker or an idle connection is ended.  [default: 120]",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and how it came about; start nothing."
@@ -63,11 +68,15 @@ def _sizing_options(command: F) -> F:
 def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **options: Any) -> None:
     """Serve the app in production mode, in the size that this machine allows.
 
-    Workers and threads are calculated from CPUs and available memory:
-    min(2 × CPUs + 1, available memory / memory of a worker), divided by the
-    threads of a worker. Every option has a variable of the environment, such as
-    NOW_LMS_WORKERS for --workers; an option wins over it.
-    """
+    The size is calculated from CPUs and available memory, and for gunicorn
+    divided by the threads per worker:
+
+    \b
+      min(2 × CPUs + 1, available memory / memory of a worker)
+
+    Every setting has a variable of the environment, such as NOW_LMS_WORKERS for
+    --workers; an option wins over it.
+    """  # noqa: D301 - click wants the character
     app = info.load_app()
     options["bind"] = bind or None
     if dry_run:
@@ -89,7 +98,7 @@ def workersize() -> None:
 
 
 @workersize.command("plan")
-@_sizing_options
+@_sizing_options("--server", "--wsgi-server")
 @click.option("--cpus", metavar="NUMBER", help="Plan for another machine: its CPUs, such as 0.5.")
 @click.option(
     "--memory", metavar="SIZE", help="Plan for another machine: its free memory, such as 512M."

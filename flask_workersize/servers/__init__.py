@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flask_workersize")
 
+WORKER_CLASSES = {
+    "sync": "sync",
+    "gthread": "gthread",
+    "gunicorn.workers.sync.SyncWorker": "sync",
+    "gunicorn.workers.gthread.ThreadWorker": "gthread",
+}
+"""gunicorn's worker classes that a plan can be made for, by each name they have there."""
+
 
 def serve(app: Flask, server: ServerName | None = None) -> None:
     """Serve an app in production mode, and return when the server has stopped.
@@ -33,7 +41,7 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
     try:
-        launch(app, {"wsgi_server": server}, option_source="serve({name}=...)")
+        launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None

@@ -10,19 +10,20 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..deployment import Deployment
 from ..errors import WorkerSizeConfigError
-from ..extension import get_state
+from ..extension import adopt, get_state
 from ..plan import SizingPlan
 from ..runtime.fork import after_fork
 from ..settings import NAMES, SizingSettings
 from ..sources import GUNICORN_ARGS, gunicorn_args, options_key, server_options
-from . import announce, say, systemd
+from . import WORKER_CLASSES, announce, say, systemd
 from .handover import AppLocation, hand_over
 from .listeners import open_listeners
-from .proxy import trusting
+from .proxy import TRUSTING_NOBODY, trusting
 
 
 @contextmanager
@@ -48,13 +49,6 @@ with _without_broken_web_concurrency():
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from flask import Flask
-
-_WORKER_CLASSES = {
-    "sync": "sync",
-    "gthread": "gthread",
-    "gunicorn.workers.sync.SyncWorker": "sync",
-    "gunicorn.workers.gthread.ThreadWorker": "gthread",
-}
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -107,8 +101,11 @@ def run(
     :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
     """
     options = gunicorn_options(app.config, os.environ, settings, plan)
+    plan = replace(plan, worker_class=options["worker_class"])
+    deployment = Deployment(settings, get_state(app).resources, plan)
+    adopt(app, deployment)
     if not settings.preload:
-        hand_over(location, Deployment(settings, get_state(app).resources, plan), options)
+        hand_over(location, deployment, options)
     options["post_fork"] = _chain(lambda server, worker: after_fork(app), options.get("post_fork"))
     run_master(lambda: trusting(app, settings), options, settings, plan)
 
@@ -186,8 +183,7 @@ def gunicorn_options(
         # Heartbeats on a disk can block, and a read-only container has no other such folder.
         options["worker_tmp_dir"] = _SHARED_MEMORY
     if settings.trusted_proxy:
-        # Our own middleware decides whom to trust, the same for both servers.
-        options["forwarded_allow_ips"] = ""
+        options |= TRUSTING_NOBODY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
         (GUNICORN_ARGS, _command_args(environ)),
@@ -215,7 +211,9 @@ def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
     parser.error = _refuse_args  # type: ignore[method-assign]
     known, unknown = parser.parse_known_args(shlex.split(environ.get(GUNICORN_ARGS, "")))
     if unknown:
-        option = unknown[0].partition("=")[0]
+        # The first word may be the value of an option that takes none.
+        option = next((word for word in unknown if word.startswith("-")), "a word")
+        option = option.partition("=")[0]
         raise WorkerSizeConfigError(
             f"{GUNICORN_ARGS} has {option!r}, which gunicorn does not know. Correct or remove it."
         )
@@ -232,8 +230,10 @@ def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refuse_args(message: str) -> NoReturn:
-    shown = ": ".join(message.split(": ")[:2])
-    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {shown}.")
+    # argparse writes "argument -x/--long: what is wrong", and what is wrong may quote the value.
+    flag = re.match(r"argument ([-\w/]+)", message)
+    what = f"the value of {flag[1]} is not one it takes" if flag else "an option is not clear"
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}. Correct it.")
 
 
 def _check_options(where: str, options: Mapping[str, Any]) -> None:
@@ -255,27 +255,31 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
                 "it."
             ) from None
     worker_class = options.get("worker_class", "sync")
-    if worker_class not in _WORKER_CLASSES:
+    if worker_class not in WORKER_CLASSES:
         raise WorkerSizeConfigError(
             f"{where} sets a worker class that is neither sync nor gthread: the plan counts "
             "processes and threads, which such a worker uses otherwise. Remove it, or start "
-            "gunicorn without a plan."
+            "gunicorn with its own command."
         )
 
 
 def _worker_class(asked: str | None, plan: SizingPlan) -> str | None:
     """Return the class of the plan; a single thread may run in a gthread worker if asked for."""
-    return "gthread" if _WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class
+    return "gthread" if WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class
 
 
-def _chain(ours: Callable[..., None], theirs: Callable[..., None] | None) -> Callable[..., None]:
-    """Run a hook of the user after ours, never instead of it."""
+def _chain(
+    ours: Callable[..., None], theirs: Callable[..., None] | str | None
+) -> Callable[..., None]:
+    """Run a hook of the user, which may be a dotted name, after ours, never instead of it."""
     if theirs is None:
         return ours
+    scratch = Config()
+    scratch.set("post_fork", theirs)
 
     def hook(server: Any, worker: Any) -> None:
         ours(server, worker)
-        theirs(server, worker)
+        scratch.post_fork(server, worker)
 
     return hook
 

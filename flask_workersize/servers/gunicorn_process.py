@@ -27,6 +27,7 @@ from .stopping import (
 )
 
 _CUT_EVERY_SECONDS = 0.1
+_WORKER_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
 class GracefulArbiter(Arbiter):
@@ -48,6 +49,14 @@ class GracefulArbiter(Arbiter):
             sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
             self.stop_signal.send(keep_away_new(sockets))
         super().stop(graceful)
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WORKER_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WORKER_SIGNALS)
 
     def handle_int(self) -> None:
         """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
@@ -89,6 +98,7 @@ class _GracefulWorker:
         # A handler, not SIG_IGN, which programs started by the app would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WORKER_SIGNALS)
 
     def _connections(self) -> Iterable[socket.socket]:
         """Return the sockets whose client may be silent."""

@@ -109,7 +109,7 @@ def take_over(descriptor: int) -> None:
             **handed["plan"] | {name: tuple(handed["plan"][name]) for name in ("warnings", "notes")}
         ),
     )
-    process.deployment, process.speaks = deployment, False
+    process.deployment = deployment
     location = AppLocation(handed["import_path"])
     run_master(
         lambda: load(location, deployment), handed["options"], deployment.settings, deployment.plan

@@ -22,6 +22,14 @@ _DROPPED = (
     "HTTP_X_FORWARDED_SSL",
     "HTTP_FORWARDED",
 )
+TRUSTING_NOBODY = {
+    "forwarded_allow_ips": "",
+    "forwarder_headers": "",
+    "secure_scheme_headers": {},
+}
+"""Settings of gunicorn that leave all these headers to our middleware; gunicorn itself trusts
+every peer on a unix socket."""
+
 _UNIX_PEERS = ("", "localhost")
 """How gunicorn and waitress call the peer on a unix socket."""
 

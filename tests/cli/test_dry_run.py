@@ -38,26 +38,36 @@ def test_explanation_says_every_value_and_its_source() -> None:
         "PORT": "5000",
     }
     settings, machine = load(environ), resources(cpus=2.5, memory_mb=512)
-    assert explain(settings, compute_plan(settings, machine)).splitlines() == [
+    assert explain(settings, machine, compute_plan(settings, machine)).splitlines() == [
         "gunicorn: 2 workers × 1 thread (memory: 512 MB available / 150 MB a worker; CPU bound 6), "
         "about 300 MB",
-        "  workers                  2                calculated",
-        "  threads                  1                default",
-        "  worker_memory_mb         150 MB           NOW_LMS_WORKER_MEMORY_MB",
-        "  memory_headroom_percent  20 %             NOW_LMS_MEMORY_HEADROOM_PERCENT",
-        "  memory_available_mb      512 MB           host",
-        "  cpus                     2.5              host",
-        "  cpu_bound                6                2 × 2.5 CPUs + 1, rounded down",
-        "  memory_bound             2                available memory / memory of a worker",
-        "  limited_by               memory",
-        "  address                  0.0.0.0:5000     default, PORT",
+        "asked:",
+        "  wsgi_server              gunicorn       WSGI_SERVER",
+        "  workers                  2              calculated",
+        "  threads                  1              default",
+        "  worker_memory_mb         150 MB         NOW_LMS_WORKER_MEMORY_MB",
+        "  memory_headroom_percent  20 %           NOW_LMS_MEMORY_HEADROOM_PERCENT",
+        "  min_workers              1              default",
+        "  max_workers              none           default",
+        "  address                  0.0.0.0:5000   default, PORT",
+        "found:",
+        "  CPUs                     2.5            host",
+        "  memory limit             65536 MB       host",
+        "  memory available         512 MB         now",
+        "bounds:",
+        "  CPU bound                6              2 × 2.5 CPUs + 1, rounded down",
+        "  memory bound             2              512 MB × 80 % / 150 MB, rounded down  <- binds",
+        "  limited by               memory",
+        "  estimated memory         300 MB         2 × 150 MB",
+        "one worker more needs 563 MB available memory",
     ]
 
 
 def test_explanation_ends_with_warnings_and_notes() -> None:
     settings = load({"NOW_LMS_THREADS": "4", "THREADS": "3"})
-    plan = compute_plan(settings, resources(memory_mb=100), "gunicorn")
-    first, second, third = explain(settings, plan).splitlines()[-3:]
+    machine = resources(memory_mb=100)
+    plan = compute_plan(settings, machine, "gunicorn")
+    first, second, third = explain(settings, machine, plan).splitlines()[-3:]
     assert first.startswith("Warning: NOW_LMS_THREADS and THREADS are set to different values")
     assert second.startswith("Warning: not even one worker fits")
     assert third.startswith("Note: 200 MB is above 80%")
@@ -66,7 +76,8 @@ def test_explanation_ends_with_warnings_and_notes() -> None:
 def test_explanation_names_what_sets_the_address() -> None:
     settings = load({"NOW_LMS_BIND": "unix:/run/a,127.0.0.1:80"})
     plan = compute_plan(settings, resources())
-    assert "unix:/run/a, 127.0.0.1:80 NOW_LMS_BIND" in explain(settings, plan)
+    shown = explain(settings, resources(), plan)
+    assert "unix:/run/a, 127.0.0.1:80 NOW_LMS_BIND" in shown
 
 
 def test_options_are_taken_and_named_as_sources() -> None:

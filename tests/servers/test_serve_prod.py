@@ -192,9 +192,9 @@ def test_dry_run_prints_plan_and_sources_and_starts_nothing(start: Starter, name
     assert rows["threads"].split() == ["threads", "3", "NOW_LMS_THREADS"]
     assert rows["worker_memory_mb"].split() == ["worker_memory_mb", "150", "MB", "WORKER_MEMORY_MB"]
     assert rows["memory_headroom_percent"].endswith("default")
-    assert rows["cpus"].endswith(("host", "affinity")) or "cgroup" in rows["cpus"]
-    for row in ("workers", "memory_available_mb", "cpu_bound", "memory_bound", "limited_by"):
-        assert row in rows
+    assert rows["CPUs"].split()[2].startswith(("host", "affinity", "cgroup"))
+    for row in ("workers", "memory limit", "memory available", "CPU bound", "memory bound"):
+        assert f"  {row} " in done.stdout
     assert f"127.0.0.1:{port}" in rows["address"]
     assert "--port" in rows["address"]
 
@@ -213,15 +213,15 @@ def test_help_reads_well_even_where_the_settings_are_wrong(start: Starter) -> No
         "Serve the app in production mode, in the size that this machine allows.",
         "min(2 × CPUs + 1, available memory / memory of a worker)",
         "NOW_LMS_WORKERS for --workers; an option wins over it.",
-        "--wsgi-server [waitress|gunicorn] The server to run. [default: waitress]",
+        "--wsgi-server [waitress|gunicorn] Server to run. [default: waitress]",
         "--host ADDRESS Address to listen on. [default: 0.0.0.0]",
         "--port NUMBER Port to listen on. [default: 8080]",
         "--bind ADDRESS HOST:PORT, [IPV6]:PORT or unix:PATH",
         "--workers NUMBER Worker processes. [default: calculated]",
-        "--threads NUMBER Threads a worker. [default: 1 for gunicorn, calculated for waitress]",
-        "--worker-memory-mb MB Memory that one worker needs. [default: 200]",
+        "--threads NUMBER Threads per worker. [default: 1 for gunicorn, calculated for waitress]",
+        "--worker-memory-mb MB Memory that one worker needs, in MB. [default: 200]",
         "--timeout SECONDS",
-        "--dry-run Print the plan and how it came about, start nothing.",
+        "--dry-run Print the plan and how it came about; start nothing.",
     ):
         assert phrase in text, phrase
 
