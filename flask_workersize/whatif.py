@@ -80,7 +80,7 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
         if memory_mb > plan.memory_available_mb:
             needed["memory_available_mb"] = memory_mb
         return needed
-    if plan.limited_by == "max_workers":
+    if not is_waitress and plan.workers == settings.max_workers:
         needed["setting"] = plan.sources["max_workers"]
     # The bounds count threads, and a worker takes as many of them as it has.
     bound = plan.concurrency + (1 if is_waitress else plan.threads)

@@ -28,7 +28,7 @@ def explain(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
     for title, rows in blocks.items():
         lines.append(f"{title}:")
         lines += [f"  {name:<24} {value:<14} {why}".rstrip() for name, value, why in rows]
-    lines += [f"{_one_more(settings, plan)}"]
+    lines += _needed(settings, plan)
     lines += [f"Warning: {warning}" for warning in plan.warnings]
     lines += [f"Note: {note}" for note in (*resources.notes, *plan.notes)]
     return "\n".join(lines)
@@ -45,6 +45,10 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         "plan": plan.to_dict(),
         "settings": asked,
         "resources": asdict(resources),
+        "needed": {
+            "workers": settings.workers or plan.workers,
+            "memory_available_mb": memory_needed_mb(settings, settings.workers or plan.workers),
+        },
         "one_more": one_more(settings, plan),
     }
     return json.dumps(told, indent=2, ensure_ascii=False)
@@ -102,9 +106,18 @@ def _binds(plan: SizingPlan, bound: str) -> str:
 
 
 def _estimate(settings: SizingSettings, plan: SizingPlan) -> str:
-    needed = memory_needed_mb(settings, plan.workers)
     formula = f"{plan.workers} × {plan.worker_memory_mb} MB"
+    needed = memory_needed_mb(settings, plan.workers)
     return formula if plan.fits else f"{formula}: needs {needed} MB available"
+
+
+def _needed(settings: SizingSettings, plan: SizingPlan) -> Iterable[str]:
+    if settings.workers is not None:
+        memory = f"{memory_needed_mb(settings, settings.workers)} MB available memory"
+        subject = "1 worker needs" if settings.workers == 1 else f"{settings.workers} workers need"
+        server = "" if plan.server == "gunicorn" else "; that is for gunicorn, waitress has one"
+        yield f"{subject} {memory}{server}"
+    yield _one_more(settings, plan)
 
 
 def _one_more(settings: SizingSettings, plan: SizingPlan) -> str:

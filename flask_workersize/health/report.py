@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -97,9 +98,7 @@ _OPEN_TO_ALL = frozenset(CapacityReport.model_fields) - {
 
 
 def _without_folder(note: str) -> str:
-    """Keep the class and the file's name of "class: /folder/file: reason"."""
+    """Keep the class and the file's name of a note, "class: /folder/file"."""
     kind, _, detail = note.partition(": ")
-    words = (
-        word.rstrip(":,;.").rpartition("/")[2] if "/" in word else word for word in detail.split()
-    )
-    return f"{kind}: {' '.join(words)}"
+    name = detail.rpartition("/")[2] if kind in ("malformed", "unreadable") else detail
+    return f"{kind}: {re.sub(r'/(?:[^/ ]*/)*', '', name)}"

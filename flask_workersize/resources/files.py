@@ -1,9 +1,10 @@
-"""Where files are read: the real file system, or a fixture."""
+"""Where files are read: the real file system, or a fixture; and notes of what was wrong there."""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+import re
+from typing import Literal, Protocol
 
 
 class Files(Protocol):
@@ -30,3 +31,63 @@ class RealFiles:
     def is_dir(self, path: str) -> bool:
         """Return whether the path is a folder."""
         return os.path.isdir(path)
+
+
+class NotingReader:
+    """Reads small files, raises nothing, and notes what could not be read or understood.
+
+    :param files: where files are read
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noted, as "class: detail", without repeats."""
+        return tuple(self._notes)
+
+    def note(self, kind: Literal["unreadable", "malformed", "approximate"], detail: str) -> None:
+        """Note something once; on one line, whatever a folder is called."""
+        detail = "".join(char if char.isprintable() else "?" for char in detail)
+        self._notes[f"{kind}: {detail}"] = None
+
+    def is_dir(self, path: str) -> bool:
+        """Return whether the path is a folder."""
+        return self._files.is_dir(path)
+
+    def text(self, path: str) -> str | None:
+        """Return the text of a file; ``None`` where it is missing, and, with a note, unreadable."""
+        try:
+            return self._files.read_text(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError):
+            self.note("unreadable", path)
+            return None
+
+    def words(self, path: str) -> list[str]:
+        """Return the words of a file; none where there is no text."""
+        return (self.text(path) or "").split()
+
+    def table(self, path: str, names: frozenset[str]) -> dict[str, int]:
+        """Return the numbers of a file that has lines of a name and a number.
+
+        :param names: the names that are looked for
+        """
+        numbers = {}
+        for line in (self.text(path) or "").splitlines():
+            name, _, text = line.partition(" ")
+            if name in names:
+                number = whole_number(text.strip())
+                if number is None:
+                    self.note("malformed", path)
+                else:
+                    numbers[name] = number
+        return numbers
+
+
+def whole_number(text: str) -> int | None:
+    """Return a number as the kernel writes it: ASCII digits, at most 20 for 64 bits."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None

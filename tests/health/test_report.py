@@ -86,9 +86,12 @@ def test_status_warns_where_the_plan_does_not_fit(
 @pytest.mark.parametrize(
     ("note", "shown"),
     [
-        ("unreadable: /sys/fs/cgroup/a/memory.max: denied", "unreadable: memory.max denied"),
         ("unreadable: /sys/fs/cgroup/cpu.max", "unreadable: cpu.max"),
-        ("affinity: fewer than the host has", "affinity: fewer than the host has"),
+        ("malformed: /sys/fs/cgroup/my group/memory.max", "malformed: memory.max"),
+        (
+            "approximate: /sys/fs/cgroup stands for the group of this process",
+            "approximate: cgroup stands for the group of this process",
+        ),
     ],
 )
 def test_note_keeps_its_class_and_the_name_of_the_file(note: str, shown: str) -> None:

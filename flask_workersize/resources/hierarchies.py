@@ -1,0 +1,145 @@
+"""Where the control groups of this process are to be found, as folders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from .files import NotingReader
+
+Controller = Literal["cpu", "memory"]
+
+_MEMBERSHIPS = "/proc/self/cgroup"
+_MOUNTS = "/proc/self/mountinfo"
+_USUAL_PLACE = "/sys/fs/cgroup"
+_V2 = "cgroup2"
+"""Stands in place of a controller: the files of the kernel name none for version 2."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups that a process is in, by one controller.
+
+    :param is_v2: whether they are of version 2
+    :param folders: the process' own group (the leaf) first, then each one above it
+    """
+
+    is_v2: bool
+    folders: list[str]
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """A mounted hierarchy: the groups from ``root`` on are to be seen at ``point``."""
+
+    root: str
+    point: str
+    controllers: frozenset[str]
+
+    def folders(self, path: str) -> list[str] | None:
+        """Return the folders of a group and of all above it; ``None`` if it is not below root."""
+        root, group = _names(self.root), _names(path)
+        # ".." is above what this process may see: see cgroup_namespaces(7).
+        if ".." in group or group[: len(root)] != root:
+            return None
+        below = group[len(root) :]
+        point = self.point.rstrip("/")
+        return ["/".join([point, *below[:depth]]) for depth in range(len(below), -1, -1)]
+
+    @property
+    def is_usual(self) -> bool:
+        return f"{self.point}/".startswith(f"{_USUAL_PLACE}/")
+
+
+class Hierarchies:
+    """The hierarchies of control groups that this process is in.
+
+    :param reader: where files are read, and notes kept
+    """
+
+    def __init__(self, reader: NotingReader) -> None:
+        self._reader = reader
+        self._paths = self._read_paths()
+        self._mounts = self._read_mounts()
+
+    def groups(self, controller: Controller) -> Groups:
+        """Return the groups that limit this process by a controller, the leaf first."""
+        # Version 1 names the controllers it has; version 2 has whatever version 1 has not.
+        named = self._paths or frozenset().union(*(mount.controllers for mount in self._mounts))
+        key = controller if controller in named else _V2
+        is_v2 = key == _V2
+        mounts = [mount for mount in self._mounts if key in mount.controllers]
+        path = self._paths.get(key)
+        if not mounts:
+            return Groups(is_v2, [])
+        # The same hierarchy can be mounted twice; the usual place comes first.
+        mounts.sort(key=lambda mount: not mount.is_usual)
+        for mount in mounts:
+            if path is not None and (folders := mount.folders(path)) is not None:
+                return Groups(is_v2, folders)
+        # The group is not known, or not to be seen: what limits the whole container still does.
+        point = mounts[0].point
+        self._reader.note("approximate", f"{point} stands for the group of this process")
+        return Groups(is_v2, [point])
+
+    def _read_paths(self) -> dict[str, str]:
+        """Return the path of this process' group by controller: "4:memory:/a/b", "0::/a/b"."""
+        paths: dict[str, str] = {}
+        for line in _lines(self._reader.text(_MEMBERSHIPS)):
+            fields = line.split(":", 2)
+            if len(fields) != 3 or not fields[2].startswith("/"):
+                self._reader.note("malformed", _MEMBERSHIPS)
+                continue
+            for controller in (fields[1] or _V2).split(","):
+                paths[controller] = fields[2]
+        return paths
+
+    def _read_mounts(self) -> list[_Mount]:
+        text = self._reader.text(_MOUNTS)
+        if text is None:
+            return self._guess_mounts()
+        mounts: dict[str, _Mount] = {}
+        for line in _lines(text):
+            before, _, after = line.partition(" - ")
+            fields, types = before.split(" "), after.split(" ")
+            if len(fields) < 6 or len(types) < 3:
+                self._reader.note("malformed", _MOUNTS)
+            elif types[0] in ("cgroup", "cgroup2"):
+                root, point = _unescape(fields[3]), _unescape(fields[4])
+                controllers = [_V2] if types[0] == "cgroup2" else types[-1].split(",")
+                # A later mount at the same point hides an earlier one.
+                mounts[point] = _Mount(root, point, frozenset(controllers))
+        return list(mounts.values())
+
+    def _guess_mounts(self) -> list[_Mount]:
+        """Return the mounts that most systems have, for want of the list."""
+        places = {
+            f"{_USUAL_PLACE}/unified": _V2,
+            _USUAL_PLACE: _V2,
+            f"{_USUAL_PLACE}/memory": "memory",
+            f"{_USUAL_PLACE}/cpu": "cpu",
+            f"{_USUAL_PLACE}/cpu,cpuacct": "cpu",
+        }
+        found = [
+            _Mount("/", point, frozenset([controller]))
+            for point, controller in places.items()
+            if self._reader.is_dir(point)
+        ]
+        if found:
+            self._reader.note("approximate", f"{_USUAL_PLACE} is taken for the mount point")
+        return found
+
+
+def _lines(text: str | None) -> list[str]:
+    """Return the lines that the kernel wrote; a name may hold what else ends a line elsewhere."""
+    return [line for line in (text or "").split("\n") if line]
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def _unescape(text: str) -> str:
+    r"""Undo what mountinfo does to spaces and the like: ``\040`` (proc_pid_mountinfo(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
