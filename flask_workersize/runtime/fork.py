@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blinker import Namespace
 
@@ -13,6 +13,10 @@ worker_forked = Namespace().signal("worker-forked")
 """Sent in each worker after it was forked from a process that had loaded the app; the sender is
 the app. Extensions connect to it to drop what must not be shared with the parent, such as
 connections, without closing the parent's."""
+
+_inherited: list[Any] = []
+"""Pools of the parent, kept: some drivers say goodbye to the database when the garbage collector
+finds a connection, which would end the parent's session."""
 
 
 def after_fork(app: Flask) -> None:
@@ -25,5 +29,6 @@ def after_fork(app: Flask) -> None:
     if database is not None:
         with app.app_context():
             for engine in getattr(database, "engines", {}).values():
+                _inherited.append(engine.pool)
                 engine.dispose(close=False)
     worker_forked.send(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ def say(level: int, line: str) -> None:
         logger.log(level, line)
     else:
         prefix = "Warning: " if level >= logging.WARNING else ""
-        click.echo(f"{prefix}{line}", err=True)
+        # A full disk under the log is no reason not to serve.
+        with suppress(OSError):
+            click.echo(f"{prefix}{line}", err=True)
 
 
 DEBUG_WARNING = (

@@ -8,8 +8,9 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -125,7 +126,10 @@ def run_master(
     """
     worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
     options = {**options, "worker_class": worker_class}
-    if not systemd.inherited_count():
+    if systemd.inherited_count():
+        # gunicorn takes the sockets, and the other two variables away.
+        os.environ.pop("LISTEN_FDNAMES", None)
+    else:
         options["bind"] = _listen(settings.addresses, options)
     announce(plan)
     if os.path.exists("gunicorn.conf.py"):
@@ -285,12 +289,15 @@ def _chain(
 
 
 def _leave_worker(code: Any) -> NoReturn:
-    """End a forked worker: its atexit handlers run, what the launcher would clean up does not.
+    """End a forked worker: its exit handlers run, what the launcher would clean up does not.
 
     A worker leaves by ``SystemExit``, which would unwind the launcher's frames in the worker too:
-    Flask's command, its app context and whatever stands around :func:`serve`.
+    Flask's command, its app context and whatever stands around :func:`serve`. What Python does at
+    its own end is done here: it waits for threads, runs exit handlers and flushes.
     """
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)

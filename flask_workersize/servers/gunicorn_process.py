@@ -6,15 +6,17 @@ Everything that is not a documented interface of gunicorn is in this module and 
 
 from __future__ import annotations
 
+import mmap
 import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers import gthread, sync
 
 from . import systemd
@@ -22,11 +24,16 @@ from .stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,
     StopSignal,
+    WatchedSocket,
     hang_up_if_silent,
     keep_away_new,
 )
 
 _CUT_EVERY_SECONDS = 0.1
+_CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
+"""Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
+its worker stops meanwhile."""
+
 _WORKER_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
@@ -34,12 +41,19 @@ class GracefulArbiter(Arbiter):
     """gunicorn's master: it keeps new connections away before it stops its workers."""
 
     log: Any
+    WORKERS: ClassVar[dict[int, Any]]
+    _has_failed = False
 
     def __init__(self, app: Any) -> None:
         self.stop_signal = StopSignal()
         for worker_class in (SyncWorker, ThreadWorker):
             worker_class.stop_signal = self.stop_signal
         super().__init__(app)
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """Stop, and remember whether that is because no worker can be started."""
+        self._has_failed = exit_status != 0
+        super().halt(reason, exit_status)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers; where gracefully, after all that is queued was served."""
@@ -48,7 +62,17 @@ class GracefulArbiter(Arbiter):
             # What systemd has handed over stays open there: the next server takes its queue.
             sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
             self.stop_signal.send(keep_away_new(sockets))
-        super().stop(graceful)
+            missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
+            if missed and sockets and not self._has_failed:
+                # Every worker has just ended by itself: the queue needs one more.
+                self.spawn_worker()
+        while True:
+            try:
+                super().stop(graceful)
+            except HaltServer:
+                # One more worker could not load the app; gunicorn would end with a traceback.
+                continue
+            return
 
     def spawn_worker(self) -> Any:
         """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
@@ -85,6 +109,12 @@ class _GracefulWorker:
     stop_signal: StopSignal
     alive: bool
     sockets: list[socket.socket]
+    _asked_to_stop = False
+    _in_a_hurry = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.is_leaving = mmap.mmap(-1, 1)
 
     def init_process(self) -> None:
         """Watch for the stop of the server, then start as gunicorn's."""
@@ -99,6 +129,29 @@ class _GracefulWorker:
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WORKER_SIGNALS)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Note that somebody asked for the stop: with ``max_requests`` nobody does."""
+        self._asked_to_stop = True
+        super().handle_exit(sig, frame)  # type: ignore[misc]
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once, with whatever is queued."""
+        self._in_a_hurry = True
+        super().handle_quit(sig, frame)  # type: ignore[misc]
+
+    def _server_stops(self) -> bool:
+        """Return whether the queue is to be served because the server stops.
+
+        A service manager may signal all processes at once: the master can be a moment behind. If
+        it learns of the stop after the last look, it sees that this worker is leaving.
+        """
+        if self._in_a_hurry:
+            return False
+        if self.stop_signal.wait(SETTLE_SECONDS if self._asked_to_stop else 0):
+            return True
+        self.is_leaving[0] = 1
+        return self.stop_signal.is_sent()
 
     def _connections(self) -> Iterable[socket.socket]:
         """Return the sockets whose client may be silent."""
@@ -120,30 +173,30 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
     def run(self) -> None:
         """Serve until stopped, then what is queued."""
         super().run()
-        if self.stop_signal.is_sent():
-            self._drain(self.stop_signal.queued())
+        if self._server_stops():
+            self._drain()
 
-    def _drain(self, at_most: int) -> None:
-        while at_most > 0 and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
+    def _drain(self) -> None:
+        while not self._in_a_hurry and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
             for listener in self.sockets:
                 self.notify()
+                if not self.stop_signal.take_permit():
+                    return
                 try:
                     self.accept(listener)
                 except (BlockingIOError, ConnectionAbortedError):
-                    continue
-                at_most -= 1
+                    self.stop_signal.return_permit()
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
         # TLS takes the descriptor over; a copy can still be shut down.
-        watched = client.dup() if self.cfg.is_ssl else client
+        watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
         self._open.add(watched)
         try:
-            super().handle(listener, client, addr)
+            super().handle(listener, client if self.cfg.is_ssl else watched, addr)
         finally:
             self._open.discard(watched)
-            if watched is not client:
-                watched.close()
+            watched.close()
 
 
 class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
@@ -156,31 +209,36 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
         super().set_accept_enabled(enabled)
-        if not enabled and not self.alive and self.stop_signal.is_sent():
-            self._stopped_at = time.monotonic()
-            self._drain(self.stop_signal.queued())
+        if not enabled and not self.alive and self._server_stops():
+            self._drain()
 
-    def _drain(self, at_most: int) -> None:
+    def _drain(self) -> None:
         """Accept what is queued, as threads get free: other workers share the queue.
 
         Kept-alive clients are served meanwhile; one that has just been answered sends its next
         request now, and learns from the answer that the connection closes.
         """
-        until = time.monotonic() + SETTLE_SECONDS
-        while self._busy() >= self.cfg.threads or time.monotonic() < until:
+        self._stopped_at = time.monotonic()
+        until = self._stopped_at + SETTLE_SECONDS
+        while True:
             self.notify()
-            if self._busy() < self.cfg.threads and at_most > 0:
-                accepted = self._accept_one_each()
-                at_most -= accepted
-                if accepted:
+            if self._busy() < self.cfg.threads:
+                if self._accept_one_each():
                     until = time.monotonic() + SETTLE_SECONDS
+                elif time.monotonic() > until:
+                    return
             super().wait_for_and_dispatch_events(timeout=0.02)
 
-    def _accept_one_each(self) -> int:
+    def _accept_one_each(self) -> bool:
         before = self.nr_conns
         for listener in self.sockets:
+            count = self.nr_conns
+            if not self.stop_signal.take_permit():
+                break
             self.accept(listener)
-        return self.nr_conns - before
+            if self.nr_conns == count:
+                self.stop_signal.return_permit()
+        return bool(self.nr_conns > before)
 
     def _busy(self) -> int:
         return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
@@ -201,6 +259,8 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
 
     def handle(self, conn: Any) -> Any:
         """Serve one connection, known to the thread that hangs up on silent clients."""
+        if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
+            conn.sock = WatchedSocket(conn.sock)
         self._open.add(conn)
         try:
             return super().handle(conn)
@@ -210,10 +270,15 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Close or keep a connection; gunicorn waits here for clients that do not hang up."""
         self._open.add(conn)
+        was_alive = self.alive
+        if _CLOSES_KEPT and not was_alive:
+            self.alive = True
         try:
             super().finish_request(conn, fs)
         finally:
             self._open.discard(conn)
+            if not was_alive:
+                self.alive = False
 
     def _connections(self) -> Iterable[socket.socket]:
         return [conn.sock for conn in list(self._open)]

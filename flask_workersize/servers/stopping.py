@@ -15,6 +15,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterable
 
 SETTLE_SECONDS = 0.2
@@ -23,8 +24,12 @@ SETTLE_SECONDS = 0.2
 SILENCE_SECONDS = 1.0
 """How long a connection that sends nothing may hold a stop."""
 
+EVERYTHING = 2**31 - 1
+"""More connections than any queue holds."""
+
 _SO_ATTACH_FILTER = 26
-_EVERYTHING = 2**31 - 1
+_MOST_PERMITS = 4096
+"""What a pipe takes on every system, twice the default backlog."""
 _UNKNOWN_QUEUE = 128
 """What is drained where the system does not tell how much is queued."""
 
@@ -42,32 +47,47 @@ class StopSignal:
     """Tells all processes forked after it was made that the server stops, and not only a worker.
 
     It becomes readable once and stays so: a thread can wait for it while the main thread is busy.
+    Workers share the queue, so they share the permits to accept from it too: one byte each in a
+    pipe.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        self._queued = mmap.mmap(-1, 4)
+        self._permits, self._more_permits = os.pipe()
+        os.set_blocking(self._permits, False)
+        self._unlimited = mmap.mmap(-1, 1)
 
     def send(self, queued: int) -> None:
         """Say that the server stops, and how many queued connections are to be served.
 
         :param queued: as :func:`keep_away_new` returns it
         """
-        self._queued[:4] = struct.pack("=i", queued)
+        self._unlimited[0] = queued >= EVERYTHING
+        if queued < EVERYTHING:
+            os.write(self._more_permits, b"." * min(queued, _MOST_PERMITS))
         os.write(self._write, b"!")
 
     def is_sent(self) -> bool:
         """Return whether the server stops."""
-        return bool(select.select([self._read], [], [], 0)[0])
+        return self.wait(0)
 
-    def wait(self) -> None:
-        """Return when the server stops."""
-        select.select([self._read], [], [])
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the server stops, and return whether it does."""
+        return bool(select.select([self._read], [], [], seconds)[0])
 
-    def queued(self) -> int:
-        """Return how many queued connections are to be served, at most."""
-        number: int = struct.unpack("=i", self._queued[:4])[0]
-        return number
+    def take_permit(self) -> bool:
+        """Return whether one more queued connection may be accepted."""
+        if self._unlimited[0]:
+            return True
+        try:
+            return bool(os.read(self._permits, 1))
+        except BlockingIOError:
+            return False
+
+    def return_permit(self) -> None:
+        """Leave to others what was not there to accept."""
+        if not self._unlimited[0]:
+            os.write(self._more_permits, b".")
 
 
 def keep_away_new(listeners: Iterable[socket.socket]) -> int:
@@ -77,12 +97,12 @@ def keep_away_new(listeners: Iterable[socket.socket]) -> int:
     :returns: how many queued connections are to be served: all where the queue cannot grow any
         more, else what is queued now
     """
-    return min(_EVERYTHING, sum(_keep_away(listener) for listener in listeners))
+    return min(EVERYTHING, sum(_keep_away(listener) for listener in listeners))
 
 
 def _keep_away(listener: socket.socket) -> int:
     if listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return _EVERYTHING
+        return EVERYTHING
     if sys.platform != "linux":
         return _UNKNOWN_QUEUE
     program = b"".join(struct.pack("=HBBI", *step) for step in _DROP_SYN)
@@ -92,7 +112,7 @@ def _keep_away(listener: socket.socket) -> int:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
     except OSError:
         return queue_length(listener)
-    return _EVERYTHING
+    return EVERYTHING
 
 
 def queue_length(listener: socket.socket) -> int:
@@ -100,8 +120,47 @@ def queue_length(listener: socket.socket) -> int:
     return _tcp_info(listener, 24)
 
 
+class WatchedSocket(socket.socket):
+    """A connection that knows for how long its client has been waited for.
+
+    Not how long the client has been silent: while the app thinks, a client may have nothing to
+    say, or no way to say it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        timeout = sock.gettimeout()
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.settimeout(timeout)
+        self._waiting_since: float | None = time.monotonic()
+        self.is_answered = False
+
+    def shutdown(self, how: int, /) -> None:
+        """Shut down; after the last byte was sent, only the client's goodbye is waited for."""
+        self.is_answered = self.is_answered or how == socket.SHUT_WR
+        super().shutdown(how)
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive, and note that the client is waited for."""
+        self._waiting_since = time.monotonic()
+        try:
+            return super().recv(bufsize, flags)
+        finally:
+            self._waiting_since = None
+
+    def waited_seconds(self) -> float:
+        """Return for how long somebody has been waiting in :meth:`recv`, or for the first byte."""
+        since = self._waiting_since
+        return 0.0 if since is None else time.monotonic() - since
+
+
 def silent_seconds(connection: socket.socket) -> float:
-    """Return for how long a connection has sent nothing; for ever where that cannot be told."""
+    """Return for how long a connection has kept the server waiting, as well as can be told.
+
+    Once it was answered, and with TLS, which reads past :class:`WatchedSocket`, it is the time
+    since its last packet.
+    """
+    if isinstance(connection, WatchedSocket) and not connection.is_answered:
+        return connection.waited_seconds()
     if sys.platform != "linux" or connection.family == socket.AF_UNIX:
         return float("inf")
     return _tcp_info(connection, 52) / 1000

@@ -7,6 +7,7 @@ tests/servers/test_canary.py names it.
 from __future__ import annotations
 
 import logging
+import select
 import signal
 import socket
 import sys
@@ -65,6 +66,10 @@ class _Channel(HTTPChannel):
 
     server: Any
 
+    def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(server, *args, **kwargs)
+        server.accepted += 1
+
     def service(self) -> None:
         if self.server.stopping:
             self.say_close()
@@ -112,6 +117,7 @@ class _Server:
         for server in self._servers:
             server.channel_class = _Channel
             server.stopping = False
+            server.accepted = 0
         self._asked = 0
 
     def run(self) -> None:
@@ -146,21 +152,38 @@ class _Server:
         if drain:
             for listener in self._sockets:
                 remove_socket_file(listener)
-            self._accept(keep_away_new(self._sockets), stopped_at + SETTLE_SECONDS)
+            self._drain(keep_away_new(self._sockets), deadline)
         for server in self._servers:
             wasyncore.dispatcher.close(server)
-        while self._asked < 2 and time.time() < deadline and self._is_busy(stopped_at):
+        while self._may_go_on(deadline) and self._is_busy(stopped_at):
             self._turn(0.1)
         self._threads.shutdown(timeout=1)
 
-    def _accept(self, at_most: int, until: float) -> None:
+    def _may_go_on(self, deadline: float) -> bool:
+        return self._asked < 2 and time.time() < deadline
+
+    def _drain(self, at_most: int, deadline: float) -> None:
         """Accept what is queued, and what is about to be; the threads serve meanwhile."""
+        stopped_at = time.time()
         start = self._accepted()
-        while self._asked < 2 and self._accepted() - start < at_most and time.time() < until:
+        while self._may_go_on(deadline) and self._accepted() - start < at_most:
+            if time.time() > stopped_at + SETTLE_SECONDS and not self._is_queued():
+                return
+            if any(server.in_connection_overflow for server in self._servers):
+                self._close_idle(stopped_at)
             self._turn(0.05)
 
+    def _is_queued(self) -> bool:
+        return bool(select.select(self._sockets, [], [], 0)[0])
+
+    def _close_idle(self, stopped_at: float) -> None:
+        """Make room for who waits at the limit of connections."""
+        for channel in self._channels():
+            if not channel.is_busy(stopped_at):
+                channel.will_close = True
+
     def _accepted(self) -> int:
-        return len(self._channels())
+        return sum(server.accepted for server in self._servers)
 
     def _channels(self) -> list[_Channel]:
         return [channel for server in self._servers for channel in server.active_channels.values()]

@@ -1,0 +1,74 @@
+"""An app whose requests take long, in the ways that matter to a stop."""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401  # else loaded when first used, by a user who may not read it
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+from flask import Flask, Response, request
+
+from flask_workersize import WorkerSizing
+
+BIG_BYTES = 20 * 1024 * 1024
+
+
+def create_app() -> Flask:
+    """Create the app; ``FACTS_CONFIG`` is its config."""
+    app = Flask("slow")
+    app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0)
+    app.config.from_mapping(json.loads(os.environ.get("FACTS_CONFIG", "{}")))
+    WorkerSizing(app)
+
+    @app.get("/")
+    def index() -> dict[str, int]:
+        return {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
+
+    @app.get("/sleep")
+    def sleep() -> dict[str, int]:
+        """Touch the file NAME.here, and answer after some seconds."""
+        Path(f"{request.args['name']}.here").touch()
+        time.sleep(float(request.args["seconds"]))
+        return {"pid": os.getpid()}
+
+    @app.get("/hold")
+    def hold() -> dict[str, int]:
+        """Write the process to the file NAME.here, and answer when there is a file NAME.go."""
+        name = request.args["name"]
+        Path(f"{name}.here").write_text(str(os.getpid()))
+        deadline = time.monotonic() + 25
+        while not Path(f"{name}.go").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return {"pid": os.getpid()}
+
+    @app.get("/big")
+    def big() -> Response:
+        """Answer with more than any buffer on the way takes."""
+        return Response(b"x" * BIG_BYTES)
+
+    @app.post("/upload")
+    def upload() -> dict[str, int]:
+        """Think for a while, then read the body; tell its length."""
+        Path("upload.here").touch()
+        time.sleep(float(request.args.get("seconds", "0")))
+        received = 0
+        while chunk := request.stream.read(65536):
+            received += len(chunk)
+        return {"received": received}
+
+    @app.get("/later")
+    def later() -> dict[str, int]:
+        """Answer, and go on with a job in a thread that the interpreter waits for at its exit."""
+
+        def job() -> None:
+            Path("job.here").touch()
+            time.sleep(1)
+            Path("job.done").touch()
+
+        threading.Thread(target=job).start()
+        return {"pid": os.getpid()}
+
+    return app

@@ -1,0 +1,224 @@
+"""What the stop uses of gunicorn, waitress and Python that they do not promise, by its name.
+
+A failure here says what a new version has changed, and who of us relies on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer, create_server
+
+pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
+
+from gunicorn import sock, systemd, util
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.errors import HaltServer
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers import base, gthread, sync
+
+PROCESS = "servers/gunicorn_process.py"
+
+
+def source(thing: Any) -> str:
+    return inspect.getsource(thing)
+
+
+def parameters(thing: Any) -> list[str]:
+    return list(inspect.signature(thing).parameters)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "expected"),
+    [
+        (Arbiter, "stop", ["self", "graceful"]),
+        (Arbiter, "spawn_worker", ["self"]),
+        (Arbiter, "halt", ["self", "reason", "exit_status"]),
+        (Arbiter, "handle_int", ["self"]),
+        (Arbiter, "handle_hup", ["self"]),
+        (Arbiter, "handle_usr2", ["self"]),
+        (base.Worker, "init_process", ["self"]),
+        (base.Worker, "init_signals", ["self"]),
+        (base.Worker, "handle_exit", ["self", "sig", "frame"]),
+        (base.Worker, "handle_quit", ["self", "sig", "frame"]),
+        (base.Worker, "notify", ["self"]),
+        (sync.SyncWorker, "run", ["self"]),
+        (sync.SyncWorker, "accept", ["self", "listener"]),
+        (sync.SyncWorker, "handle", ["self", "listener", "client", "addr"]),
+        (gthread.ThreadWorker, "accept", ["self", "listener"]),
+        (gthread.ThreadWorker, "set_accept_enabled", ["self", "enabled"]),
+        (gthread.ThreadWorker, "wait_for_and_dispatch_events", ["self", "timeout"]),
+        (gthread.ThreadWorker, "finish_request", ["self", "conn", "fs"]),
+        (gthread.ThreadWorker, "handle", ["self", "conn"]),
+    ],
+)
+def test_gunicorn_has_every_method_that_we_override_or_call(
+    owner: type, name: str, expected: list[str]
+) -> None:
+    assert hasattr(owner, name), f"gunicorn's {owner.__name__}.{name} is gone: {PROCESS}"
+    assert parameters(getattr(owner, name)) == expected, (
+        f"gunicorn's {owner.__name__}.{name} takes other arguments: {PROCESS}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        (Arbiter.run, ["except (StopIteration, KeyboardInterrupt)", "self.halt()"]),
+        (Arbiter.halt, ["self.stop()"]),
+        (Arbiter.handle_term, ["raise StopIteration"]),
+        (Arbiter.stop, ["self.SIG_QUEUE.get_nowait()", "signal.SIGINT", "signal.SIGQUIT"]),
+        (Arbiter.stop, ["close_sockets(self.LISTENERS", "self.LISTENERS = []"]),
+        (Arbiter.stop, ["self.systemd", "self.kill_workers(sig)", "signal.SIGKILL"]),
+        (Arbiter.start, ["self.systemd = True", "READY=1", "create_sockets(self.cfg, self.log"]),
+        (Arbiter.spawn_worker, ["os.fork()", "worker.init_process()"]),
+        (Arbiter.handle_usr2, ["self.reexec()"]),
+        (Arbiter.reap_workers, ["raise HaltServer"]),
+        (base.Worker.init_process, ["self.init_signals()", "self.load_wsgi()", "self.run()"]),
+        (base.Worker.init_signals, ["signal.SIGINT, self.handle_quit"]),
+        (base.Worker.handle_quit, ["sys.exit(0)"]),
+        (sync.SyncWorker.accept, ["listener.accept()", "self.handle(listener, client, addr)"]),
+        (sync.SyncWorker.handle, ["close_graceful(client)"]),
+        (sync.SyncWorker.run, ["s.setblocking(0)"]),
+        (gthread.ThreadWorker.run, ["while self.nr_conns > 0", "self.murder_keepalived()"]),
+        (gthread.ThreadWorker.run, ["self.set_accept_enabled(False)", "self.murder_pending()"]),
+        (gthread.ThreadWorker.accept, ["self.nr_conns += 1", "self.enqueue_req(conn)"]),
+        (gthread.ThreadWorker.finish_request, ["conn.close(graceful=True)", "self.nr_conns -= 1"]),
+        (gthread.ThreadWorker.murder_keepalived, ["conn.timeout - now", "time.monotonic()"]),
+        (gthread.ThreadWorker.murder_pending, ["conn.timeout - now", "time.monotonic()"]),
+        (util.close_graceful, ["shutdown(socket.SHUT_WR)", "sock.recv("]),
+        (SocketUnreader, ["self.sock.recv("]),
+    ],
+)
+def test_gunicorn_does_what_our_overrides_count_on(method: Any, calls: list[str]) -> None:
+    for call in calls:
+        assert call in source(method), (
+            f"gunicorn's {method.__qualname__} no longer has {call!r}: {PROCESS}"
+        )
+
+
+def test_gunicorns_master_has_the_attributes_that_we_read() -> None:
+    assert Arbiter.LISTENERS == [], f"Arbiter.LISTENERS: {PROCESS} reads each listener's .sock"
+    for name in ("self.SIG_QUEUE = ", "self.systemd = False", "queue.SimpleQueue()"):
+        assert name in source(Arbiter.__init__), f"Arbiter.__init__ has no {name!r}: {PROCESS}"
+    assert "self.sock = " in source(sock.BaseSocket.__init__), f"BaseSocket.sock: {PROCESS}"
+    assert Arbiter.WORKERS == {}, f"Arbiter.WORKERS: {PROCESS} asks which of them are leaving"
+    assert issubclass(HaltServer, BaseException), f"gunicorn.errors.HaltServer: {PROCESS}"
+    assert parameters(systemd.listen_fds) == ["unset_environment"]
+    for name in ("LISTEN_FDS", "LISTEN_PID"):
+        assert name in source(systemd.listen_fds), f"gunicorn.systemd: {name}"
+
+
+def test_gunicorns_threaded_worker_has_the_attributes_that_we_read() -> None:
+    made = source(gthread.ThreadWorker.__init__)
+    for name in ("keepalived_conns", "pending_conns", "nr_conns"):
+        assert f"self.{name} = " in made, f"ThreadWorker.{name} is gone: {PROCESS}"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        config = Config()
+        conn = gthread.TConn(config, ours, "", "")
+        assert conn.sock is ours, f"TConn.sock: {PROCESS} replaces it by one that is watched"
+        assert conn.initialized is False, f"TConn.initialized: {PROCESS}"
+        conn.set_timeout()
+        assert conn.timeout is not None
+        assert abs(conn.timeout - time.monotonic() - config.keepalive) < 60, (
+            f"TConn.timeout is no moment of time.monotonic() any more: {PROCESS}"
+        )
+
+
+def test_gunicorn_keeps_connections_that_it_promised_to_keep_or_lacks_the_constant() -> None:
+    """Of 27 on, a stopping worker lingers; before, finish_request asks whether it is alive."""
+    lingers = hasattr(gthread, "STOP_KEEPALIVE_LINGER")
+    closes = "elif result and self.alive" in source(gthread.ThreadWorker.finish_request)
+    assert lingers != closes, f"how a stopping ThreadWorker keeps connections: {PROCESS}"
+
+
+def nothing(environ: Any, start_response: Any) -> Iterable[bytes]:
+    start_response("204 No Content", [])
+    return []
+
+
+@pytest.fixture
+def served() -> Iterator[SimpleNamespace]:
+    """Create waitress' server as we do, with a connection that it has accepted."""
+    table: dict[int, Any] = {}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server: Any = create_server(nothing, map=table, sockets=[listener], threads=1)
+        with socket.create_connection(listener.getsockname()) as client:
+            until = time.monotonic() + 10
+            while not server.active_channels and time.monotonic() < until:
+                wasyncore.loop(timeout=0.1, use_poll=True, map=table, count=1)
+            (channel,) = server.active_channels.values()
+            yield SimpleNamespace(server=server, table=table, client=client, channel=channel)
+        server.task_dispatcher.shutdown()
+        wasyncore.close_all(table)
+
+
+def test_waitress_keeps_everything_in_the_map_that_it_is_given(served: SimpleNamespace) -> None:
+    found = [item for item in served.table.values() if isinstance(item, BaseWSGIServer)]
+    assert found == [served.server], "create_server(map=...): servers/waitress.py"
+    assert served.channel in served.table.values()
+
+
+def test_waitress_makes_connections_by_the_channel_class_of_its_server() -> None:
+    assert BaseWSGIServer.channel_class is HTTPChannel
+    assert "self.channel_class(self, conn, addr, self.adj" in source(
+        BaseWSGIServer.handle_accept
+    ), "BaseWSGIServer.channel_class: _Channel of servers/waitress.py is not used any more"
+
+
+def test_waitress_loop_takes_one_turn(served: SimpleNamespace) -> None:
+    served.server.pull_trigger()
+    wasyncore.loop(timeout=30, use_poll=True, map=served.table, count=1)
+    assert parameters(wasyncore.loop) == ["timeout", "use_poll", "map", "count"]
+
+
+def test_waitress_channel_says_what_is_going_on(served: SimpleNamespace) -> None:
+    """Each name is read by _Channel.is_busy or say_close."""
+    channel = served.channel
+    assert channel.last_activity == channel.creation_time, "HTTPChannel.creation_time"
+    assert (channel.requests, channel.request) == ([], None), "HTTPChannel.requests, .request"
+    assert channel.total_outbufs_len == 0, "HTTPChannel.total_outbufs_len"
+    assert channel.close_when_flushed is False, "HTTPChannel.close_when_flushed"
+    assert channel.will_close is False, "HTTPChannel.will_close"
+    served.client.sendall(b"GET / HTTP/1.1\r\nHo")
+    until = time.monotonic() + 10
+    while channel.request is None and time.monotonic() < until:
+        wasyncore.loop(timeout=0.1, use_poll=True, map=served.table, count=1)
+    assert channel.request is not None, "HTTPChannel.request is not set by half a request"
+    assert channel.last_activity > channel.creation_time, "HTTPChannel.last_activity"
+    assert channel.request.headers == {}, "HTTPRequestParser.headers is no dict"
+    assert "self.requests[0]" in source(HTTPChannel.service), "HTTPChannel.service"
+
+
+def test_waitress_obeys_the_connection_header_that_we_set() -> None:
+    from waitress.task import Task
+
+    text = source(Task)
+    assert 'headers.get("CONNECTION"' in text, (
+        'waitress\' task no longer reads request.headers["CONNECTION"]: _Channel.say_close'
+    )
+
+
+def test_waitress_server_has_the_attributes_that_we_use(served: SimpleNamespace) -> None:
+    server = served.server
+    assert server.in_connection_overflow is False, "BaseWSGIServer.in_connection_overflow"
+    assert isinstance(server.adj.asyncore_use_poll, bool), "BaseWSGIServer.adj"
+    assert parameters(server.task_dispatcher.shutdown) == ["cancel_pending", "timeout"]
+    assert callable(wasyncore.dispatcher.close), "wasyncore.dispatcher.close"
+
+
+def test_python_waits_for_threads_on_demand() -> None:
+    assert callable(getattr(threading, "_shutdown", None)), (
+        "threading._shutdown is gone: _leave_worker waits for the app's threads with it"
+    )

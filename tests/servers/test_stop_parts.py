@@ -1,0 +1,208 @@
+"""The parts of a stop, one by one: the filter, the signal that workers share, silence."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from flask_workersize.servers import stopping
+from flask_workersize.servers.stopping import (
+    EVERYTHING,
+    StopSignal,
+    WatchedSocket,
+    hang_up_if_silent,
+    keep_away_new,
+    queue_length,
+    silent_seconds,
+)
+from tests.servers.serving import await_that
+
+SO_DETACH_FILTER = 27
+SO_LOCK_FILTER = 44
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters listeners as Linux can")
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    """Listen on loopback, on both families."""
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family) as listener:
+        yield listener
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Return a client and the server's side of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    with client, accepted:
+        yield client, accepted
+
+
+def connect(listener: socket.socket, timeout: float = 5) -> socket.socket:
+    name = listener.getsockname()
+    return socket.create_connection((name[0], name[1]), timeout)
+
+
+def test_filter_lets_in_what_is_queued_and_nothing_new(listener: socket.socket) -> None:
+    with connect(listener) as early:
+        assert keep_away_new([listener]) == EVERYTHING
+        with pytest.raises(TimeoutError):
+            connect(listener, 0.3)
+        accepted, _ = listener.accept()
+        with accepted:
+            early.sendall(b"question")
+            assert accepted.recv(100) == b"question"
+            accepted.sendall(b"answer")
+            assert early.recv(100) == b"answer"
+    assert not select.select([listener], [], [], 0)[0]
+
+
+def test_client_that_was_kept_away_meets_the_next_server(listener: socket.socket) -> None:
+    """Its kernel asks again after a second: dropping is kinder than refusing."""
+    keep_away_new([listener])
+    arrived = threading.Event()
+
+    def knock() -> None:
+        connect(listener, 10).close()
+        arrived.set()
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    assert not arrived.wait(0.2)
+    listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    assert arrived.wait(10)
+    thread.join()
+
+
+def test_where_no_filter_can_be_attached_what_is_queued_is_counted(
+    listener: socket.socket,
+) -> None:
+    """A filter that is locked, by a sandbox for example, refuses ours."""
+    keep_away_new([listener])
+    listener.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+    assert keep_away_new([listener]) == 0
+
+
+def test_queue_of_a_listener_is_counted(listener: socket.socket) -> None:
+    clients = [connect(listener) for _ in range(3)]
+    await_that(lambda: queue_length(listener) == 3, "three in the queue")
+    for client in clients:
+        client.close()
+
+
+def test_unix_sockets_need_no_filter_as_their_file_is_removed() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        assert keep_away_new([listener]) == EVERYTHING
+
+
+def test_several_listeners_are_kept_or_counted_together(listener: socket.socket) -> None:
+    assert keep_away_new([]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert keep_away_new([listener, other]) == EVERYTHING
+
+
+def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
+    signal = StopSignal()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - in another process
+        try:
+            signal.wait(10)
+            os.write(tell, b"%d%d" % (signal.is_sent(), signal.take_permit()))
+        finally:
+            os._exit(0)
+    assert not signal.is_sent()
+    assert not signal.wait(0)
+    signal.send(1)
+    assert signal.is_sent()
+    os.waitpid(child, 0)
+    assert os.read(told, 10) == b"11"
+    assert not signal.take_permit()
+    os.close(told)
+    os.close(tell)
+
+
+@pytest.mark.parametrize("queued", [0, 3])
+def test_workers_share_the_permits_to_accept(queued: int) -> None:
+    """Together they serve at most what was queued at the signal."""
+    signal = StopSignal()
+    signal.send(queued)
+    assert [signal.take_permit() for _ in range(5)] == [True] * queued + [False] * (5 - queued)
+    signal.return_permit()
+    assert signal.take_permit()
+    assert not signal.take_permit()
+
+
+def test_permits_do_not_end_where_the_queue_cannot_grow() -> None:
+    signal = StopSignal()
+    signal.send(EVERYTHING)
+    assert all(signal.take_permit() for _ in range(5000))
+
+
+def test_very_long_queue_does_not_block_the_master() -> None:
+    signal = StopSignal()
+    signal.send(1_000_000)
+    assert signal.take_permit()
+
+
+def test_time_since_the_last_packet_grows(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, accepted = pair
+    client.sendall(b"x")
+    accepted.recv(1)
+    await_that(lambda: silent_seconds(accepted) >= 0.3, "silence")
+    client.sendall(b"x")
+    await_that(lambda: silent_seconds(accepted) < 0.3, "speech")
+
+
+def test_client_is_silent_only_while_somebody_waits_for_it(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    client, accepted = pair
+    with WatchedSocket(accepted) as watched:
+        await_that(lambda: silent_seconds(watched) > 0.1, "the first byte is waited for")
+        client.sendall(b"x")
+        assert watched.recv(1) == b"x"
+        time.sleep(0.1)
+        assert silent_seconds(watched) == 0
+        waiting = threading.Thread(target=watched.recv, args=(1,))
+        waiting.start()
+        await_that(lambda: silent_seconds(watched) > 0.1, "the next byte is waited for")
+        client.sendall(b"x")
+        waiting.join()
+        assert silent_seconds(watched) == 0
+        client.sendall(b"x")
+        watched.shutdown(socket.SHUT_WR)
+        await_that(lambda: silent_seconds(watched) > 0.1, "the goodbye is waited for")
+
+
+def test_silent_client_is_hung_up_on_and_a_speaking_one_is_not(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, accepted = pair
+    monkeypatch.setattr(stopping, "SILENCE_SECONDS", 0.2)
+    with WatchedSocket(accepted) as watched:
+        client.sendall(b"half")
+        assert watched.recv(4) == b"half"
+        hang_up_if_silent(watched)
+        received: list[bytes] = []
+        waiting = threading.Thread(target=lambda: received.append(watched.recv(1)))
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while waiting.is_alive() and time.monotonic() < deadline:
+            hang_up_if_silent(watched)
+            time.sleep(0.02)
+        waiting.join()
+        assert received == [b""]
+        watched.sendall(b"the answer goes on")
+        assert client.recv(100) == b"the answer goes on"
+    hang_up_if_silent(watched)
