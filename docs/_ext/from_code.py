@@ -12,22 +12,27 @@ from typing import Any, ClassVar
 import click
 from docutils import nodes
 from docutils.parsers.rst import directives
+from flask import Flask
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from flask_workersize import (
     CapacityReport,
+    HostFacts,
     Resources,
     SizingPlan,
     SizingSettings,
     WorkerSizeConfigError,
+    WorkerSizing,
     compute_plan,
+    detect_resources,
 )
-from flask_workersize.cli import serve_prod
+from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
+from flask_workersize.extension import get_state
 from flask_workersize.settings import NAMES
-from flask_workersize.sources import config_key, options_key
+from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
 from flask_workersize.values import ServerName
 
 logger = logging.getLogger(__name__)
@@ -35,14 +40,52 @@ logger = logging.getLogger(__name__)
 MB = 1024 * 1024
 ONLY_WITH_TOKEN = ("sources", "warnings", "notes", "pid")
 SHOWN_PID = 4711
+HIERARCHY = "/sys/fs/cgroup"
 
-MACHINE = {"cpus": float, "memory-mb": directives.positive_int}
+MACHINE = {
+    "cpus": float,
+    "memory-mb": directives.positive_int,
+    "group": directives.path,
+    "limits": directives.unchanged,
+}
+COMMANDS = {"serve-prod": serve_prod, "workersize plan": workersize.commands["plan"]}
 
 
-def machine(cpus: float, memory_mb: int) -> Resources:
-    """Return the resources of a machine that the docs talk about."""
-    memory = memory_mb * MB
-    return Resources(cpus, "host", None, memory, memory, "host", None)
+class ControlGroupFiles:
+    """The files of a process in a control group, version 2.
+
+    :param group: its group, such as ``/lms.slice/lms.service``
+    :param limits: lines of ``/lms.slice/memory.max: 536870912``
+    """
+
+    def __init__(self, group: str, limits: str) -> None:
+        self._texts = {
+            "/proc/self/cgroup": f"0::{group}\n",
+            "/proc/self/mountinfo": f"30 23 0:26 / {HIERARCHY} rw - cgroup2 cgroup2 rw\n",
+        }
+        for line in limits.splitlines():
+            name, _, text = line.partition(":")
+            self._texts[f"{HIERARCHY}{name.strip()}"] = f"{text.strip()}\n"
+
+    def read_text(self, path: str) -> str:
+        """Return the text of a file."""
+        if path not in self._texts:
+            raise FileNotFoundError(path)
+        return self._texts[path]
+
+    def is_dir(self, path: str) -> bool:
+        """Return whether the path is a folder."""
+        return any(name.startswith(f"{path}/") for name in self._texts)
+
+
+def machine(options: dict[str, Any]) -> Resources:
+    """Return the resources of a machine that the docs talk about, inside its control groups."""
+    cpus, memory = options.get("cpus", 4), options.get("memory-mb", 2048) * MB
+    if "limits" not in options:
+        return Resources(cpus, "host", None, memory, memory, "host", None)
+    host = HostFacts(int(cpus), int(cpus), memory, memory, "linux")
+    files = ControlGroupFiles(options.get("group", "/"), options["limits"])
+    return detect_resources(host, files)
 
 
 def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -93,7 +136,7 @@ class DryRun(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Run every line of the content."""
-        resources = machine(self.options.get("cpus", 4), self.options.get("memory-mb", 2048))
+        resources = machine(self.options)
         blocks = [self._session(line, resources) for line in self.content if line.strip()]
         return [literal("\n\n".join(blocks))]
 
@@ -110,12 +153,48 @@ class DryRun(SphinxDirective):
         plan = compute_plan(settings, resources)
         if show == "line":
             return "\n".join([prompt, str(plan), *(f"Warning: {text}" for text in plan.warnings)])
-        output = explain(settings, plan)
+        output = explain(settings, resources, plan)
         if show == "messages":
             output = "\n".join(re.findall(r"^(?:Warning|Note): .*$", output, re.M))
             if not output:
                 logger.warning("this command has nothing to say", location=self.get_location())
         return f"{prompt}\n{output}"
+
+
+class PlanCommand(SphinxDirective):
+    """What ``flask workersize plan`` prints on a machine: the command itself is run.
+
+    ``:last: 2`` shows only the last lines, ``:code:`` the language of the output.
+    """
+
+    has_content = True
+    option_spec: ClassVar = {
+        **MACHINE,
+        "last": directives.positive_int,
+        "code": directives.unchanged,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Run every line of the content."""
+        resources = machine(self.options)
+        blocks = [self._session(line, resources) for line in self.content if line.strip()]
+        return [literal("\n\n".join(blocks), self.options.get("code", "console"))]
+
+    def _session(self, line: str, resources: Resources) -> str:
+        words = shlex.split(line)
+        start = words.index("flask")
+        unset = {name for names in NAMES.values() for name in names.variables} | {GUNICORN_ARGS}
+        environ = dict.fromkeys(unset) | dict(word.split("=", 1) for word in words[:start])
+        app = Flask("lms")
+        WorkerSizing(app)
+        get_state(app).resources = resources
+        done = app.test_cli_runner().invoke(args=words[start + 1 :], env=environ)
+        if done.exit_code not in (0, 2):
+            logger.warning("%s: status %s", line, done.exit_code, location=self.get_location())
+        output = done.output.rstrip().splitlines()
+        last = self.options.get("last", len(output))
+        shown = output if last >= len(output) else ["...", *output[-last:]]
+        return "\n".join(shown if "code" in self.options else [f"$ {line}", *shown])
 
 
 class GuideCase(SphinxDirective):
@@ -133,7 +212,7 @@ class GuideCase(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Plan for each server, compare, and show both."""
-        resources = machine(self.options["cpus"], self.options["memory-mb"])
+        resources = machine(self.options)
         environ = dict(word.split("=") for word in self.options.get("env", "").split())
         settings = SizingSettings.load(environ=environ)
         rows, lines = [], []
@@ -226,12 +305,17 @@ def _default(name: str) -> str:
 
 
 class CommandHelp(SphinxDirective):
-    """What ``flask serve-prod --help`` prints."""
+    """What a command prints with ``--help``."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Ask the command for its help."""
-        context = click.Context(serve_prod, info_name="flask serve-prod", terminal_width=80)
-        return [literal(f"$ flask serve-prod --help\n{serve_prod.get_help(context)}")]
+        name = self.arguments[0]
+        command = COMMANDS[name]
+        context = click.Context(command, info_name=f"flask {name}", terminal_width=80)
+        return [literal(f"$ flask {name} --help\n{command.get_help(context)}")]
 
 
 class Report(SphinxDirective):
@@ -248,7 +332,7 @@ class Report(SphinxDirective):
         """Make the report as the endpoint does."""
         environ, options = read_command(self.content[0])
         settings = SizingSettings.load(environ=environ, options=options)
-        plan = compute_plan(settings, machine(self.options["cpus"], self.options["memory-mb"]))
+        plan = compute_plan(settings, machine(self.options))
         report = CapacityReport.of(
             plan, serving="not-serving" not in self.options, details="details" in self.options
         )
@@ -305,6 +389,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "settings-reference": SettingsReference,
         "changelog": Changelog,
         "command-help": CommandHelp,
+        "plan-command": PlanCommand,
         "capacity-report": Report,
         "capacity-fields": ReportFields,
         "capacity-schema": ReportSchema,

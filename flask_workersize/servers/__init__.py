@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,9 +71,7 @@ def launch(
     settings, plan = prepare(app, options, option_source)
     run: Callable[..., None]
     if plan.server == "gunicorn":
-        from .gunicorn import run as run_gunicorn
-
-        run = partial(run_gunicorn, location=location)
+        run = partial(load_gunicorn().run, location=location)
     else:
         from .waitress import run
     get_state(app).serving = True
@@ -79,6 +80,23 @@ def launch(
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(run, app, settings, plan)
+
+
+def load_gunicorn() -> ModuleType:
+    """Import what knows gunicorn.
+
+    Its import turns ``WEB_CONCURRENCY`` into a number, and fails where that is empty or "auto".
+    """
+    value = os.environ.get("WEB_CONCURRENCY")
+    is_broken = value is not None and not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value)
+    if is_broken:
+        del os.environ["WEB_CONCURRENCY"]
+    try:
+        from . import gunicorn
+    finally:
+        if value is not None:
+            os.environ["WEB_CONCURRENCY"] = value
+    return gunicorn
 
 
 def announce(plan: SizingPlan) -> None:

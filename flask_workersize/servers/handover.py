@@ -24,6 +24,7 @@ from ..plan import SizingPlan
 from ..resources import Resources
 from ..settings import SizingSettings
 from ..sources import options_key
+from . import load_gunicorn
 from .proxy import trusting
 
 if TYPE_CHECKING:
@@ -98,8 +99,6 @@ def _secret_or_refuse(value: Any) -> str:
 
 def take_over(descriptor: int) -> None:
     """Serve what was handed over through a pipe."""
-    from .gunicorn import run_master
-
     with open(descriptor, encoding="utf-8") as pipe:
         handed = json.load(pipe)
     deployment = Deployment(
@@ -111,7 +110,7 @@ def take_over(descriptor: int) -> None:
     )
     process.deployment = deployment
     location = AppLocation(handed["import_path"])
-    run_master(
+    load_gunicorn().run_master(
         lambda: load(location, deployment), handed["options"], deployment.settings, deployment.plan
     )
 

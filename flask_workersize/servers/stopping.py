@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -23,6 +24,11 @@ SETTLE_SECONDS = 0.2
 
 SILENCE_SECONDS = 1.0
 """How long a connection that sends nothing may hold a stop."""
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT} | (
+    {signal.SIGQUIT} if hasattr(signal, "SIGQUIT") else set()
+)
+"""Signals that end a worker."""
 
 EVERYTHING = 2**31 - 1
 """More connections than any queue holds."""

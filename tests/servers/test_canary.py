@@ -35,7 +35,7 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
-from flask_workersize.servers.gunicorn import _NOT_HERE, gunicorn_options
+from flask_workersize.servers.gunicorn_options import _NOT_HERE, gunicorn_options
 from flask_workersize.servers.waitress import waitress_options
 
 SETTINGS = SizingSettings(trusted_proxy="127.0.0.1")

@@ -27,7 +27,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import base, gthread, sync
 
-PROCESS = "servers/gunicorn_process.py"
+PROCESS = "servers/gunicorn_master.py and gunicorn_workers.py"
 
 
 def source(thing: Any) -> str:

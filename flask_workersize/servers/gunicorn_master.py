@@ -1,0 +1,83 @@
+"""gunicorn's master, made to stop without losing a request.
+
+What it overrides is no documented interface of gunicorn: tests/servers/test_canary_stopping.py
+names it.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from . import systemd
+from .gunicorn_workers import SyncWorker, ThreadWorker
+from .stopping import STOP_SIGNALS, StopSignal, keep_away_new
+
+
+class GracefulArbiter(Arbiter):
+    """gunicorn's master: it keeps new connections away before it stops its workers."""
+
+    log: Any
+    WORKERS: ClassVar[dict[int, Any]]
+    _has_failed = False
+
+    def __init__(self, app: Any) -> None:
+        self.stop_signal = StopSignal()
+        for worker_class in (SyncWorker, ThreadWorker):
+            worker_class.stop_signal = self.stop_signal
+        super().__init__(app)
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """Stop, and remember whether that is because no worker can be started."""
+        self._has_failed = exit_status != 0
+        super().halt(reason, exit_status)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers; where gracefully, after all that is queued was served."""
+        if graceful and self.LISTENERS:
+            systemd.notify("STOPPING=1")
+            # What systemd has handed over stays open there: the next server takes its queue.
+            sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
+            self.stop_signal.send(keep_away_new(sockets))
+            missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
+            if missed and sockets and not self._has_failed:
+                # Every worker has just ended by itself: the queue needs one more.
+                self.spawn_worker()
+        while True:
+            try:
+                super().stop(graceful)
+            except HaltServer:
+                # One more worker could not load the app; gunicorn would end with a traceback.
+                continue
+            return
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def handle_int(self) -> None:
+        """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
+        raise StopIteration
+
+    def handle_hup(self) -> None:
+        """Reload, and say what a reload cannot do."""
+        if self.cfg.preload_app:
+            self.log.warning(
+                "HUP starts new workers with the code that is loaded: with NOW_LMS_PRELOAD=on "
+                "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
+            )
+        super().handle_hup()
+
+    def handle_usr2(self) -> None:
+        """Refuse a second master: it would plan again, and share this one's ports."""
+        self.log.warning(
+            "USR2 is refused: a second master would plan again and share the ports. Restart the "
+            "service instead; no request is lost."
+        )
