@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 
 from ..deployment import Deployment
+from ..errors import WorkerSizeStartError
 from ..extension import adopt, get_state
 from ..plan import SizingPlan
 from ..runtime.fork import after_fork
@@ -97,6 +99,7 @@ def run_master(
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
         options["bind"] = _listen(settings.addresses, options)
+    _check_temporary_folder(options)
     announce(plan)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, CONF_FILE_NOTE)
@@ -107,6 +110,17 @@ def run_master(
         if os.getpid() != launcher:
             _leave_worker(stop.code)
         raise
+
+
+def _check_temporary_folder(options: Mapping[str, Any]) -> None:
+    """Refuse with one line what gunicorn would end with a traceback: its heartbeats need a file."""
+    try:
+        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
+    except OSError:
+        raise WorkerSizeStartError(
+            "gunicorn finds no folder for its heartbeats that is writable: mount a tmpfs on "
+            "/dev/shm or /tmp."
+        ) from None
 
 
 def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,8 @@ MOST_CONNECTIONS = 1000
 """Connections that are open at once. At waitress' own 100 a page with many idle browsers looks
 like a hang; an idle connection costs a few KB."""
 
+HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
+
 _ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
 _YEAR = 365 * 24 * 3600
 
@@ -124,6 +126,8 @@ class _Server:
         """Serve until SIGTERM or Ctrl-C."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda signum, frame: say(logging.WARNING, HUP_NOTE))
         systemd.notify("READY=1")
         while not self._asked:
             self._turn(1.0)

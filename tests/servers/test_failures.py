@@ -93,9 +93,9 @@ def test_threaded_request_is_not_ended_by_the_timeout(
     start: Starter, connect: Clients, slots: str
 ) -> None:
     """A thread cannot be ended; gunicorn watches the worker's loop, waitress idle connections."""
-    server = start_slow(start, slots, NOW_LMS_TIMEOUT="1")
+    server = start_slow(start, slots, NOW_LMS_TIMEOUT="3")
     late = connect(server)
-    send(late, "/sleep?seconds=4&name=late")
+    send(late, "/sleep?seconds=6&name=late")
     assert receive(late).status == 200
     assert "WORKER TIMEOUT" not in server.stderr
     assert server.stop() == 0
@@ -156,3 +156,17 @@ def test_read_only_file_system_is_enough(start: Starter, kind: str) -> None:
     assert server.get("/").status == 200
     assert "Traceback" not in server.stderr
     assert server.stop() == 0
+
+
+@pytest.mark.skipif(not can_mount_read_only(), reason="this user may not mount read-only")
+def test_no_folder_for_heartbeats_is_one_line(start: Starter) -> None:
+    """Where /dev/shm is not writable either; nothing is started, and nothing listens."""
+    script = 'mount -o ro -t tmpfs none /dev/shm && mount -o remount,bind,ro / && exec "$@"'
+    command = serve_prod(*SERVER_ARGS["sync"], app=SLOW)
+    done = start.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+        None,
+        PYTHONDONTWRITEBYTECODE="1",
+        **PATH,
+    )
+    assert "finds no folder for its heartbeats" in done.assert_one_line_error(1)

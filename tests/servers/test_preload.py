@@ -140,6 +140,14 @@ def test_usr2_is_refused_with_one_line_and_starts_no_second_master(start: Starte
     assert server.stop() == 0
 
 
+def test_hup_does_not_end_waitress_and_one_line_says_what_does(start: Starter) -> None:
+    server = start(serve_prod(server="waitress"))
+    server.signal(signal.SIGHUP)
+    server.wait_for_line("HUP is ignored")
+    assert server.get().status == 200
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("preload", ["on", "off"])
 def test_gunicorn_conf_in_the_folder_is_not_read_and_one_line_says_so(
     start: Starter, preload: str
