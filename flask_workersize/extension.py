@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -209,11 +210,11 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
 
 def _health_url(app: Flask) -> str | None:
     url: Any = app.config.get(HEALTH_URL_KEY, DEFAULT_HEALTH_URL)
-    if url is None or (isinstance(url, str) and url.startswith("/") and len(url) > 1):
+    if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/", for example '
-        f'"{DEFAULT_HEALTH_URL}", or be None to leave the route out.'
+        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and to hold no '
+        f'variable, for example "{DEFAULT_HEALTH_URL}", or to be None to leave the route out.'
     )
 
 

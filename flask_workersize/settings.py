@@ -27,6 +27,7 @@ from .sources import (
 )
 from .values import (
     Addresses,
+    Host,
     Networks,
     Server,
     Whole,
@@ -35,6 +36,12 @@ from .values import (
     explain,
     refusal,
 )
+
+MOST_PROCESSES = 10_000
+"""Most workers, and most threads: beyond it there is a slip of the finger, not a machine."""
+
+YEAR_SECONDS = 365 * 24 * 3600
+"""Longest timeout, in seconds: what is longer is meant as never, which is 0."""
 
 DEFAULT_WORKER_MEMORY_MB = 200
 """Memory that one worker is taken to need, in MB (guide, "NOW_LMS_WORKER_MEMORY_MB")."""
@@ -111,12 +118,14 @@ class SizingSettings(BaseSettings):
     workers: WholeOrAuto = Field(
         None,
         ge=1,
+        le=MOST_PROCESSES,
         description='worker processes of gunicorn, at least 1, or "auto"',
         examples=[4],
     )
     threads: WholeOrAuto = Field(
         None,
         ge=1,
+        le=MOST_PROCESSES,
         description='threads per gunicorn worker, or all of waitress, at least 1, or "auto"',
         examples=[4],
     )
@@ -146,18 +155,22 @@ class SizingSettings(BaseSettings):
         description='server to run, "gunicorn" or "waitress"',
         examples=["gunicorn"],
     )
-    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
+    host: Host = Field("0.0.0.0", min_length=1, description="address to listen on")
     port: Whole = Field(
         8080, ge=0, le=65535, description="port to listen on, 0 to 65535; 0 takes a free one"
     )
     timeout: Whole = Field(
         120,
         ge=0,
+        le=YEAR_SECONDS,
         description="seconds after which gunicorn ends a silent worker, and waitress an idle "
         "connection, at least 0; 0 is never",
     )
     graceful_timeout: Whole = Field(
-        30, ge=0, description="seconds that running requests have to end at a stop, at least 0"
+        30,
+        ge=0,
+        le=YEAR_SECONDS,
+        description="seconds that running requests have to end at a stop, at least 0",
     )
     bind: Addresses = Field(
         None,

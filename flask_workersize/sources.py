@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -200,15 +201,18 @@ def _text(value: Any) -> str:
     return (",".join(value) if isinstance(value, list) else str(value)).lower()
 
 
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
+
+
 def _without_service_links(candidates: list[Found], warnings: list[str]) -> Iterable[Found]:
     """Drop ``tcp://…``, which Kubernetes sets for a Service of that name: nobody asked for it."""
     for found in candidates:
-        is_link = isinstance(found.value, str) and found.value.lower().startswith("tcp://")
-        if is_link and found.layer is not Layer.OPTION:
+        link = _SERVICE_LINK.match(found.value) if isinstance(found.value, str) else None
+        if link and found.layer is not Layer.OPTION:
             warnings.append(
-                f"{found.source} is skipped: it holds a tcp:// address, which Kubernetes sets in "
-                "each pod for a Service of that name; set enableServiceLinks: false in the pod's "
-                "spec."
+                f"{found.source} is skipped: it holds a {link[0]} address, which Kubernetes sets "
+                "in each pod for a Service of that name; set enableServiceLinks: false in the "
+                "pod's spec."
             )
         else:
             yield found

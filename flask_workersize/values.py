@@ -58,8 +58,14 @@ def _addresses(value: Any) -> Any:
     value = _listed(value)
     for item in value or ():
         match = _ADDRESS.fullmatch(item)
-        if match is None or int(match["port"] or 0) > 65535:
+        if match is None or item.isdigit() or int(match["port"] or 0) > 65535:
             raise refusal("is not a list of addresses")
+    return value
+
+
+def _host(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[^\s/]+", value):
+        raise refusal("is not an address")
     return value
 
 
@@ -80,6 +86,7 @@ Whole = Annotated[int, BeforeValidator(_whole_number)]
 WholeOrNone = Annotated[int | None, BeforeValidator(_whole_number)]
 WholeOrAuto = Annotated[int | None, BeforeValidator(_whole_number_or_auto)]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
+Host = Annotated[str, BeforeValidator(_host)]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 

@@ -215,11 +215,18 @@ def test_name_after_a_service_link_is_tried() -> None:
     assert [warning.split()[0] for warning in settings.warnings] == ["NOW_LMS_PORT", "LMS_PORT"]
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_link_to_a_service_of_any_protocol_is_skipped(protocol: str) -> None:
+    (warning,) = load({"LMS_PORT": f"{protocol}://10.0.0.1:53"}).warnings
+    assert warning.startswith(f"LMS_PORT is skipped: it holds a {protocol}:// address")
+    assert "enableServiceLinks: false" in warning
+
+
 def test_service_links_alone_leave_the_default() -> None:
     assert load({"PORT": "tcp://10.0.0.1:80"}).port == 8080
 
 
-@pytest.mark.parametrize("value", ["udp://10.0.0.1:53", "http://a", "tcp"])
+@pytest.mark.parametrize("value", ["http://a", "tcp"])
 def test_other_addresses_in_a_port_are_refused(value: str) -> None:
     assert refused({"PORT": value}).startswith("PORT is not a whole number")
 

@@ -81,9 +81,11 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
     options["bind"] = bind or None
     if dry_run:
         from ..extension import get_state, prepare
+        from ..servers import check_options
         from .show import explain
 
         settings, plan = prepare(app, options)
+        plan = check_options(app, settings, plan)
         click.echo(explain(settings, get_state(app).resources, plan))
         return
     from ..servers import launch

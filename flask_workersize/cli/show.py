@@ -9,12 +9,13 @@ from typing import Any
 
 from ..plan import MB, SizingPlan
 from ..resources import Resources
-from ..settings import SizingSettings
+from ..settings import NAMES, SizingSettings
 from ..whatif import memory_needed_mb, one_more
 
 Row = tuple[str, str, str]
 
 _SECRET = frozenset({"health_token"})
+_ADDRESS = ("host", "port", "bind")
 
 
 def explain(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
@@ -55,19 +56,33 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
 
 
 def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
-    yield "wsgi_server", plan.server, settings.source_of("wsgi_server")
-    yield "workers", str(plan.workers), plan.sources["workers"]
-    yield "threads", str(plan.threads), plan.sources["threads"]
-    memory = f"{settings.worker_memory_mb} MB"
-    yield "worker_memory_mb", memory, settings.source_of("worker_memory_mb")
-    headroom = f"{settings.memory_headroom_percent} %"
-    yield "memory_headroom_percent", headroom, settings.source_of("memory_headroom_percent")
-    yield "min_workers", str(settings.min_workers), settings.source_of("min_workers")
-    most = "none" if settings.max_workers is None else str(settings.max_workers)
-    yield "max_workers", most, settings.source_of("max_workers")
+    values: dict[str, str] = {
+        "wsgi_server": plan.server,
+        "workers": str(plan.workers),
+        "threads": str(plan.threads),
+        "worker_memory_mb": f"{settings.worker_memory_mb} MB",
+        "memory_headroom_percent": f"{settings.memory_headroom_percent} %",
+        "timeout": f"{settings.timeout} s",
+        "graceful_timeout": f"{settings.graceful_timeout} s",
+    }
+    sources = {name: plan.sources[name] for name in ("workers", "threads")}
+    for name in NAMES:
+        if name not in _ADDRESS:
+            shown = values.get(name) or _shown(name, getattr(settings, name))
+            yield name, shown, sources.get(name, settings.source_of(name))
     names = ("bind",) if settings.bind else ("host", "port")
-    sources = ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
-    yield "address", ", ".join(settings.addresses), sources
+    source = ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
+    yield "address", ", ".join(settings.addresses), source
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "none"
+    if name in _SECRET:
+        return "set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _found(resources: Resources) -> Iterable[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 
@@ -29,22 +30,32 @@ class HostFacts:
     @classmethod
     def read(cls) -> HostFacts:
         """Read the figures of this machine, for this process."""
-        memory = psutil.virtual_memory()
+        total, available = _memory()
         return cls(
             cpus=psutil.cpu_count() or 1,
             affinity=_affinity(),
-            memory_total=memory.total,
-            memory_available=memory.available,
+            memory_total=total,
+            memory_available=available,
             platform=sys.platform,
         )
 
 
+def _memory() -> tuple[int, int]:
+    """Return total and available memory; from the C library where /proc may not be read."""
+    try:
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError):
+        page = os.sysconf("SC_PAGE_SIZE")
+        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    return memory.total, memory.available
+
+
 def _affinity() -> int | None:
     """Return the number of CPUs this process may run on; macOS cannot tell."""
-    process = psutil.Process()
-    if not hasattr(process, "cpu_affinity"):
-        return None
     try:
+        process = psutil.Process()
+        if not hasattr(process, "cpu_affinity"):
+            return None
         return len(process.cpu_affinity()) or None
     except (psutil.Error, OSError):
         return None

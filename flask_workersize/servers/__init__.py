@@ -6,18 +6,23 @@ import contextvars
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import WorkerSizeStartError
+
 if TYPE_CHECKING:
     from flask import Flask
 
     from ..plan import SizingPlan
+    from ..settings import SizingSettings
     from ..values import ServerName
     from .handover import AppLocation
 
@@ -44,8 +49,18 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
         gunicorn also 0 when it has stopped
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
+    ending_in_one_line(
+        lambda: launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
+    )
+
+
+def ending_in_one_line(work: Callable[[], None]) -> None:
+    """Do what a script asks for, and end it with one line and a status where that fails.
+
+    :raises SystemExit: with the status of the error
+    """
     try:
-        launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
+        work()
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None
@@ -66,20 +81,43 @@ def launch(
     :raises click.ClickException: with one line, if the settings are not valid or the server
         cannot be started
     """
-    from ..extension import get_state, prepare
+    from ..deployment import Deployment
+    from ..extension import adopt, get_state, prepare
 
+    if threading.current_thread() is not threading.main_thread():
+        raise WorkerSizeStartError(
+            "A server obeys signals, which only the main thread receives: call serve() there."
+        )
     settings, plan = prepare(app, options, option_source)
+    plan = check_options(app, settings, plan)
+    adopt(app, Deployment(settings, get_state(app).resources, plan))
+    if app.debug:
+        say(logging.WARNING, DEBUG_WARNING)
+    if plan.server == "waitress" and options.get("workers") is not None:
+        say(logging.WARNING, ONE_PROCESS_WARNING)
     run: Callable[..., None]
     if plan.server == "gunicorn":
         run = partial(load_gunicorn().run, location=location)
     else:
         from .waitress import run
-    get_state(app).serving = True
-    if app.debug:
-        say(logging.WARNING, DEBUG_WARNING)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(run, app, settings, plan)
+    get_state(app).serving = False
+
+
+def check_options(app: Flask, settings: SizingSettings, plan: SizingPlan) -> SizingPlan:
+    """Check the further options of the server, and return the plan as they leave it.
+
+    :raises WorkerSizeConfigError: if an option is not valid
+    """
+    if plan.server == "waitress":
+        from .waitress import waitress_options
+
+        waitress_options(app.config, settings, plan)
+        return plan
+    options = load_gunicorn().gunicorn_options(app.config, os.environ, settings, plan)
+    return replace(plan, worker_class=options["worker_class"])
 
 
 def load_gunicorn() -> ModuleType:
@@ -116,6 +154,11 @@ def say(level: int, line: str) -> None:
         with suppress(OSError):
             click.echo(f"{prefix}{line}", err=True)
 
+
+ONE_PROCESS_WARNING = (
+    "--workers has no effect: waitress serves in one process. Set --threads, or use "
+    "--wsgi-server gunicorn."
+)
 
 DEBUG_WARNING = (
     "debug mode is on: errors show code and values to every visitor; unset FLASK_DEBUG and leave "

@@ -10,15 +10,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 
-from ..deployment import Deployment
+from ..deployment import Deployment, process
 from ..errors import WorkerSizeStartError
-from ..extension import adopt, get_state
+from ..extension import get_state
 from ..plan import SizingPlan
 from ..runtime.fork import after_fork
 from ..settings import SizingSettings
@@ -27,7 +26,7 @@ from .gunicorn_master import GracefulArbiter
 from .gunicorn_options import gunicorn_options
 from .gunicorn_workers import SyncWorker, ThreadWorker
 from .handover import AppLocation, hand_over
-from .listeners import open_listeners
+from .listeners import close_listeners, open_listeners
 from .proxy import trusting
 
 if TYPE_CHECKING:
@@ -70,12 +69,10 @@ def run(
     :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
     """
     options = gunicorn_options(app.config, os.environ, settings, plan)
-    plan = replace(plan, worker_class=options["worker_class"])
-    deployment = Deployment(settings, get_state(app).resources, plan)
-    adopt(app, deployment)
     if not settings.preload:
+        deployment = Deployment(settings, get_state(app).resources, plan)
         hand_over(location, deployment, options)
-    options["post_fork"] = _chain(lambda server, worker: after_fork(app), options.get("post_fork"))
+    options["post_fork"] = _chain(after_fork_of_all, options.get("post_fork"))
     run_master(lambda: trusting(app, settings), options, settings, plan)
 
 
@@ -110,6 +107,12 @@ def run_master(
         if os.getpid() != launcher:
             _leave_worker(stop.code)
         raise
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        # Its loop reports its own errors: this is what gunicorn refuses before it starts.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WorkerSizeStartError(
+            f"gunicorn cannot start: {reason.rstrip('.:')}. Correct its options."
+        ) from None
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:
@@ -134,7 +137,14 @@ def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
         path = listener.getsockname()
         if isinstance(path, str):
             os.chmod(path, 0o777 & ~scratch.umask)
-            os.chown(path, scratch.uid, scratch.gid)
+            try:
+                os.chown(path, scratch.uid, scratch.gid)
+            except OSError:
+                close_listeners(listeners)
+                raise WorkerSizeStartError(
+                    f"Cannot give unix:{path} to the user and group of the workers: only root "
+                    "may. Leave both out."
+                ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
@@ -159,6 +169,12 @@ def _chain(
         scratch.post_fork(server, worker)
 
     return hook
+
+
+def after_fork_of_all(server: Any, worker: Any) -> None:
+    """Do what is to be done after a fork for each app of the process: it may serve several."""
+    for app in list(process.apps):
+        after_fork(app)
 
 
 def _leave_worker(code: Any) -> NoReturn:

@@ -77,11 +77,21 @@ _PLANNED = frozenset(
 )
 
 
+_PRINTS = frozenset({"-h", "--help", "-v", "--version"})
+
+
 def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
     """Parse ``GUNICORN_CMD_ARGS`` with gunicorn's own parser, refusing with one line."""
+    words = shlex.split(environ.get(GUNICORN_ARGS, ""))
+    asks_for_text = _PRINTS.intersection(words)
+    if asks_for_text:
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has {min(asks_for_text)!r}, which prints a text and serves nothing. "
+            "Remove it."
+        )
     parser = Config(prog=GUNICORN_ARGS).parser()
     parser.error = _refuse_args  # type: ignore[method-assign]
-    known, unknown = parser.parse_known_args(shlex.split(environ.get(GUNICORN_ARGS, "")))
+    known, unknown = parser.parse_known_args(words)
     if unknown:
         # The first word may be the value of an option that takes none.
         option = next((word for word in unknown if word.startswith("-")), "a word")
@@ -90,7 +100,11 @@ def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
             f"{GUNICORN_ARGS} has {option!r}, which gunicorn does not know. Correct or remove it."
         )
     given = {name: value for name, value in vars(known).items() if value is not None}
-    given.pop("args", None)
+    if given.pop("args", None):
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has a word that belongs to no option: the app is the one that flask "
+            "serves. Remove it."
+        )
     planned = gunicorn_args(environ, NAMES)
     for name, names in NAMES.items():
         gunicorn_name = names.server_option.get("gunicorn", "")
@@ -121,6 +135,8 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
             )
         try:
             scratch.set(name, value)
+            if name == "raw_env":
+                scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
             raise WorkerSizeConfigError(
                 f"{where} has a value for {name!r} that gunicorn does not take. Correct or remove "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +25,7 @@ from ..plan import SizingPlan
 from ..resources import Resources
 from ..settings import SizingSettings
 from ..sources import options_key
-from . import load_gunicorn
+from . import ending_in_one_line, load_gunicorn
 from .proxy import trusting
 
 if TYPE_CHECKING:
@@ -82,13 +83,14 @@ def hand_over(
             "process which has not loaded the app: name hooks and classes as 'module.name', or "
             "leave preload on."
         ) from None
-    read, write = os.pipe()
-    os.set_inheritable(read, True)
-    with open(write, "w", encoding="utf-8") as pipe:
-        pipe.write(message)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", __name__, str(read)])
+    # A file without a name: what it holds may be secret, and may be more than a pipe takes.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        file.write(message)
+        file.seek(0)
+        os.set_inheritable(file.fileno(), True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", __name__, str(file.fileno())])
 
 
 def _secret_or_refuse(value: Any) -> str:
@@ -98,9 +100,9 @@ def _secret_or_refuse(value: Any) -> str:
 
 
 def take_over(descriptor: int) -> None:
-    """Serve what was handed over through a pipe."""
-    with open(descriptor, encoding="utf-8") as pipe:
-        handed = json.load(pipe)
+    """Serve what was handed over in an open file."""
+    with open(descriptor, encoding="utf-8") as file:
+        handed = json.load(file)
     deployment = Deployment(
         SizingSettings(**handed["settings"]),
         Resources(**handed["resources"] | {"notes": tuple(handed["resources"]["notes"])}),
@@ -123,4 +125,4 @@ def load(location: AppLocation, deployment: Deployment) -> WSGIApplication:
 
 
 if __name__ == "__main__":
-    take_over(int(sys.argv[1]))
+    ending_in_one_line(lambda: take_over(int(sys.argv[1])))

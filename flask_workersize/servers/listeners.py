@@ -26,13 +26,16 @@ def open_listeners(addresses: Iterable[str], backlog: int = BACKLOG) -> list[soc
     :raises WorkerSizeStartError: if an address is in use or cannot be had; nothing stays open
     """
     opened: list[socket.socket] = []
+    wanted = list(addresses)
     try:
-        for address in addresses:
-            opener = _open_unix if address.startswith("unix:") else _open_tcp
-            opened += opener(address)
+        for address in wanted:
+            if address.startswith("unix:"):
+                opened += _open_unix(address)
+            else:
+                opened += _open_tcp(address, is_alone=len(wanted) == 1)
         for listener in opened:
             listener.listen(backlog)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         close_listeners(opened)
         raise WorkerSizeStartError(_reason(address, error)) from None
     return opened
@@ -66,16 +69,18 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def _open_tcp(address: str) -> list[socket.socket]:
+def _open_tcp(address: str, is_alone: bool) -> list[socket.socket]:
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(
         host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     opened: list[socket.socket] = []
     failed: OSError | None = None
-    for family, _, _, _, name in dict.fromkeys(infos):
+    names = dict.fromkeys((family, name) for family, _, _, _, name in infos)
+    for family, name in names:
         try:
-            opened.append(_bind_tcp(family, name))
+            # Alone, "::" stands for all addresses, as everywhere; beside others for IPv6.
+            opened.append(_bind_tcp(family, name, dual_stack=is_alone and len(names) == 1))
         except OSError as error:
             # A name like "localhost" can stand for a family that this machine does not have.
             if error.errno not in _UNUSABLE_FAMILY:
@@ -87,14 +92,14 @@ def _open_tcp(address: str) -> list[socket.socket]:
     return opened
 
 
-def _bind_tcp(family: int, name: tuple[object, ...]) -> socket.socket:
+def _bind_tcp(family: int, name: tuple[object, ...], dual_stack: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
             # On Windows this option would let two servers share the port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         listener.bind(name)
     except OSError:
         listener.close()
@@ -132,22 +137,24 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def _reason(address: str, error: OSError) -> str:
-    advice = "choose another one with --port, --host, --bind or NOW_LMS_BIND"
-    if isinstance(error, socket.gaierror):
-        return f"Cannot listen on {address}: this name has no address; {advice}."
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"Cannot listen on {address}: it is in use, perhaps by an earlier server; stop that "
-            f"one, or {advice}."
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"Cannot listen on {address}: this machine has no such address; {advice}."
-    if error.errno == errno.EEXIST:
-        return f"Cannot listen on {address}: a file that is no socket is there; {advice}."
-    if error.errno == errno.EACCES:
-        return (
-            f"Cannot listen on {address}: this user may not, as for ports below 1024 and folders "
-            f"of others; {advice}."
-        )
-    return f"Cannot listen on {address}: {os.strerror(error.errno or 0)}; {advice}."
+_REASONS = {
+    errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that one, or",
+    errno.EADDRNOTAVAIL: "this machine has no such address;",
+    errno.EEXIST: "a file that is no socket is there;",
+    errno.EACCES: "this user may not, as for ports below 1024 and folders of others;",
+}
+
+
+def _reason(address: str, error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        address, why = repr(address), "this is no name or path;"
+    elif isinstance(error, socket.gaierror):
+        why = "this name has no address;"
+    elif error.errno is None:
+        why = f"{error};"
+    else:
+        why = _REASONS.get(error.errno, f"{os.strerror(error.errno)};")
+    return (
+        f"Cannot listen on {address}: {why} choose another one with --port, --host, --bind or "
+        "NOW_LMS_BIND."
+    )

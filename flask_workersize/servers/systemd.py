@@ -12,7 +12,7 @@ def inherited_count() -> int:
     """Return how many listening sockets were handed to this process."""
     try:
         for_us = int(os.environ.get("LISTEN_PID", "0")) == os.getpid()
-        return int(os.environ.get("LISTEN_FDS", "0")) if for_us else 0
+        return max(0, int(os.environ.get("LISTEN_FDS", "0"))) if for_us else 0
     except ValueError:
         return 0
 

@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
@@ -25,7 +26,7 @@ from ..plan import SizingPlan
 from ..settings import NAMES, SizingSettings
 from ..sources import options_key, server_options
 from . import announce, say, systemd
-from .listeners import close_listeners, open_listeners, remove_socket_file, url_of
+from .listeners import BACKLOG, close_listeners, open_listeners, remove_socket_file, url_of
 from .proxy import trusting
 from .stopping import SETTLE_SECONDS, SILENCE_SECONDS, keep_away_new
 
@@ -56,9 +57,10 @@ def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
         server = _Server(trusting(app, settings), listeners, options)
         announce(plan)
         say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
-        server.run()
-        # What systemd has handed over stays open there: the next server takes its queue.
-        server.stop(settings.graceful_timeout, drain=not inherited)
+        with server.obeying_signals():
+            server.run()
+            # What systemd has handed over stays open there: the next server takes its queue.
+            server.stop(settings.graceful_timeout, drain=not inherited)
     finally:
         close_listeners(listeners, remove=not inherited)
 
@@ -122,12 +124,21 @@ class _Server:
             server.accepted = 0
         self._asked = 0
 
+    @contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """Take the signals that are the server's, and give them back at the end."""
+        handlers: dict[int, Any] = {signal.SIGTERM: self._ask, signal.SIGINT: self._ask}
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = lambda signum, frame: say(logging.WARNING, HUP_NOTE)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, lambda signum, frame: say(logging.WARNING, HUP_NOTE))
         systemd.notify("READY=1")
         while not self._asked:
             self._turn(1.0)
@@ -161,7 +172,9 @@ class _Server:
             wasyncore.dispatcher.close(server)
         while self._may_go_on(deadline) and self._is_busy(stopped_at):
             self._turn(0.1)
-        self._threads.shutdown(timeout=1)
+        # What still runs gets no more time; the threads that are idle end at once.
+        left = 0 if self._asked > 1 else deadline - time.time()
+        self._threads.shutdown(timeout=1 if left > 1 else 0)
 
     def _may_go_on(self, deadline: float) -> bool:
         return self._asked < 2 and time.time() < deadline
@@ -214,6 +227,7 @@ def waitress_options(
         "connection_limit": _connection_limit(),
         # select() cannot watch descriptors above 1023.
         "asyncore_use_poll": True,
+        "backlog": BACKLOG,
         "clear_untrusted_proxy_headers": not settings.trusted_proxy,
     }
     planned = {names.server_option.get("waitress") for names in NAMES.values()}
@@ -231,6 +245,10 @@ def _check_option(name: str, value: Any) -> None:
         raise WorkerSizeConfigError(
             f"{where} has {name!r}: addresses are set by NOW_LMS_HOST, NOW_LMS_PORT or "
             "NOW_LMS_BIND. Remove it."
+        )
+    if name == "connection_limit" and str(value).isdigit() and int(value) < 1:
+        raise WorkerSizeConfigError(
+            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
         )
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
