@@ -112,7 +112,7 @@ def check_options(app: Flask, settings: SizingSettings, plan: SizingPlan) -> Siz
     :raises WorkerSizeConfigError: if an option is not valid
     """
     if plan.server == "waitress":
-        from .waitress import waitress_options
+        from .waitress_options import waitress_options
 
         waitress_options(app.config, settings, plan)
         return plan

@@ -10,38 +10,30 @@ import logging
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
-from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
 from ..errors import WorkerSizeConfigError
 from ..plan import SizingPlan
-from ..settings import NAMES, SizingSettings
-from ..sources import options_key, server_options
+from ..settings import SizingSettings
+from ..sources import options_key
 from . import announce, say, systemd
-from .listeners import BACKLOG, close_listeners, open_listeners, remove_socket_file, url_of
+from .listeners import close_listeners, open_listeners, remove_socket_file, url_of
 from .proxy import trusting
 from .stopping import SETTLE_SECONDS, SILENCE_SECONDS, keep_away_new
+from .waitress_options import waitress_options
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from flask import Flask
 
-MOST_CONNECTIONS = 1000
-"""Connections that are open at once. At waitress' own 100 a page with many idle browsers looks
-like a hang; an idle connection costs a few KB."""
-
 HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
-
-_ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
-_YEAR = 365 * 24 * 3600
 
 
 def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
@@ -144,8 +136,11 @@ class _Server:
             self._turn(1.0)
 
     def _ask(self, signum: int, frame: Any) -> None:
-        # A second SIGTERM changes nothing, a second Ctrl-C is a person who does not want to wait.
-        self._asked += 2 if self._asked and signum == signal.SIGINT else not self._asked
+        if not self._asked:
+            self._asked = 1
+        elif signum == signal.SIGINT:
+            # A second SIGTERM changes nothing, but a person who does not want to wait does.
+            self._asked = 2
         self._servers[0].pull_trigger()
 
     def _turn(self, seconds: float) -> None:
@@ -211,65 +206,3 @@ class _Server:
         # A request that was on its way on an idle connection is taken along.
         self._turn(0)
         return any(channel.is_busy(stopped_at) for channel in self._channels())
-
-
-def waitress_options(
-    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
-) -> dict[str, Any]:
-    """Return the adjustments of waitress: ours, and over them those of the app's config.
-
-    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
-    """
-    options: dict[str, Any] = {
-        "threads": plan.threads,
-        "channel_timeout": settings.timeout or _YEAR,
-        "cleanup_interval": 30,
-        "connection_limit": _connection_limit(),
-        # select() cannot watch descriptors above 1023.
-        "asyncore_use_poll": True,
-        "backlog": BACKLOG,
-        "clear_untrusted_proxy_headers": not settings.trusted_proxy,
-    }
-    planned = {names.server_option.get("waitress") for names in NAMES.values()}
-    for name, value in server_options(config, "waitress").items():
-        if name in planned:
-            continue
-        _check_option(name, value)
-        options[name] = value
-    return options
-
-
-def _check_option(name: str, value: Any) -> None:
-    where = f"app.config {options_key('waitress')}"
-    if name in _ADDRESS_OPTIONS:
-        raise WorkerSizeConfigError(
-            f"{where} has {name!r}: addresses are set by NOW_LMS_HOST, NOW_LMS_PORT or "
-            "NOW_LMS_BIND. Remove it."
-        )
-    if name == "connection_limit" and str(value).isdigit() and int(value) < 1:
-        raise WorkerSizeConfigError(
-            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
-        )
-    known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
-    if name not in known:
-        raise WorkerSizeConfigError(
-            f"{where} has {name!r}, which waitress does not know. Correct or remove it."
-        )
-    try:
-        known[name](value)
-    except (TypeError, ValueError):
-        raise WorkerSizeConfigError(
-            f"{where} has a value for {name!r} that waitress does not take. Correct or remove it."
-        ) from None
-
-
-def _connection_limit() -> int:
-    """Return how many connections may be open; one can take up to three descriptors."""
-    if sys.platform == "win32":
-        return MOST_CONNECTIONS
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(100, min(MOST_CONNECTIONS, soft // 3))

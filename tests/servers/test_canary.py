@@ -36,7 +36,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
 from flask_workersize.servers.gunicorn_options import _NOT_HERE, gunicorn_options
-from flask_workersize.servers.waitress import waitress_options
+from flask_workersize.servers.waitress_options import waitress_options
 
 SETTINGS = SizingSettings(trusted_proxy="127.0.0.1")
 GUNICORN_PLAN = compute_plan(SETTINGS, detect_resources(), "gunicorn")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flask_workersize import Resources, SizingSettings, compute_plan
-from flask_workersize.servers.waitress import waitress_options
+from flask_workersize.servers.waitress_options import waitress_options
 from tests.servers.serving import Server, Starter, serve_prod
 
 IDLE_CONNECTIONS = 150
@@ -44,8 +44,13 @@ def idle_connections(server: Server, count: int) -> Iterator[None]:
 
 def test_defaults_are_those_that_are_promised(start: Starter) -> None:
     server = start(serve_prod("--threads", "3"))
-    found = adjustments(server, "threads", "channel_timeout", "asyncore_use_poll")
-    assert found == {"threads": 3, "channel_timeout": 120, "asyncore_use_poll": True}
+    promised = {
+        "threads": 3,
+        "channel_timeout": 120,
+        "asyncore_use_poll": True,
+        "backlog": 2048,
+    }
+    assert adjustments(server, *promised) == promised
 
 
 @pytest.mark.parametrize(("timeout", "channel_timeout"), [("77", 77), ("0", 365 * 24 * 3600)])
@@ -93,6 +98,9 @@ def test_option_that_a_plan_is_made_from_feeds_the_plan_as_the_weakest_word(
     [
         ({"thread": 3}, "'thread'"),
         ({"cleanup_interval": "often"}, "'cleanup_interval'"),
+        ({"connection_limit": 0}, "'connection_limit'"),
+        ({"connection_limit": "0"}, "'connection_limit'"),
+        ({"connection_limit": -1}, "'connection_limit'"),
         ({"listen": "127.0.0.1:1"}, "'listen'"),
         ({"unix_socket": "lms.sock"}, "'unix_socket'"),
         ({"trusted_proxy_headers": "x-forwarded-for"}, "trusted_proxy"),
