@@ -146,6 +146,16 @@ def test_process_that_nobody_launched_says_so() -> None:
     assert app.test_client().get(URL).get_json()["serving"] is False
 
 
+def test_machine_whose_memory_psutil_may_not_read_gets_a_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "no /proc")
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert get_plan(sized()).threads >= 1
+
+
 # Wrong settings
 
 WRONG: list[tuple[dict[str, str], dict[str, Any], str]] = [
@@ -154,6 +164,10 @@ WRONG: list[tuple[dict[str, str], dict[str, Any], str]] = [
     ({}, {"PORT": SECRET}, "app.config WORKERSIZE_PORT is not a whole number"),
     ({}, {"THREAD": SECRET}, "app.config has an unknown key 'WORKERSIZE_THREAD'"),
     ({}, {"HEALTH_URL": SECRET}, "app.config WORKERSIZE_HEALTH_URL is not a path"),
+    *(
+        ({}, {"HEALTH_URL": f"/{SECRET}{end}"}, "app.config WORKERSIZE_HEALTH_URL is not a path")
+        for end in ("<", "<foo:bar>", "<name>", " b")
+    ),
     (
         {"WSGI_SERVER": "gunicorn", GUNICORN_ARGS: f"--preload={SECRET}"},
         {},

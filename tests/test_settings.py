@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import SizingSettings, WorkerSizeConfigError
-from flask_workersize.settings import NAMES
+from flask_workersize.settings import NAMES, YEAR_SECONDS
 from tests.plain import SECRET, clear_environment, load, new_app, refused
 
 VARIABLES = {
@@ -159,6 +159,11 @@ def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
         ("LMS_PORT", "918273"),
         ("PORT", "918273"),
         ("NOW_LMS_MEMORY_HEADROOM_PERCENT", "100"),
+        ("NOW_LMS_WORKERS", "10001"),
+        ("WEB_CONCURRENCY", "918273"),
+        ("NOW_LMS_THREADS", "10001"),
+        ("NOW_LMS_TIMEOUT", str(YEAR_SECONDS + 1)),
+        ("NOW_LMS_GRACEFUL_TIMEOUT", str(YEAR_SECONDS + 1)),
     ],
 )
 def test_above_the_range_is_refused(variable: str, text: str) -> None:
@@ -182,12 +187,26 @@ def test_unknown_word_is_refused(variable: str, problem: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [f"{SECRET}:http", f"{SECRET} :80", f"http://{SECRET}", f"{SECRET}:70000", "::1", "a:1:2"],
+    [
+        f"{SECRET}:http",
+        f"{SECRET} :80",
+        f"http://{SECRET}",
+        f"{SECRET}:70000",
+        "::1",
+        "a:1:2",
+        "9182",
+    ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     line = refused({"NOW_LMS_BIND": f"127.0.0.1:80,{address}"})
     assert line.startswith("NOW_LMS_BIND is not a list of addresses (")
     assert address not in line
+
+
+@pytest.mark.parametrize("host", [f"{SECRET}\nb", f"{SECRET} b", f"{SECRET}/b"])
+def test_host_that_no_address_can_be_is_refused(host: str) -> None:
+    assert refused({"NOW_LMS_HOST": host}).startswith("NOW_LMS_HOST is not an address (")
+    assert refused(config={"WORKERSIZE_HOST": host}).startswith("app.config WORKERSIZE_HOST is not")
 
 
 def test_line_says_the_rule_and_an_example() -> None:

@@ -109,9 +109,10 @@ def run_master(
         raise
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         # Its loop reports its own errors: this is what gunicorn refuses before it starts.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        line = str(error).strip().partition("\n")[0]
+        reason = line.removeprefix("Error: ").rstrip(" .:") or type(error).__name__
         raise WorkerSizeStartError(
-            f"gunicorn cannot start: {reason.rstrip('.:')}. Correct its options."
+            f"gunicorn cannot start: {reason}. Correct its options."
         ) from None
 
 

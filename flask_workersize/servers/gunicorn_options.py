@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any, NoReturn
 
 from gunicorn.config import Config
@@ -77,21 +79,14 @@ _PLANNED = frozenset(
 )
 
 
-_PRINTS = frozenset({"-h", "--help", "-v", "--version"})
-
-
 def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
     """Parse ``GUNICORN_CMD_ARGS`` with gunicorn's own parser, refusing with one line."""
     words = shlex.split(environ.get(GUNICORN_ARGS, ""))
-    asks_for_text = _PRINTS.intersection(words)
-    if asks_for_text:
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has {min(asks_for_text)!r}, which prints a text and serves nothing. "
-            "Remove it."
-        )
     parser = Config(prog=GUNICORN_ARGS).parser()
     parser.error = _refuse_args  # type: ignore[method-assign]
-    known, unknown = parser.parse_known_args(words)
+    parser.exit = _refuse_text  # type: ignore[method-assign]
+    with redirect_stdout(StringIO()):
+        known, unknown = parser.parse_known_args(words)
     if unknown:
         # The first word may be the value of an option that takes none.
         option = next((word for word in unknown if word.startswith("-")), "a word")
@@ -120,6 +115,14 @@ def _refuse_args(message: str) -> NoReturn:
     flag = re.match(r"argument ([-\w/]+)", message)
     what = f"the value of {flag[1]} is not one it takes" if flag else "an option is not clear"
     raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}. Correct it.")
+
+
+def _refuse_text(status: int = 0, message: str | None = None) -> NoReturn:
+    # argparse ends the process after these, which it also takes shortened or run together.
+    raise WorkerSizeConfigError(
+        f"{GUNICORN_ARGS} has -h, --help, -v or --version, which prints a text and serves nothing. "
+        "Remove it."
+    )
 
 
 def _check_options(where: str, options: Mapping[str, Any]) -> None:

@@ -54,10 +54,6 @@ def _check_option(name: str, value: Any) -> None:
             f"{where} has {name!r}: addresses are set by NOW_LMS_HOST, NOW_LMS_PORT or "
             "NOW_LMS_BIND. Remove it."
         )
-    if name == "connection_limit" and str(value).isdigit() and int(value) < 1:
-        raise WorkerSizeConfigError(
-            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
-        )
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
         raise WorkerSizeConfigError(
@@ -69,6 +65,10 @@ def _check_option(name: str, value: Any) -> None:
         raise WorkerSizeConfigError(
             f"{where} has a value for {name!r} that waitress does not take. Correct or remove it."
         ) from None
+    if name == "connection_limit" and int(value) < 1:
+        raise WorkerSizeConfigError(
+            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
+        )
 
 
 def _connection_limit() -> int:

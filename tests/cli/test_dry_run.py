@@ -8,6 +8,8 @@ from click.testing import Result
 from flask_workersize import WorkerSizing, compute_plan, get_plan
 from flask_workersize.cli.show import explain
 from flask_workersize.deployment import process
+from flask_workersize.extension import prepare
+from flask_workersize.servers import check_options
 from tests.plain import SECRET, clear_environment, load, new_app, resources
 
 
@@ -97,6 +99,19 @@ def test_options_are_taken_and_named_as_sources() -> None:
     assert shown["threads"] == ["2", "--threads"]
     assert shown["worker_memory_mb"] == ["100", "MB", "--worker-memory-mb"]
     assert shown["address"] == ["127.0.0.1:5000", "--host,", "--port"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "asked", "worker_class"),
+    [("1", None, "sync"), ("1", "gthread", "gthread"), ("2", None, "gthread")],
+)
+def test_plan_has_the_worker_class_that_the_server_will_have(
+    threads: str, asked: str | None, worker_class: str
+) -> None:
+    app = new_app(GUNICORN_OPTIONS={"worker_class": asked} if asked else {})
+    WorkerSizing(app)
+    settings, plan = prepare(app, {"wsgi_server": "gunicorn", "threads": threads})
+    assert check_options(app, settings, plan).worker_class == worker_class
 
 
 def test_bind_may_be_repeated() -> None:

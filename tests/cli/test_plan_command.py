@@ -99,6 +99,17 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
     assert f"Note: unreadable: {FOLDER}/memory.max" in lines
 
 
+def test_table_has_every_setting_and_of_the_token_only_that_it_is_set() -> None:
+    done = run(environ={"NOW_LMS_HEALTH_TOKEN": SECRET, "NOW_LMS_PRELOAD": "off"})
+    table = rows(done)
+    assert {*NAMES} - {"host", "port", "bind"} <= {*table}
+    assert table["health_token"] == ["set", "NOW_LMS_HEALTH_TOKEN"]
+    assert table["preload"] == ["off", "NOW_LMS_PRELOAD"]
+    assert table["address"] == ["0.0.0.0:8080", "default"]
+    assert rows(run())["health_token"] == ["none", "default"]
+    assert SECRET not in done.output
+
+
 def test_each_block_has_its_title_in_this_order() -> None:
     lines = run().stdout.splitlines()
     assert [line for line in lines if line.endswith(":")] == ["asked:", "found:", "bounds:"]

@@ -69,6 +69,21 @@ def test_figures_of_this_machine_are_those_of_the_system() -> None:
     assert facts.platform == sys.platform
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "no /proc"), psutil.AccessDenied()])
+def test_memory_is_known_where_psutil_may_not_read_it(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    total = psutil.virtual_memory().total
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    facts = HostFacts.read()
+    assert facts.memory_total == pytest.approx(total, rel=0.01)
+    assert 0 < facts.memory_available <= facts.memory_total
+
+
 @pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="this system has none")
 def test_affinity_of_this_process_is_read() -> None:
     process = psutil.Process()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -103,10 +104,29 @@ def test_file_that_is_no_socket_is_refused_and_kept(
 
 
 @needs_unix
-@pytest.mark.parametrize("path", ["nowhere/lms.sock", "x" * 200])
-def test_socket_that_cannot_be_made_is_refused(start: Starter, name: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nowhere/lms.sock", "No such file or directory"),
+        ("x" * 200, "path too long"),
+        ("é" * 60, "path too long"),
+    ],
+    ids=["folder", "long", "long in bytes"],
+)
+def test_socket_that_cannot_be_made_is_refused(
+    start: Starter, name: str, path: str, reason: str
+) -> None:
     done = start.run(serve_prod("--bind", f"unix:{path}", server=name))
-    assert f"Cannot listen on unix:{path}: " in done.assert_one_line_error(1)
+    line = done.assert_one_line_error(1)
+    assert f"Cannot listen on unix:{path}: " in line
+    assert reason in line
+
+
+@needs_unix
+def test_path_with_a_null_byte_is_refused(start: Starter, name: str) -> None:
+    done = start.run(serve_prod(server=name), {"WORKERSIZE_BIND": "unix:lms\0.sock"})
+    assert done.status in (1, 2)
+    assert "\0" not in done.assert_one_line_error(done.status)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +173,31 @@ def test_ipv6_address_is_served(start: Starter, name: str, arguments: list[str])
     assert server.get("/").json()["remote_addr"] == "::1"
 
 
+@needs_ipv6
+def test_ipv6_host_for_all_addresses_answers_ipv4_too(start: Starter, name: str) -> None:
+    server = start(serve_prod("--workers", "1", server=name), NOW_LMS_HOST="::")
+    (url,) = server.urls
+    assert url.startswith("http://[::]:")
+    for host in ("127.0.0.1", "[::1]"):
+        assert server.get("/", url=url.replace("[::]", host)).json()["serving"] is True
+    assert server.stop() == 0
+
+
+@needs_ipv6
+@pytest.mark.parametrize("hosts", [["[::]", "0.0.0.0"], ["0.0.0.0", "[::]"]])
+def test_both_addresses_for_all_can_be_had_for_one_port(
+    start: Starter, name: str, hosts: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bind = ",".join(f"{host}:{port}" for host in hosts)
+    server = start(serve_prod("--workers", "1", "--bind", bind, server=name))
+    assert len(server.urls) == 2
+    for host in ("127.0.0.1", "[::1]"):
+        assert server.get("/", url=f"http://{host}:{port}").json()["serving"] is True
+    assert server.stop() == 0
+
+
 def test_every_address_of_a_host_name_is_served(start: Starter, name: str) -> None:
     server = start(serve_prod("--workers", "1", "--host", "localhost", server=name))
     for url in server.urls:
@@ -191,13 +236,15 @@ def test_second_server_leaves_the_first_alone(start: Starter, name: str) -> None
     [
         ("192.0.2.1", "this machine has no such address"),
         ("no-such-host.invalid", "this name has no address"),
+        ("a..b", "this is no name or path"),
+        ("a" * 70, "this is no name or path"),
     ],
 )
 def test_address_that_cannot_be_had_is_refused(
     start: Starter, name: str, host: str, reason: str
 ) -> None:
-    done = start.run(serve_prod("--host", host, server=name))
-    assert f"Cannot listen on {host}:0: {reason}" in done.assert_one_line_error(1)
+    line = start.run(serve_prod("--host", host, server=name)).assert_one_line_error(1)
+    assert re.search(f"Cannot listen on '?{re.escape(host)}:0'?: {reason}", line), line
 
 
 @pytest.mark.skipif(

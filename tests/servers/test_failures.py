@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -170,3 +171,35 @@ def test_no_folder_for_heartbeats_is_one_line(start: Starter) -> None:
         **PATH,
     )
     assert "finds no folder for its heartbeats" in done.assert_one_line_error(1)
+
+
+@pytest.mark.parametrize("preload", ["on", "off"])
+@pytest.mark.parametrize(
+    ("args", "culprit"),
+    [
+        ("--certfile /nonexistent.pem --keyfile /n", "/nonexistent.pem"),
+        ("--log-config /nonexistent.ini", "/nonexistent.ini"),
+        ("--access-logfile /nonexistent/e.log", "/nonexistent/e.log"),
+        ("--error-logfile /nonexistent/e.log", "/nonexistent/e.log"),
+        ("--pid /nonexistent/p.pid", "/nonexistent"),
+        ("--worker-tmp-dir /nonexistent", "heartbeats"),
+        ("-e FOO", "raw_env"),
+        ("--logger-class nosuch.Logger", "nosuch.Logger"),
+    ],
+)
+def test_option_that_gunicorn_refuses_at_its_start_is_one_line(
+    start: Starter, preload: str, args: str, culprit: str
+) -> None:
+    """Before it stand at most the line of the plan and gunicorn's own, which were right then."""
+    done = start.run(
+        serve_prod("--workers", "1", server="gunicorn"),
+        GUNICORN_CMD_ARGS=args,
+        NOW_LMS_PRELOAD=preload,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    *before, line = done.stderr.splitlines()
+    assert re.fullmatch(r"Error: (?!Error).*[^ .:]\.", line), line
+    assert culprit in line
+    assert done.status in (1, 2)
+    for other in before:
+        assert other.startswith("gunicorn: 1 worker") or "Starting gunicorn" in other

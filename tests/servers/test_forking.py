@@ -82,3 +82,19 @@ def test_worker_waits_for_the_threads_of_the_app_as_python_does(
     await_that((server.folder / "job.here").exists, "the job runs")
     assert server.stop() == 0
     assert (server.folder / "job.done").exists()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_every_app_of_the_process_has_connections_of_its_own_after_a_fork(
+    start: Starter, threads: str
+) -> None:
+    """One app is mounted in the other, and each has used its pool before the fork."""
+    command = serve_prod("--workers", "2", "--threads", threads, server="gunicorn", app="mounted")
+    server = start(command, None, **PATH)
+    for path, name in (("/", "outer"), ("/inner/", "inner")):
+        seen = server.get(path).json()
+        assert seen["name"] == name
+        assert seen["pool_of_launcher"] is False
+        assert seen["made_in"] == seen["pid"] != server.pid
+        assert sorted(seen["forked"]) == ["inner", "outer"]
+    assert server.stop() == 0

@@ -166,6 +166,14 @@ def test_options_of_app_config_feed_the_plan_as_the_weakest_word(start: Starter)
         ({}, "-k gevent", ["GUNICORN_CMD_ARGS", "neither sync nor gthread"]),
         ({}, "--config other.py", ["GUNICORN_CMD_ARGS", "config"]),
         ({}, "--reuse-port", ["GUNICORN_CMD_ARGS", "reuse_port"]),
+        ({}, "-h", ["GUNICORN_CMD_ARGS", "-h, --help, "]),
+        ({}, "--workers 2 --help", ["GUNICORN_CMD_ARGS", "-h, --help, "]),
+        ({}, "-v", ["GUNICORN_CMD_ARGS", "-v or --version"]),
+        ({}, "--version", ["GUNICORN_CMD_ARGS", "-v or --version"]),
+        ({}, "--vers", ["GUNICORN_CMD_ARGS", "-v or --version"]),
+        ({}, "-Rh", ["GUNICORN_CMD_ARGS", "-h, --help, "]),
+        ({}, "other:app", ["GUNICORN_CMD_ARGS", "a word"]),
+        ({}, "--workers 2 other:app", ["GUNICORN_CMD_ARGS", "a word"]),
     ],
 )
 def test_option_that_cannot_be_used_is_refused_by_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -178,6 +179,35 @@ def test_serve_of_a_loaded_app_is_refused_in_one_line(start: Starter) -> None:
 def test_preload_does_not_concern_waitress(start: Starter) -> None:
     server = start(serve_prod(server="waitress"), None, NOW_LMS_PRELOAD="off")
     assert server.get("/").json()["pid"] == server.pid
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{busy}", "it is in use"),
+        ("192.0.2.1:0", "this machine has no such address"),
+        ("unix:nowhere/lms.sock", "No such file or directory"),
+    ],
+)
+def test_start_without_preload_that_fails_is_one_line(
+    start: Starter, address: str, reason: str
+) -> None:
+    """The fresh process says it as the command does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = address.format(busy=listener.getsockname()[1])
+        command = serve_prod("--bind", address, server="gunicorn")
+        line = start.run(command, None, NOW_LMS_PRELOAD="off").assert_one_line_error(1)
+    assert f"Cannot listen on {address}: {reason}" in line
+
+
+def test_more_than_a_pipe_takes_is_handed_over(start: Starter) -> None:
+    """A pipe that nobody reads yet takes 64 kB, and the launcher would wait for ever."""
+    big = MODULE.replace('"keepalive": 7', '"raw_env": ["BIG=" + 200_000 * "x"]')
+    assert big != MODULE
+    (start.folder / "changing.py").write_text(big)
+    server = start(serve_prod(server="gunicorn", app="changing"), NOW_LMS_PRELOAD="off", **PATH)
+    assert server.get("/").status == 200
+    assert server.stop() == 0
 
 
 BROKEN = "raise RuntimeError('it does not load')\n"

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.servers.clients import PATH, SLOW
-from tests.servers.serving import Server, Starter, serve_prod
+from tests.servers.serving import Server, Starter, await_that, serve_prod
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -58,6 +58,8 @@ def test_every_process_but_the_master_is_the_users(server: Server) -> None:
     """The master parses no request: it needs its rights to open logs and addresses."""
     others = [member for member in server.members() if member.pid != server.pid]
     assert len(others) == 2
+    # A worker says that it boots while it is still root; it parses nothing before it is not.
+    await_that(lambda: all(other.uids().real for other in others), "workers of the user")
     for member in others:
         assert set(member.uids()) == {NOBODY.pw_uid}
         assert set(member.gids()) == {NOBODY.pw_gid}

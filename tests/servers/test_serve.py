@@ -134,3 +134,15 @@ def test_every_request_has_a_context_of_its_own_on_both_servers(
     pid = server.get("/").json()["pid"]
     lines = (server.folder / "teardowns.txt").read_text().splitlines()
     assert lines == [f"{pid} 1"] * 4
+
+
+def test_signals_are_those_of_the_script_again_after_waitress(start: Starter) -> None:
+    server = start(script(APPS / "going_on.py"))
+    assert server.get("/").json()["serving"] is True
+    assert server.stop() == 0
+    assert server.stdout.splitlines() == ["SIGINT True", "SIGTERM True", "SIGHUP True", "False"]
+
+
+def test_serve_off_the_main_thread_is_refused_in_one_line(start: Starter, name: str) -> None:
+    done = start.run(script(APPS / "in_thread.py", name))
+    assert "only the main thread" in done.assert_one_line_error(1)

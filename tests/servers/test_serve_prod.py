@@ -99,7 +99,8 @@ def test_sigterm_ends_everything_with_status_0(start: Starter, name: str) -> Non
 def test_each_warning_is_said_once_on_one_line(start: Starter, name: str) -> None:
     """The plan's own warnings, and that debug mode was left on."""
     server = start(
-        serve_prod("--workers", "2", server=name),
+        serve_prod(server=name),
+        NOW_LMS_WORKERS="2",
         NOW_LMS_WORKER_MEMORY_MB="10000000",
         WORKER_MEMORY_MB="300",
         LMS_PORT="tcp://10.0.0.1:80",
@@ -115,6 +116,27 @@ def test_each_warning_is_said_once_on_one_line(start: Starter, name: str) -> Non
     server.stop()
     for warning in warnings:
         assert server.stderr.count(warning) == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "arguments", "environ", "count"),
+    [
+        ("waitress", ["--workers", "2"], {}, 1),
+        ("waitress", [], {"NOW_LMS_WORKERS": "2"}, 0),
+        ("gunicorn", ["--workers", "2"], {}, 0),
+    ],
+)
+def test_option_for_workers_has_no_effect_under_waitress_and_one_line_says_so(
+    start: Starter, server: str, arguments: list[str], environ: dict[str, str], count: int
+) -> None:
+    """A variable is set for both servers; an option is typed for this one."""
+    started = start(serve_prod(*arguments, server=server), **environ)
+    assert started.get().status == 200
+    said = [line for line in started.stderr.splitlines() if "has no effect" in line]
+    assert said == count * [
+        "Warning: --workers has no effect: waitress serves in one process. Set --threads, or use "
+        "--wsgi-server gunicorn."
+    ]
 
 
 def test_no_word_of_debug_mode_when_it_is_off(start: Starter, name: str) -> None:
@@ -262,3 +284,26 @@ def test_wrong_setting_leaves_other_commands_alone(start: Starter) -> None:
     done = start.run(flask("routes"), THREADS="all")
     assert done.status == 0
     assert "/_health/capacity" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("server", "options", "args", "culprit"),
+    [
+        ("gunicorn", {}, "--bogus", "GUNICORN_CMD_ARGS has '--bogus'"),
+        ("gunicorn", {}, "-k gevent", "GUNICORN_CMD_ARGS sets a worker class"),
+        ("gunicorn", {"bogus": 1}, "", "WORKERSIZE_GUNICORN_OPTIONS has 'bogus'"),
+        ("waitress", {"bogus": 1}, "", "WORKERSIZE_WAITRESS_OPTIONS has 'bogus'"),
+    ],
+)
+def test_dry_run_refuses_what_the_start_refuses_with_the_same_line(
+    start: Starter, server: str, options: dict[str, int], args: str, culprit: str
+) -> None:
+    config = {f"WORKERSIZE_{server.upper()}_OPTIONS": options}
+    line, dry = (
+        start.run(
+            serve_prod(*option, server=server), config, GUNICORN_CMD_ARGS=args
+        ).assert_one_line_error(2)
+        for option in ([], ["--dry-run"])
+    )
+    assert culprit in line
+    assert dry == line

@@ -296,6 +296,21 @@ def test_request_longer_than_the_graceful_timeout_is_ended(
     assert server.members() == []
 
 
+@pytest.mark.parametrize("graceful_timeout", ["0", "1"])
+def test_short_graceful_timeout_of_waitress_is_kept_to(
+    start: Starter, connect: Clients, graceful_timeout: str
+) -> None:
+    server = start_slow(start, *SERVER_ARGS["waitress"], NOW_LMS_GRACEFUL_TIMEOUT=graceful_timeout)
+    clients = [connect(server) for _ in range(6)]
+    for number, client in enumerate(clients):
+        send(client, f"/sleep?seconds=25&name={number}")
+    await_that(lambda: count_here(server) == 4, "four requests running")
+    assert stop_within(server, NOT_HELD_SECONDS) == 0
+    assert all(map(is_over, clients))
+    assert count_here(server) == 4
+    assert "Traceback" not in server.stderr
+
+
 def test_full_waitress_takes_the_queue_nevertheless(start: Starter, connect: Clients) -> None:
     """At its limit of connections the rest is queued in the kernel: idle ones make room."""
     config = {"WORKERSIZE_WAITRESS_OPTIONS": {"connection_limit": 12}}

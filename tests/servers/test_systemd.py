@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flask_workersize.servers import systemd
 from tests.servers.clients import APPS_STOP, PATH, SERVER_ARGS, SLOW, Clients, receive, send
 from tests.servers.serving import Server, Starter, await_that, serve_prod
 
@@ -110,6 +112,14 @@ def test_socket_reaches_a_server_without_preload(start: Starter, connect: Client
         send(client, "/")
         assert receive(client).status == 200
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("count", ["-1", "0", "", "many"])
+def test_count_that_is_none_is_no_socket(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    assert systemd.inherited_count() == 0
+    assert systemd.take_inherited() == []
 
 
 def test_children_are_not_told_of_the_sockets(start: Starter, kind: str) -> None:
