@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -170,7 +171,7 @@ def resolve(layers: Layers) -> dict[str, Any]:
     server = next(layers.candidates("wsgi_server"), None)
     server_name = str(server.value).lower() if server else DEFAULT_SERVER
     found: dict[str, Found] = {}
-    warnings: list[str] = []
+    warnings = list(_slips(layers))
     for name in layers.names:
         candidates = list(layers.candidates(name, server_name))
         if name == "port":
@@ -183,6 +184,18 @@ def resolve(layers: Layers) -> dict[str, Any]:
     values["sources"] = {name: item.source for name, item in found.items()}
     values["warnings"] = tuple(warnings)
     return values
+
+
+def _slips(layers: Layers) -> Iterable[str]:
+    """Say that a variable is almost the name of a setting: nobody else would.
+
+    What is not that near may be the app's own: NOW LMS has other variables with this prefix.
+    """
+    known = [variable for names in layers.names.values() for variable in names.variables]
+    for variable in layers.environ:
+        if variable.startswith(PREFERRED_PREFIX) and variable not in known:
+            for near in difflib.get_close_matches(variable, known, n=1, cutoff=0.9):
+                yield f"{variable} is not a setting: did you mean {near}? Correct or remove it."
 
 
 def _conflicts(candidates: list[Found]) -> Iterable[str]:

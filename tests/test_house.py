@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import flask_workersize
+from flask_workersize import WorkerSizing
 from flask_workersize.settings import CONFIG_KEYS, NAMES
+from tests.plain import clear_environment, new_app
 
 PACKAGE = "flask_workersize"
 ROOT = Path(__file__).parents[1]
@@ -191,3 +193,14 @@ def test_pages_mention_no_name_that_is_not_known(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     mentioned = set(re.findall(r"\b(?:NOW_LMS|WORKERSIZE)_[A-Z_]*[A-Z]", text))
     assert mentioned <= known_variables() | CONFIG_KEYS | {MISSPELLED}
+
+
+def test_readme_shows_what_the_plan_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one output there that is the same on every machine, to the letter."""
+    clear_environment(monkeypatch)
+    arguments = "workersize plan --cpus 0.5 --memory 512M --server gunicorn"
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition(f"--app example_app {arguments}\n")[2].partition("```")[0]
+    app = new_app()
+    WorkerSizing(app)
+    assert shown == app.test_cli_runner().invoke(args=arguments.split()).output

@@ -209,6 +209,13 @@ def test_host_that_no_address_can_be_is_refused(host: str) -> None:
     assert refused(config={"WORKERSIZE_HOST": host}).startswith("app.config WORKERSIZE_HOST is not")
 
 
+def test_variable_that_is_almost_a_setting_is_warned_of() -> None:
+    settings = load({"NOW_LMS_WORKER": SECRET, "NOW_LMS_DATA_DIR": "/srv", "NOW_LMS_LANG": "es"})
+    assert settings.warnings == (
+        "NOW_LMS_WORKER is not a setting: did you mean NOW_LMS_WORKERS? Correct or remove it.",
+    )
+
+
 def test_line_says_the_rule_and_an_example() -> None:
     assert refused({"THREADS": "all"}) == (
         "THREADS is not a whole number (threads per gunicorn worker, or all of waitress, at "
