@@ -2,12 +2,13 @@
 
 from .compat import calculate_optimal_workers, get_worker_config_from_env
 from .errors import WorkerSizeConfigError
-from .extension import WorkerSizing, get_plan
+from .extension import WorkerSizing
 from .health.report import CapacityReport
 from .plan import SizingPlan, compute_plan
 from .resources import HostFacts, Resources, detect_resources
 from .servers import serve
 from .settings import SizingSettings
+from .state import get_plan
 
 __all__ = [
     "CapacityReport",

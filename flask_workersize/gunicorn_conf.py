@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from .deployment import Deployed, Deployment, process
 from .errors import WorkerSizeConfigError
-from .extension import compare
 from .plan import compute_plan
 from .resources import Resources, detect_resources
 from .runtime.fork import after_fork
 from .servers import WORKER_CLASSES
 from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
 from .settings import SizingSettings
+from .state import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from werkzeug.test import Client
 
 from flask_workersize import WorkerSizing, compute_plan, get_plan
 from flask_workersize.deployment import ENVIRON_KEY, Deployed, Deployment, process
-from flask_workersize.extension import get_state
+from flask_workersize.state import get_state
 from tests.plain import SECRET, clear_environment, load, new_app, resources
 
 URL = "/_health/capacity"

@@ -157,8 +157,7 @@ def start_daemon(docker: Docker) -> subprocess.Popen[bytes]:
 def make_image(docker: Docker) -> None:
     """Make an image of Debian, its Python, this project and what it depends on."""
     root, wheels = docker.folder / "root", docker.folder / "wheels"
-    mirror = ""
-    run(["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(root), mirror])
+    run(["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(root)])
     pip = [sys.executable, "-m", "pip"]
     run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), str(PROJECT)])
     target = ["--target", str(root / "app"), "--python-version", "3.11", "--only-binary", ":all:"]

@@ -14,8 +14,8 @@ from flask import Flask, url_for
 
 from flask_workersize import SizingPlan, WorkerSizeConfigError, WorkerSizing, get_plan
 from flask_workersize.deployment import process
-from flask_workersize.extension import get_state
 from flask_workersize.sources import GUNICORN_ARGS
+from flask_workersize.state import get_state
 from tests.plain import SECRET, check_line, clear_environment, new_app
 
 URL = "/_health/capacity"

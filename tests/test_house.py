@@ -116,7 +116,7 @@ def test_imports_are_found_in_every_form() -> None:
     """The rules below would hold of nothing, were this not so."""
     found = set(imported(ROOT / PACKAGE / "servers" / "waitress.py"))
     assert {"waitress.server.create_server", f"{PACKAGE}.plan.SizingPlan", "logging"} <= found
-    assert f"{PACKAGE}.servers.say" in found
+    assert f"{PACKAGE}.log.say" in found
     assert f"{PACKAGE}.health.report.CapacityReport" in set(
         imported(ROOT / PACKAGE / "__init__.py")
     )

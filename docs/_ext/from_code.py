@@ -30,9 +30,9 @@ from flask_workersize import (
 )
 from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
-from flask_workersize.extension import get_state
 from flask_workersize.settings import NAMES
 from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
+from flask_workersize.state import get_state
 from flask_workersize.values import ServerName
 
 logger = logging.getLogger(__name__)

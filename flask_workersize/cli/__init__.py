@@ -80,8 +80,8 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
     app = info.load_app()
     options["bind"] = bind or None
     if dry_run:
-        from ..extension import get_state, prepare
         from ..servers import check_options
+        from ..state import get_state, prepare
         from .show import explain
 
         settings, plan = prepare(app, options)
@@ -115,8 +115,8 @@ def plan_command(
     With --cpus and --memory it plans for another machine; --workers says what
     memory that many workers need. Nothing is started.
     """
-    from ..extension import get_state, prepare
     from ..plan import compute_plan
+    from ..state import get_state, prepare
     from ..whatif import on_another_machine
     from .show import as_json, explain
 

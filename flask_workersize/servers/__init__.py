@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -16,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..deployment import Deployment
 from ..errors import WorkerSizeStartError
+from ..log import say
+from ..state import adopt, get_state, prepare
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from ..settings import SizingSettings
     from ..values import ServerName
     from .handover import AppLocation
-
-logger = logging.getLogger("flask_workersize")
 
 WORKER_CLASSES = {
     "sync": "sync",
@@ -81,9 +81,6 @@ def launch(
     :raises click.ClickException: with one line, if the settings are not valid or the server
         cannot be started
     """
-    from ..deployment import Deployment
-    from ..extension import adopt, get_state, prepare
-
     if threading.current_thread() is not threading.main_thread():
         raise WorkerSizeStartError(
             "A server obeys signals, which only the main thread receives: call serve() there."
@@ -135,24 +132,6 @@ def load_gunicorn() -> ModuleType:
         if value is not None:
             os.environ["WEB_CONCURRENCY"] = value
     return gunicorn
-
-
-def announce(plan: SizingPlan) -> None:
-    """Say in one line what was chosen and why, and each warning of the plan in one more."""
-    say(logging.INFO, str(plan))
-    for warning in plan.warnings:
-        say(logging.WARNING, warning)
-
-
-def say(level: int, line: str) -> None:
-    """Log a line, and make sure that it is seen: without a handler it goes to standard error."""
-    if logger.hasHandlers() and logger.isEnabledFor(level):
-        logger.log(level, line)
-    else:
-        prefix = "Warning: " if level >= logging.WARNING else ""
-        # A full disk under the log is no reason not to serve.
-        with suppress(OSError):
-            click.echo(f"{prefix}{line}", err=True)
 
 
 ONE_PROCESS_WARNING = (

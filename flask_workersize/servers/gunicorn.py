@@ -17,11 +17,12 @@ from gunicorn.config import Config
 
 from ..deployment import Deployment, process
 from ..errors import WorkerSizeStartError
-from ..extension import get_state
+from ..log import announce, say
 from ..plan import SizingPlan
 from ..runtime.fork import after_fork
 from ..settings import SizingSettings
-from . import announce, say, systemd
+from ..state import get_state
+from . import systemd
 from .gunicorn_master import GracefulArbiter
 from .gunicorn_options import gunicorn_options
 from .gunicorn_workers import SyncWorker, ThreadWorker

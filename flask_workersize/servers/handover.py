@@ -20,11 +20,11 @@ from pydantic import SecretStr
 
 from ..deployment import Deployment, process
 from ..errors import WorkerSizeConfigError
-from ..extension import adopt
 from ..plan import SizingPlan
 from ..resources import Resources
 from ..settings import SizingSettings
 from ..sources import options_key
+from ..state import adopt
 from . import ending_in_one_line, load_gunicorn
 from .proxy import trusting
 

@@ -20,10 +20,11 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
 from ..errors import WorkerSizeConfigError
+from ..log import announce, say
 from ..plan import SizingPlan
 from ..settings import SizingSettings
 from ..sources import options_key
-from . import announce, say, systemd
+from . import systemd
 from .listeners import close_listeners, open_listeners, remove_socket_file, url_of
 from .proxy import trusting
 from .stopping import SETTLE_SECONDS, SILENCE_SECONDS, keep_away_new

@@ -8,8 +8,8 @@ from click.testing import Result
 from flask_workersize import WorkerSizing, compute_plan, get_plan
 from flask_workersize.cli.show import explain
 from flask_workersize.deployment import process
-from flask_workersize.extension import prepare
 from flask_workersize.servers import check_options
+from flask_workersize.state import prepare
 from tests.plain import SECRET, clear_environment, load, new_app, resources
 
 

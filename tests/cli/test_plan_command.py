@@ -14,10 +14,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from flask_workersize import Resources, SizingSettings, WorkerSizing, compute_plan, get_plan
-from flask_workersize.extension import get_state
 from flask_workersize.plan import MB, SizingPlan
 from flask_workersize.settings import NAMES
 from flask_workersize.sources import GUNICORN_ARGS
+from flask_workersize.state import get_state
 from flask_workersize.whatif import memory_needed_mb, one_more, parse_memory
 
 SECRET = "s3cr3t-7f3a"

@@ -1,0 +1,30 @@
+"""What is said at a start: each thing once, on one line, where it is seen."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import click
+
+from .plan import SizingPlan
+
+logger = logging.getLogger("flask_workersize")
+
+
+def announce(plan: SizingPlan) -> None:
+    """Say in one line what was chosen and why, and each warning of the plan in one more."""
+    say(logging.INFO, str(plan))
+    for warning in plan.warnings:
+        say(logging.WARNING, warning)
+
+
+def say(level: int, line: str) -> None:
+    """Log a line, and make sure that it is seen: without a handler it goes to standard error."""
+    if logger.hasHandlers() and logger.isEnabledFor(level):
+        logger.log(level, line)
+    else:
+        prefix = "Warning: " if level >= logging.WARNING else ""
+        # A full disk under the log is no reason not to serve.
+        with suppress(OSError):
+            click.echo(f"{prefix}{line}", err=True)
