@@ -13,6 +13,7 @@ hook there that has the name of one of ours has to call it.
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,9 @@ def on_starting(server: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Give a worker connections of its own; only the first one repeats a warning."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # Until a worker has handlers of its own it has the master's, which would swallow a stop.
+        signal.signal(number, signal.SIG_DFL)
     process.speaks = worker.age == 1
     for app in list(process.apps):
         after_fork(app)
