@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,8 +42,17 @@ def uri(path: Path) -> str:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app({"SQLALCHEMY_DATABASE_URI": uri(tmp_path / "lms.sqlite3"), "TESTING": True})
+def app(tmp_path: Path) -> Iterator[Flask]:
+    app = create_app({"SQLALCHEMY_DATABASE_URI": uri(tmp_path / "lms.sqlite3"), "TESTING": True})
+    yield app
+    close(app)
+
+
+def close(app: Flask) -> None:
+    """Close the connections of an app: Python 3.13 warns of those that are merely forgotten."""
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
 
 
 @pytest.fixture
@@ -60,6 +70,7 @@ def counts(app: Flask) -> tuple[int, int, int]:
                 select(func.count(Lesson.id)).scalar_subquery(),
             )
         ).one()
+        db.session.remove()
         db.engine.dispose()
     return row[0], row[1], row[2]
 
