@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.clients import Clients
 from tests.servers.serving import Server, Starter, starter
 
 SERVERS = ["gunicorn", "waitress"]
@@ -31,6 +32,20 @@ def name(request: pytest.FixtureRequest) -> str:
     """Run the test on each of the two servers."""
     chosen: str = request.param
     return chosen
+
+
+@pytest.fixture(params=["waitress", "sync", "gthread-2x2"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Run the test on each server and kind of worker, once."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture
+def connect() -> Iterator[Clients]:
+    """Open connections, which are closed at the end."""
+    with Clients() as clients:
+        yield clients
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -17,20 +16,6 @@ from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, sen
 from tests.servers.serving import Server, Starter, await_that, serve_prod
 
 THREADED = ["sync", "gthread-2x2"]
-
-
-@pytest.fixture(params=["waitress", "sync", "gthread-2x2"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Run the test on each server and kind of worker, once."""
-    chosen: str = request.param
-    return chosen
-
-
-@pytest.fixture
-def connect() -> Iterator[Clients]:
-    """Open connections, which are closed at the end."""
-    with Clients() as clients:
-        yield clients
 
 
 def start_slow(start: Starter, kind: str, **environ: str) -> Server:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -29,20 +29,6 @@ NOT_HELD_SECONDS = 12
 """Far below the graceful timeout of 30 s, far above the second that silence may hold a stop."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters listeners as Linux can")
-
-
-@pytest.fixture(params=["waitress", "sync", "gthread-2x2"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Run the test on each server and kind of worker, once."""
-    chosen: str = request.param
-    return chosen
-
-
-@pytest.fixture
-def connect() -> Iterator[Clients]:
-    """Open connections, which are closed at the end."""
-    with Clients() as clients:
-        yield clients
 
 
 def start_slow(start: Starter, *args: str, **environ: str) -> Server:

@@ -19,20 +19,6 @@ from tests.servers.serving import Server, Starter, await_that, serve_prod
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd runs on Linux only")
 
 
-@pytest.fixture(params=["waitress", "sync", "gthread-2x2"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Run the test on each server and kind of worker, once."""
-    chosen: str = request.param
-    return chosen
-
-
-@pytest.fixture
-def connect() -> Iterator[Clients]:
-    """Open connections, which are closed at the end."""
-    with Clients() as clients:
-        yield clients
-
-
 @pytest.fixture(params=["tcp", "unix"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
     """Listen as systemd does; the test keeps the socket, as systemd does."""
