@@ -9,28 +9,35 @@ is really served with its requests.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .plan import SizingPlan
 from .resources import Resources
+from .runtime.scoreboard import Scoreboard
 from .settings import SizingSettings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
 
+    from .servers.gunicorn_hooks import Hooks
+
 ENVIRON_KEY = "flask_workersize.deployment"
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One decision: what was asked for, what was found, what follows."""
+    """One decision: what was asked for, what was found, what follows, and where it is watched."""
 
     settings: SizingSettings
     resources: Resources
     plan: SizingPlan
+    board: Scoreboard = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "board", Scoreboard(self.plan.workers, self.plan.threads))
 
 
 class Process:
@@ -39,7 +46,7 @@ class Process:
     ``deployment`` is the decision it was started under, ``None`` where nobody took one;
     ``settled`` whether that decision has followed gunicorn's command line;
     ``speaks`` whether it tells what every process of the deployment could tell; ``apps`` the apps
-    it has, for what is to be done to each after a fork.
+    it has, for what is to be done to each after a fork; ``hooks`` what gunicorn's hooks do.
     """
 
     def __init__(self) -> None:
@@ -47,6 +54,7 @@ class Process:
         self.settled = False
         self.speaks = True
         self.apps: WeakSet[Flask] = WeakSet()
+        self.hooks: Hooks | None = None
 
 
 process = Process()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from .cli import serve_prod, workersize
 from .deployment import ENVIRON_KEY, Deployment, process
 from .errors import WorkerSizeConfigError
-from .health.blueprint import CapacityEndpoint, CapacityShortcut, capacity_blueprint
+from .health.blueprint import CapacityShortcut, capacity_blueprint
+from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
 from .settings import DEFAULT_HEALTH_URL
 from .state import EXTENSION_KEY, WorkerSizingState, adopt, compare, get_state, health_url, prepare

@@ -13,17 +13,19 @@ hook there that has the name of one of ours has to call it.
 
 from __future__ import annotations
 
-import signal
+import logging
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .deployment import Deployed, Deployment, process
-from .errors import WorkerSizeConfigError
+from .errors import WorkerSizeConfigError, WorkerSizeStartError
+from .log import say
 from .plan import compute_plan
 from .resources import Resources, detect_resources
-from .runtime.fork import after_fork
 from .servers import WORKER_CLASSES
+from .servers.gunicorn_hooks import Hooks
+from .servers.probe_server import HealthPort
 from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
 from .settings import SizingSettings
 from .state import compare
@@ -34,17 +36,22 @@ if TYPE_CHECKING:
 __all__ = [
     "accesslog",
     "bind",
+    "child_exit",
     "control_socket_disable",
     "errorlog",
     "graceful_timeout",
     "keepalive",
+    "on_exit",
     "on_starting",
     "post_fork",
     "post_worker_init",
+    "pre_fork",
     "preload_app",
     "threads",
     "timeout",
+    "when_ready",
     "worker_class",
+    "worker_exit",
     "workers",
 ]
 
@@ -84,32 +91,79 @@ if _decided.settings.trusted_proxy:
 
 
 def on_starting(server: Any) -> None:
-    """Let the plan follow what gunicorn was really told, and say what was chosen."""
+    """Let the plan follow what gunicorn was really told, say what was chosen, start the monitor."""
     decided = _follow(server.cfg)
     process.deployment, process.settled = decided, True
+    try:
+        port = HealthPort(decided)
+    except WorkerSizeStartError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    process.hooks = hooks = Hooks(decided, port, server.cfg)
+    hooks.monitor.start()
     server.log.info("%s", decided.plan)
+    port.announce()
+    if decided.settings.drain_seconds:
+        say(logging.WARNING, NO_DRAIN_WARNING)
     for warning in decided.plan.warnings:
         server.log.warning("%s", warning)
     for app in list(process.apps):
         compare(app, decided.plan)
 
 
+def when_ready(server: Any) -> None:
+    """Say in the scoreboard that the server serves."""
+    _hooks().when_ready(server)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a worker its row in the scoreboard."""
+    _hooks().pre_fork(server, worker)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Give a worker connections of its own; only the first one repeats a warning."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        # Until a worker has handlers of its own it has the master's, which would swallow a stop.
-        signal.signal(number, signal.SIG_DFL)
-    process.speaks = worker.age == 1
-    for app in list(process.apps):
-        after_fork(app)
+    _hooks().post_fork(server, worker)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Say in the scoreboard that a worker ends by its own will."""
+    _hooks().worker_exit(server, worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take the row of a worker that has ended."""
+    _hooks().child_exit(server, worker)
+
+
+def on_exit(server: Any) -> None:
+    """End the monitor with the server."""
+    _hooks().on_exit(server)
+
+
+def _hooks() -> Hooks:
+    hooks = process.hooks
+    if hooks is None:
+        raise RuntimeError(
+            "A hook of flask_workersize.gunicorn_conf is called before its 'on_starting': perhaps "
+            "your own file has an 'on_starting' that does not call it. Call it there."
+        )
+    return hooks
+
+
+NO_DRAIN_WARNING = (
+    "NOW_LMS_DRAIN_SECONDS has no effect on a gunicorn that was started directly: it stops in its "
+    "own way. Use flask serve-prod."
+)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Tell each request which deployment serves it, and believe only trusted proxies."""
+    """Tell each request which deployment serves it, believe only trusted proxies, and count."""
     decided = process.deployment or _decided
     if decided.settings.trusted_proxy:
         worker.wsgi = TrustedProxy(worker.wsgi, decided.settings.trusted_proxy)
     worker.wsgi = Deployed(worker.wsgi, decided)
+    _hooks().post_worker_init(worker)
 
 
 def _follow(cfg: Any) -> Deployment:

@@ -28,6 +28,7 @@ from .sources import (
 from .values import (
     Addresses,
     Host,
+    HostOrNone,
     Networks,
     Server,
     Whole,
@@ -91,6 +92,10 @@ NAMES: Mapping[str, Names] = {
     ),
     "trusted_proxy": Names(("NOW_LMS_TRUSTED_PROXY",)),
     "health_token": Names(("NOW_LMS_HEALTH_TOKEN",)),
+    "health_port": Names(("NOW_LMS_HEALTH_PORT",)),
+    "health_host": Names(("NOW_LMS_HEALTH_HOST",)),
+    "ready_saturated_seconds": Names(("NOW_LMS_READY_SATURATED_SECONDS",)),
+    "drain_seconds": Names(("NOW_LMS_DRAIN_SECONDS",)),
 }
 
 HEALTH_URL_KEY = f"{CONFIG_PREFIX}HEALTH_URL"
@@ -193,6 +198,35 @@ class SizingSettings(BaseSettings):
         description="bearer token that opens the details of the capacity report",
         examples=["a long random text"],
     )
+    health_port: WholeOrNone = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="second port, for probes and metrics, which needs no worker, 0 to 65535; 0 "
+        "takes a free one",
+        examples=[8081],
+    )
+    health_host: HostOrNone = Field(
+        None,
+        min_length=1,
+        description="address that the health port listens on",
+        examples=["127.0.0.1"],
+    )
+    ready_saturated_seconds: WholeOrNone = Field(
+        None,
+        ge=1,
+        le=YEAR_SECONDS,
+        description="seconds that every worker may be busy before /ready says no, at least 1",
+        examples=[30],
+    )
+    drain_seconds: Whole = Field(
+        0,
+        ge=0,
+        le=YEAR_SECONDS,
+        description="seconds that the server goes on serving after SIGTERM, while /ready says no, "
+        "at least 0",
+        examples=[5],
+    )
 
     sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, by setting."""
@@ -254,6 +288,17 @@ class SizingSettings(BaseSettings):
             raise refusal(f"{low} is above {high}: lower the minimum or raise the maximum.")
         return self
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.health_port and f":{self.health_port}" in {
+            address[address.rindex(":") :] for address in self.addresses
+        }:
+            raise refusal(
+                f"{self.source_of('health_port')} is a port that the app listens on: choose "
+                "another one."
+            )
+        return self
+
     def for_platform(self, platform: str) -> Self:
         """Return the settings that hold on a platform: gunicorn does not run on Windows.
 
@@ -280,6 +325,16 @@ class SizingSettings(BaseSettings):
         host = self.host.strip("[]")
         host = f"[{host}]" if ":" in host else host
         return (f"{host}:{self.port}",)
+
+    @property
+    def health_address(self) -> str | None:
+        """The address of the health port, the host of the app's own first one; ``None`` if off."""
+        if self.health_port is None:
+            return None
+        hosts = [item.rpartition(":")[0] for item in self.addresses if item[:5] != "unix:"]
+        host = self.health_host or next(iter(hosts), "127.0.0.1")
+        host = host.strip("[]")
+        return f"[{host}]:{self.health_port}" if ":" in host else f"{host}:{self.health_port}"
 
     def _with_port(self, address: str) -> str:
         if address.startswith("unix:") or re.search(r":[0-9]+$", address):

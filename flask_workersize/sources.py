@@ -174,7 +174,7 @@ def resolve(layers: Layers) -> dict[str, Any]:
     warnings = list(_slips(layers))
     for name in layers.names:
         candidates = list(layers.candidates(name, server_name))
-        if name == "port":
+        if name in ("port", "health_port"):
             candidates = list(_without_service_links(candidates, warnings))
         if candidates:
             found[name] = candidates[0]

@@ -13,10 +13,11 @@ from flask import Flask, current_app
 
 from .deployment import Deployment, process
 from .errors import WorkerSizeConfigError
-from .health.report import CapacityReport
+from .health.report import CapacityReport, Live
 from .log import say
 from .plan import SizingPlan, compute_plan
 from .resources import Resources
+from .runtime.backlog import queued_connections
 from .settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
 
 if TYPE_CHECKING:
@@ -54,22 +55,52 @@ class WorkerSizingState:
             raise error.with_traceback(None)
         return self.plan
 
-    def report(self, details: bool = False) -> CapacityReport:
+    def report(
+        self, details: bool = False, live: bool = False, asking: int | None = None
+    ) -> CapacityReport:
         """Return what the outside is told.
 
         :param details: whether to tell what only the token opens
+        :param live: whether to tell what is happening now, where the app is served
+        :param asking: the slot of the request that asks, which does not count as busy
         :raises WorkerSizeConfigError: if the settings are not valid
         """
+        deployment = self.deployment if live and self.serving else None
         return CapacityReport.of(
             self.get_plan(),
             serving=self.serving,
             detection_notes=self.resources.notes,
             details=details,
+            live=_look(deployment, asking) if deployment else None,
         )
 
     def token(self) -> SecretStr | None:
         """Return the token that opens the details of the report."""
         return self.settings.health_token if self.settings else None
+
+
+def report_of(
+    deployment: Deployment, details: bool, live: bool, asking: int | None
+) -> CapacityReport:
+    """Return what the outside is told of a deployment, where no app is at hand.
+
+    :param deployment: what was decided
+    :param details: whether to tell what only the token opens
+    :param live: whether to tell what is happening now
+    :param asking: the slot of the request that asks
+    """
+    return CapacityReport.of(
+        deployment.plan,
+        serving=True,
+        detection_notes=deployment.resources.notes,
+        details=details,
+        live=_look(deployment, asking) if live else None,
+    )
+
+
+def _look(deployment: Deployment, asking: int | None) -> Live:
+    board = deployment.board
+    return Live(board.read(asking), queued_connections(board.listeners))
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:

@@ -87,6 +87,7 @@ WholeOrNone = Annotated[int | None, BeforeValidator(_whole_number)]
 WholeOrAuto = Annotated[int | None, BeforeValidator(_whole_number_or_auto)]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
 Host = Annotated[str, BeforeValidator(_host)]
+HostOrNone = Annotated[str | None, BeforeValidator(_host)]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 

@@ -64,6 +64,7 @@ def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
         "memory_headroom_percent": f"{settings.memory_headroom_percent} %",
         "timeout": f"{settings.timeout} s",
         "graceful_timeout": f"{settings.graceful_timeout} s",
+        "drain_seconds": f"{settings.drain_seconds} s",
     }
     sources = {name: plan.sources[name] for name in ("workers", "threads")}
     for name in NAMES:

@@ -5,18 +5,68 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..plan import SizingPlan
+from ..plan import MB, SizingPlan
+from ..runtime.scoreboard import Snapshot, WorkerRow
+
+
+class WorkerReport(BaseModel):
+    """One worker in the report."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int = Field(ge=0, description="its process; 0 in the moment after the fork")
+    age_seconds: float = Field(ge=0, description="how long ago it was started")
+    ready: bool = Field(description="whether it has loaded the app")
+    silent_seconds: float = Field(ge=0, description="time since its main loop last went round")
+    slots: int = Field(ge=1, description="requests that it can run at once")
+    busy: int = Field(ge=0, description="requests that run")
+    running_seconds: float = Field(ge=0, description="for how long the longest of them has run")
+    served: int = Field(ge=0, description="requests that it has served")
+    busy_seconds: float = Field(
+        ge=0, description="time that its threads have spent on them, summed up"
+    )
+    rss_mb: float | None = Field(
+        description="resident memory, in MB; pages that it shares with others count in full; null "
+        "until it is measured"
+    )
+    pss_mb: float | None = Field(
+        description="the same with each shared page divided among who shares it; null where the "
+        "system does not tell"
+    )
+    memory_age_seconds: float | None = Field(description="how long ago memory was measured")
+
+    @classmethod
+    def of(cls, row: WorkerRow) -> WorkerReport:
+        """Make the report of a row of the scoreboard."""
+        memory = row.memory
+        return cls(
+            pid=row.pid,
+            age_seconds=_rounded(row.lived_seconds),
+            ready=row.is_ready,
+            silent_seconds=_rounded(row.silent_seconds),
+            slots=row.slots,
+            busy=row.busy,
+            running_seconds=_rounded(max(row.running_seconds, default=0.0)),
+            served=row.served,
+            busy_seconds=_rounded(row.busy_seconds),
+            rss_mb=_mb(memory.rss_bytes) if memory else None,
+            pss_mb=_mb(memory.pss_bytes) if memory else None,
+            memory_age_seconds=_rounded(memory.age_seconds) if memory else None,
+        )
 
 
 class CapacityReport(BaseModel):
     """The body of ``/_health/capacity``.
 
     It holds no environment value, no path, no host name and no version. ``sources``,
-    ``warnings``, ``notes`` and ``pid`` are there only for who sends the token.
+    ``warnings``, ``notes``, ``pid`` and ``rows`` are there only for who sends the token. The live
+    figures, from ``workers_alive`` to ``draining``, are there where the app is served by
+    flask-workersize: on the port of the app with the token, on the health port for everyone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +94,38 @@ class CapacityReport(BaseModel):
         ge=0, description="memory that was available at planning time, in MB"
     )
     cpus: float = Field(gt=0, description="CPUs that were available at planning time")
+    workers_alive: int | None = Field(None, ge=0, description="live: worker processes that run")
+    slots: int | None = Field(
+        None, ge=0, description="live: requests that they can run at once, workers × threads"
+    )
+    busy: int | None = Field(
+        None, ge=0, description="live: requests that run, without the one that asks"
+    )
+    utilization: float | None = Field(None, ge=0, le=1, description="live: busy / slots, 0 to 1")
+    queued: int | None = Field(
+        None,
+        ge=0,
+        description="live: connections and requests that wait for a free slot; null where the "
+        "system does not tell",
+    )
+    served: int | None = Field(None, ge=0, description="live: requests served since the start")
+    busy_seconds: float | None = Field(
+        None, ge=0, description="live: time that threads have spent on them, summed up"
+    )
+    restarts: int | None = Field(
+        None,
+        ge=0,
+        description="live: workers that ended while the server went on, and were replaced",
+    )
+    kills: int | None = Field(
+        None, ge=0, description="live: workers that were killed, or crashed, since the start"
+    )
+    draining: bool | None = Field(
+        None, description="live: whether the server is about to stop: send no new requests"
+    )
+    rows: list[WorkerReport] | None = Field(
+        None, description="with the token: each worker, in no particular order"
+    )
     sources: dict[str, str] | None = Field(
         None, description="with the token: where each value came from"
     )
@@ -63,6 +145,7 @@ class CapacityReport(BaseModel):
         serving: bool,
         detection_notes: Iterable[str] = (),
         details: bool = False,
+        live: Live | None = None,
     ) -> CapacityReport:
         """Make the report of a plan.
 
@@ -70,9 +153,14 @@ class CapacityReport(BaseModel):
         :param serving: whether the app is served under it
         :param detection_notes: notes of the detection, "class: detail"
         :param details: whether to tell what only the token opens
+        :param live: what is happening now, where that may be told
         :returns: the report; what was left out is unset
         """
         shown = {name: value for name, value in plan.to_dict().items() if name in _OPEN_TO_ALL}
+        if live is not None:
+            shown |= live.to_dict()
+            if details:
+                shown["rows"] = [WorkerReport.of(row) for row in live.snapshot.rows]
         if details:
             shown |= {
                 "sources": dict(plan.sources),
@@ -87,14 +175,45 @@ class CapacityReport(BaseModel):
         return self.model_dump_json(exclude_unset=True)
 
 
-_OPEN_TO_ALL = frozenset(CapacityReport.model_fields) - {
-    "status",
-    "serving",
-    "sources",
-    "warnings",
-    "notes",
-    "pid",
-}
+@dataclass(frozen=True)
+class Live:
+    """What is happening now.
+
+    :param snapshot: the scoreboard
+    :param queued: connections that wait in the kernel; ``None`` where the system does not tell
+    """
+
+    snapshot: Snapshot
+    queued: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the live figures by their names in the report."""
+        now = self.snapshot
+        return {
+            "workers_alive": len(now.rows),
+            "slots": now.slots,
+            "busy": now.busy,
+            "utilization": round(now.utilization, 3),
+            "queued": None if self.queued is None else self.queued + now.task_queue,
+            "served": now.served,
+            "busy_seconds": _rounded(now.busy_seconds),
+            "restarts": now.restarts,
+            "kills": now.kills,
+            "draining": now.is_leaving,
+        }
+
+
+_OPEN_TO_ALL = frozenset(SizingPlan.__dataclass_fields__) & frozenset(
+    CapacityReport.model_fields
+) - {"sources", "warnings", "notes"}
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / MB, 1)
 
 
 def _without_folder(note: str) -> str:

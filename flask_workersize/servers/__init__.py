@@ -87,7 +87,8 @@ def launch(
         )
     settings, plan = prepare(app, options, option_source)
     plan = check_options(app, settings, plan)
-    adopt(app, Deployment(settings, get_state(app).resources, plan))
+    deployment = Deployment(settings, get_state(app).resources, plan)
+    adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)
     if plan.server == "waitress" and options.get("workers") is not None:
@@ -99,7 +100,7 @@ def launch(
         from .waitress import run
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
-    contextvars.Context().run(run, app, settings, plan)
+    contextvars.Context().run(run, app, deployment)
     get_state(app).serving = False
 
 

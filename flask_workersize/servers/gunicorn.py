@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 
-from ..deployment import Deployment, process
+from ..deployment import Deployment
 from ..errors import WorkerSizeStartError
 from ..log import announce, say
-from ..plan import SizingPlan
-from ..runtime.fork import after_fork
-from ..settings import SizingSettings
-from ..state import get_state
 from . import systemd
+from .gunicorn_hooks import Hooks
 from .gunicorn_master import GracefulArbiter
 from .gunicorn_options import gunicorn_options
 from .gunicorn_workers import SyncWorker, ThreadWorker
 from .handover import AppLocation, hand_over
 from .listeners import close_listeners, open_listeners
+from .probe_server import HealthPort
 from .proxy import trusting
 
 if TYPE_CHECKING:
@@ -40,11 +38,21 @@ class _Application(BaseApplication):
 
     :param load: returns the WSGI app; called before the fork with preload, else in each worker
     :param options: gunicorn's settings
+    :param hooks: what is done at its hooks
+    :param drain_seconds: for how long it goes on serving after SIGTERM
     """
 
-    def __init__(self, load: Callable[[], WSGIApplication], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        load: Callable[[], WSGIApplication],
+        options: Mapping[str, Any],
+        hooks: Hooks,
+        drain_seconds: int,
+    ) -> None:
         self._load = load
         self._options = options
+        self._hooks = hooks
+        self._drain_seconds = drain_seconds
         super().__init__()
 
     def load_config(self) -> None:
@@ -55,55 +63,47 @@ class _Application(BaseApplication):
         return self._load()
 
     def run(self) -> None:
-        GracefulArbiter(self).run()
+        GracefulArbiter(self, self._hooks, self._drain_seconds).run()
 
 
-def run(
-    app: Flask, settings: SizingSettings, plan: SizingPlan, location: AppLocation | None
-) -> None:
+def run(app: Flask, deployment: Deployment, location: AppLocation | None) -> None:
     """Serve until gunicorn has stopped.
 
     :param app: the app, which is served as it is with ``settings.preload``
+    :param deployment: what was decided
     :param location: where a worker finds the app without preload
     :raises WorkerSizeConfigError: if an option of gunicorn is not valid
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
     """
-    options = gunicorn_options(app.config, os.environ, settings, plan)
+    settings = deployment.settings
+    options = gunicorn_options(app.config, os.environ, settings, deployment.plan)
     if not settings.preload:
-        deployment = Deployment(settings, get_state(app).resources, plan)
         hand_over(location, deployment, options)
-    options["post_fork"] = _chain(after_fork_of_all, options.get("post_fork"))
-    run_master(lambda: trusting(app, settings), options, settings, plan)
+    run_master(lambda: trusting(app, settings), options, deployment)
 
 
 def run_master(
     load: Callable[[], WSGIApplication],
     options: dict[str, Any],
-    settings: SizingSettings,
-    plan: SizingPlan,
+    deployment: Deployment,
 ) -> None:
     """Open the addresses and be gunicorn's master.
 
     :param load: returns the WSGI app
     :param options: gunicorn's settings, from :func:`gunicorn_options`
+    :param deployment: what was decided
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped
     """
     worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
-    options = {**options, "worker_class": worker_class}
-    if systemd.inherited_count():
-        # gunicorn takes the sockets, and the other two variables away.
-        os.environ.pop("LISTEN_FDNAMES", None)
-    else:
-        options["bind"] = _listen(settings.addresses, options)
-    _check_temporary_folder(options)
-    announce(plan)
-    if os.path.exists("gunicorn.conf.py"):
-        say(logging.INFO, CONF_FILE_NOTE)
+    port = HealthPort(deployment)
+    hooks = Hooks(deployment, port, _owner(options))
+    options = {**options, "worker_class": worker_class, **hooks.chained(options)}
     launcher = os.getpid()
+    hooks.monitor.start()
     try:
-        _Application(load, options).run()
+        _serve(load, options, deployment, hooks)
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
@@ -115,6 +115,29 @@ def run_master(
         raise WorkerSizeStartError(
             f"gunicorn cannot start: {reason}. Correct its options."
         ) from None
+    finally:
+        hooks.on_exit(None)
+
+
+def _serve(
+    load: Callable[[], WSGIApplication],
+    options: dict[str, Any],
+    deployment: Deployment,
+    hooks: Hooks,
+) -> None:
+    """Do the same, once the monitor runs."""
+    settings = deployment.settings
+    if systemd.inherited_count():
+        # gunicorn takes the sockets, and the other two variables away.
+        os.environ.pop("LISTEN_FDNAMES", None)
+    else:
+        options["bind"] = _listen(settings.addresses, options)
+    _check_temporary_folder(options)
+    announce(deployment.plan)
+    hooks.port.announce()
+    if os.path.exists("gunicorn.conf.py"):
+        say(logging.INFO, CONF_FILE_NOTE)
+    _Application(load, options, hooks, settings.drain_seconds).run()
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:
@@ -130,10 +153,7 @@ def _check_temporary_folder(options: Mapping[str, Any]) -> None:
 
 def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
     """Open the addresses ourselves, for one line where that fails; gunicorn takes them over."""
-    scratch = Config()
-    for name in ("backlog", "umask", "user", "group"):
-        if name in options:
-            scratch.set(name, options[name])
+    scratch = _owner(options)
     listeners = open_listeners(addresses, scratch.backlog)
     for listener in listeners:
         path = listener.getsockname()
@@ -150,33 +170,20 @@ def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
+def _owner(options: Mapping[str, Any]) -> Any:
+    """Return gunicorn's settings of whose the workers and the sockets are."""
+    scratch = Config()
+    for name in ("backlog", "umask", "user", "group", "initgroups"):
+        if name in options:
+            scratch.set(name, options[name])
+    return scratch
+
+
 CONF_FILE_NOTE = (
     "gunicorn.conf.py in this folder is not read: set app.config WORKERSIZE_GUNICORN_OPTIONS or "
     "GUNICORN_CMD_ARGS, or start gunicorn yourself with a file that begins with "
     "'from flask_workersize.gunicorn_conf import *'."
 )
-
-
-def _chain(
-    ours: Callable[..., None], theirs: Callable[..., None] | str | None
-) -> Callable[..., None]:
-    """Run a hook of the user, which may be a dotted name, after ours, never instead of it."""
-    if theirs is None:
-        return ours
-    scratch = Config()
-    scratch.set("post_fork", theirs)
-
-    def hook(server: Any, worker: Any) -> None:
-        ours(server, worker)
-        scratch.post_fork(server, worker)
-
-    return hook
-
-
-def after_fork_of_all(server: Any, worker: Any) -> None:
-    """Do what is to be done after a fork for each app of the process: it may serve several."""
-    for app in list(process.apps):
-        after_fork(app)
 
 
 def _leave_worker(code: Any) -> NoReturn:

@@ -7,24 +7,35 @@ names it.
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from ..runtime.scoreboard import State
 from . import systemd
+from .gunicorn_hooks import Hooks
 from .gunicorn_workers import SyncWorker, ThreadWorker
 from .stopping import STOP_SIGNALS, StopSignal, keep_away_new
 
 
 class GracefulArbiter(Arbiter):
-    """gunicorn's master: it keeps new connections away before it stops its workers."""
+    """gunicorn's master: it keeps new connections away before it stops its workers.
+
+    :param app: gunicorn's application
+    :param hooks: what is done at its hooks
+    :param drain_seconds: for how long it goes on serving after SIGTERM
+    """
 
     log: Any
     WORKERS: ClassVar[dict[int, Any]]
     _has_failed = False
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
+        self._hooks = hooks
+        self._drain_seconds = drain_seconds
+        self._drain_until: float | None = None
         self.stop_signal = StopSignal()
         for worker_class in (SyncWorker, ThreadWorker):
             worker_class.stop_signal = self.stop_signal
@@ -37,6 +48,7 @@ class GracefulArbiter(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers; where gracefully, after all that is queued was served."""
+        self._hooks.board.state = State.STOPPING
         if graceful and self.LISTENERS:
             systemd.notify("STOPPING=1")
             # What systemd has handed over stays open there: the next server takes its queue.
@@ -61,6 +73,27 @@ class GracefulArbiter(Arbiter):
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def manage_workers(self) -> None:
+        """Keep the number of workers, and the monitor."""
+        self._hooks.monitor.keep()
+        super().manage_workers()
+
+    def handle_term(self) -> None:
+        """Stop; before that, where asked to, go on serving while probes already say no."""
+        if self._drain_until is not None or not self._drain_seconds:
+            raise StopIteration
+        self._drain_until = time.monotonic() + self._drain_seconds
+        self._hooks.board.state = State.DRAINING
+        systemd.notify("STOPPING=1")
+        self.log.info("Draining for %s s", self._drain_seconds)
+
+    def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
+        """Wait for signals; the end of the drain is one."""
+        if self._drain_until is None:
+            return super().wait_for_signals(timeout)
+        left = self._drain_until - time.monotonic()
+        return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
 
     def handle_int(self) -> None:
         """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""

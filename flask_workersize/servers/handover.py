@@ -72,7 +72,7 @@ def hand_over(
                 "settings": settings.model_dump()
                 | {"sources": settings.sources, "warnings": settings.warnings},
                 "resources": asdict(deployment.resources),
-                "plan": asdict(deployment.plan),
+                "plan": deployment.plan.to_dict(),
                 "options": dict(options),
             },
             default=_secret_or_refuse,
@@ -112,9 +112,7 @@ def take_over(descriptor: int) -> None:
     )
     process.deployment = deployment
     location = AppLocation(handed["import_path"])
-    load_gunicorn().run_master(
-        lambda: load(location, deployment), handed["options"], deployment.settings, deployment.plan
-    )
+    load_gunicorn().run_master(lambda: load(location, deployment), handed["options"], deployment)
 
 
 def load(location: AppLocation, deployment: Deployment) -> WSGIApplication:

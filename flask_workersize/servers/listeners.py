@@ -17,11 +17,17 @@ BACKLOG = 2048
 _UNUSABLE_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def open_listeners(addresses: Iterable[str], backlog: int = BACKLOG) -> list[socket.socket]:
+_ADVICE = "choose another one with --port, --host, --bind or NOW_LMS_BIND."
+
+
+def open_listeners(
+    addresses: Iterable[str], backlog: int = BACKLOG, advice: str = _ADVICE
+) -> list[socket.socket]:
     """Open listening sockets.
 
     :param addresses: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``
     :param backlog: connections that may wait in the kernel
+    :param advice: what to do where an address cannot be had
     :returns: at least one socket for each address
     :raises WorkerSizeStartError: if an address is in use or cannot be had; nothing stays open
     """
@@ -37,7 +43,7 @@ def open_listeners(addresses: Iterable[str], backlog: int = BACKLOG) -> list[soc
             listener.listen(backlog)
     except (OSError, ValueError) as error:
         close_listeners(opened)
-        raise WorkerSizeStartError(_reason(address, error)) from None
+        raise WorkerSizeStartError(f"{_reason(address, error)} {advice}") from None
     return opened
 
 
@@ -154,7 +160,4 @@ def _reason(address: str, error: OSError | ValueError) -> str:
         why = f"{error};"
     else:
         why = _REASONS.get(error.errno, f"{os.strerror(error.errno)};")
-    return (
-        f"Cannot listen on {address}: {why} choose another one with --port, --host, --bind or "
-        "NOW_LMS_BIND."
-    )
+    return f"Cannot listen on {address}: {why}"

@@ -19,13 +19,16 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
+from ..deployment import Deployment
 from ..errors import WorkerSizeConfigError
 from ..log import announce, say
-from ..plan import SizingPlan
-from ..settings import SizingSettings
+from ..runtime.meter import Meter
+from ..runtime.monitor import Monitor
+from ..runtime.scoreboard import Scoreboard, State
 from ..sources import options_key
 from . import systemd
 from .listeners import close_listeners, open_listeners, remove_socket_file, url_of
+from .probe_server import HealthPort, make_monitor
 from .proxy import trusting
 from .stopping import SETTLE_SECONDS, SILENCE_SECONDS, keep_away_new
 from .waitress_options import waitress_options
@@ -37,24 +40,34 @@ if TYPE_CHECKING:
 HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
-def run(app: Flask, settings: SizingSettings, plan: SizingPlan) -> None:
+def run(app: Flask, deployment: Deployment) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered.
 
+    :param app: the app
+    :param deployment: what was decided
     :raises WorkerSizeConfigError: if an option of waitress is not valid
     :raises WorkerSizeStartError: if an address cannot be had
     """
-    options = waitress_options(app.config, settings, plan)
+    settings = deployment.settings
+    options = waitress_options(app.config, settings, deployment.plan)
     inherited = systemd.take_inherited()
-    listeners = inherited or open_listeners(settings.addresses)
+    listeners: list[socket.socket] = []
+    port = HealthPort(deployment)
+    monitor = make_monitor(deployment, port)
+    monitor.start()
     try:
-        server = _Server(trusting(app, settings), listeners, options)
-        announce(plan)
+        listeners = inherited or open_listeners(settings.addresses)
+        server = _Server(trusting(app, settings), listeners, options, deployment.board)
+        announce(deployment.plan)
+        port.announce()
         say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
-        with server.obeying_signals():
-            server.run()
+        with server.obeying_signals(settings.drain_seconds):
+            server.run(monitor)
             # What systemd has handed over stays open there: the next server takes its queue.
             server.stop(settings.graceful_timeout, drain=not inherited)
     finally:
+        monitor.stop()
+        port.close()
         close_listeners(listeners, remove=not inherited)
 
 
@@ -68,6 +81,7 @@ class _Channel(HTTPChannel):
         server.accepted += 1
 
     def service(self) -> None:
+        self.server.note_queue()
         if self.server.stopping:
             self.say_close()
         super().service()
@@ -95,11 +109,21 @@ class _Server:
     """waitress' loop, which ends when it is asked to, and can go on until all is answered."""
 
     def __init__(
-        self, wsgi: WSGIApplication, listeners: list[socket.socket], options: Mapping[str, Any]
+        self,
+        wsgi: WSGIApplication,
+        listeners: list[socket.socket],
+        options: Mapping[str, Any],
+        board: Scoreboard,
     ) -> None:
         self._map: dict[int, Any] = {}
+        self._board = board
+        row = board.take_row(1)
+        assert row is not None
+        self._row = row
+        row.enter()
+        metered = Meter(wsgi, row, hands_files_over=True)
         try:
-            created = create_server(wsgi, map=self._map, sockets=listeners, **options)
+            created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
             raise WorkerSizeConfigError(
                 f"waitress refuses these settings: {error} Correct the addresses, or app.config "
@@ -115,11 +139,19 @@ class _Server:
             server.channel_class = _Channel
             server.stopping = False
             server.accepted = 0
+            server.note_queue = self._note_queue
         self._asked = 0
+        self._drain_seconds = 0
+        self._drain_until: float | None = None
+        board.set_listeners(listeners)
 
     @contextmanager
-    def obeying_signals(self) -> Iterator[None]:
-        """Take the signals that are the server's, and give them back at the end."""
+    def obeying_signals(self, drain_seconds: int) -> Iterator[None]:
+        """Take the signals that are the server's, and give them back at the end.
+
+        :param drain_seconds: for how long to go on serving after SIGTERM
+        """
+        self._drain_seconds = drain_seconds
         handlers: dict[int, Any] = {signal.SIGTERM: self._ask, signal.SIGINT: self._ask}
         if hasattr(signal, "SIGHUP"):
             handlers[signal.SIGHUP] = lambda signum, frame: say(logging.WARNING, HUP_NOTE)
@@ -130,21 +162,42 @@ class _Server:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or Ctrl-C."""
+    def run(self, monitor: Monitor) -> None:
+        """Serve until SIGTERM or Ctrl-C, and keep the monitor."""
         systemd.notify("READY=1")
+        self._row.set_ready()
+        self._board.state = State.SERVING
         while not self._asked:
-            self._turn(1.0)
+            monitor.keep()
+            if self._drain_until is None:
+                self._turn(1.0)
+                continue
+            if self._board.state is State.SERVING:
+                self._board.state = State.DRAINING
+                systemd.notify("STOPPING=1")
+                say(logging.INFO, f"Draining for {self._drain_seconds} s")
+            left = self._drain_until - time.monotonic()
+            if left <= 0:
+                return
+            self._turn(min(1.0, left))
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if not self._asked:
+        if signum == signal.SIGTERM and self._drain_seconds and self._drain_until is None:
+            self._drain_until = time.monotonic() + self._drain_seconds
+        elif not self._asked:
             self._asked = 1
         elif signum == signal.SIGINT:
             # A second SIGTERM changes nothing, but a person who does not want to wait does.
             self._asked = 2
         self._servers[0].pull_trigger()
 
+    def _note_queue(self) -> None:
+        """Write down how many requests wait for a thread; whoever has looked last is right."""
+        self._board.task_queue = len(self._threads.queue)
+
     def _turn(self, seconds: float) -> None:
+        self._row.beat()
+        self._note_queue()
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
 
     def stop(self, graceful_timeout: float, drain: bool) -> None:
@@ -153,6 +206,7 @@ class _Server:
         :param graceful_timeout: seconds this may take
         :param drain: whether to serve what is queued; not where the next server takes the queue
         """
+        self._board.state = State.STOPPING
         systemd.notify("STOPPING=1")
         stopped_at = time.time()
         deadline = stopped_at + graceful_timeout

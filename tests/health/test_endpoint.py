@@ -20,11 +20,8 @@ from werkzeug.test import Client, EnvironBuilder
 import flask_workersize
 from flask_workersize import CapacityReport, WorkerSizing
 from flask_workersize.deployment import process
-from flask_workersize.health.blueprint import (
-    CapacityEndpoint,
-    CapacityShortcut,
-    capacity_blueprint,
-)
+from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
+from flask_workersize.health.endpoint import CapacityEndpoint
 from tests.plain import SECRET, clear_environment, new_app, plan
 
 URL = "/_health/capacity"
@@ -33,7 +30,7 @@ DETAILS = {"sources", "warnings", "notes", "pid"}
 FLASK = tuple(int(part) for part in version("flask").split(".")[:2])
 
 
-def report(details: bool) -> CapacityReport:
+def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
     return CapacityReport.of(PLAN, serving=True, details=details)
 
 
@@ -44,9 +41,9 @@ def endpoint(token: str | None = None) -> CapacityEndpoint:
 def asked(token: str | None, header: str | None) -> dict[str, Any]:
     """Return the report that this Authorization header gets, as WSGI hands it over."""
     environ = {} if header is None else {"HTTP_AUTHORIZATION": header}
-    status, body = endpoint(token).answer(environ)
-    assert status == "200 OK"
-    shown: dict[str, Any] = json.loads(body)
+    answer = endpoint(token).report(environ)
+    assert answer.status == "200 OK"
+    shown: dict[str, Any] = json.loads(answer.body)
     return shown
 
 

@@ -1,0 +1,128 @@
+"""The WSGI middleware that keeps a worker's row: what runs, how much was served, how long it took.
+
+It stands outermost, where it sees all that holds a thread. Two stores at the start of a request
+and three at its end, into a slot that only this thread writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from .scoreboard import Slot
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from .scoreboard import WriterRow
+
+SLOT_KEY = "flask_workersize.slot"
+"""Where a request finds the slot that it runs in."""
+
+_SERVED, _BUSY = Slot.SERVED, Slot.BUSY
+
+
+class Meter:
+    """Counts each request in the slot of its thread, from its start until its response is closed.
+
+    :param app: the WSGI app
+    :param row: the row of this worker
+    :param hands_files_over: whether the server sends what ``wsgi.file_wrapper`` holds after its
+        thread is free again, as waitress does; gunicorn's threads wait for it
+    """
+
+    def __init__(
+        self, app: WSGIApplication, row: WriterRow, hands_files_over: bool = False
+    ) -> None:
+        self.app = app
+        self._cells = row.cells
+        self._free = iter(row.slots)
+        self._mine = threading.local()
+        self._hands_files_over = hands_files_over
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        try:
+            slot: int | None = self._mine.slot
+        except AttributeError:
+            # A thread more than there are slots is not counted; neither server starts one.
+            slot = self._mine.slot = next(self._free, None)
+        if slot is None:
+            return self.app(environ, start_response)
+        begun = monotonic_ns()
+        self._cells[slot] = begun
+        environ[SLOT_KEY] = slot
+        try:
+            body: Iterable[bytes] = self.app(environ, start_response)
+        except BaseException:
+            _end(self._cells, slot, begun)
+            raise
+        is_file = isinstance(body, environ.get("wsgi.file_wrapper", ()))
+        if is_file:
+            # The server knows its own wrapper by its class, and sends it with sendfile.
+            if self._hands_files_over:
+                _end(self._cells, slot, begun)
+            else:
+                _end_with(body, self._cells, slot, begun)
+            return body
+        kind = _SizedBody if hasattr(body, "__len__") else _Body
+        return kind(body, self._cells, slot, begun)
+
+
+class _Body:
+    """A response that ends its request when it is closed; it is iterated as it is."""
+
+    __slots__ = ("_begun", "_body", "_cells", "_slot")
+
+    def __init__(
+        self, body: Iterable[bytes], cells: memoryview[int], slot: int, begun: int
+    ) -> None:
+        self._body = body
+        self._cells = cells
+        self._slot = slot
+        self._begun = begun
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            _end(self._cells, self._slot, self._begun)
+
+
+class _SizedBody(_Body):
+    """A response whose number of parts is known, from which servers tell its length."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
+
+
+def _end(cells: memoryview[int], slot: int, begun: int) -> None:
+    if cells[slot] != begun:
+        # Closed twice, or late: the slot is another request's by now.
+        return
+    cells[slot + _BUSY] += monotonic_ns() - begun
+    cells[slot + _SERVED] += 1
+    cells[slot] = 0
+
+
+def _end_with(file: Any, cells: memoryview[int], slot: int, begun: int) -> None:
+    """End the request when the server closes a file."""
+    close = getattr(file, "close", None)
+
+    def closing() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            _end(cells, slot, begun)
+
+    file.close = closing

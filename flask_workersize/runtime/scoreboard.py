@@ -1,0 +1,416 @@
+"""What is happening now: one table in memory that all processes of a deployment share.
+
+It is made before the first fork, has no name and no file, and is gone with the last process. A
+header tells of the whole deployment, a row of each worker, and in a row there is a slot for each
+thread that serves. Every cell is an aligned word of 8 bytes, which a processor stores as a whole,
+and has one writer, so that nobody locks and a process that is killed at any moment leaves nothing
+half-written:
+
+- the master writes the header, and gives and takes rows;
+- a worker's main thread writes its process id, its start, its heartbeat and whether it is ready;
+- each of its threads writes a slot;
+- the monitor writes memory.
+
+(One cell has two: the length of waitress' queue, by whoever has just looked at it.)
+
+A row is read for as long as its worker lives. What it counted is then added to the header, so that
+totals never go back; the version of the header is odd meanwhile, and readers look again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ..resources.processes import start_time
+
+_WORD = 8
+NANOSECONDS = 1_000_000_000
+_MOST_BYTES = 256 * 1024 * 1024
+_SPARE_ROWS = 64
+_MOST_LISTENERS = 8
+_MOST_READS = 100
+
+
+class State(IntEnum):
+    """What the deployment is doing."""
+
+    STARTING = 0
+    SERVING = 1
+    DRAINING = 2
+    STOPPING = 3
+    STOPPED = 4
+
+
+class _Header:
+    VERSION = 0
+    STATE = 1
+    RESTARTS = 2
+    KILLS = 3
+    SERVED_BEFORE = 4
+    BUSY_BEFORE = 5
+    QUEUE = 6
+    LISTENERS = 7
+    FIRST_LISTENER = 8
+    WORDS = 8 + _MOST_LISTENERS
+
+
+class _Cell:
+    AGE = 0
+    BORN = 1
+    PID = 2
+    START_TIME = 3
+    READY = 4
+    HEARTBEAT = 5
+    LEFT = 6
+    RSS = 7
+    PSS = 8
+    USS = 9
+    SAMPLED = 10
+    WORDS = 11
+
+
+class Slot:
+    """The words of a slot: plain numbers, since an enumeration costs time at every request.
+
+    ``BEGUN`` is when the running request began, in nanoseconds of the monotonic clock, 0 where
+    none runs; ``SERVED`` counts requests, ``BUSY`` the nanoseconds spent on them.
+    """
+
+    BEGUN = 0
+    SERVED = 1
+    BUSY = 2
+    WORDS = 3
+
+
+@dataclass(frozen=True)
+class MemorySample:
+    """Memory of one worker, as the monitor last saw it.
+
+    :param rss_bytes: resident memory, shared pages included
+    :param pss_bytes: the same with each shared page divided among who shares it; ``None`` where
+        the system does not tell
+    :param uss_bytes: memory that is the worker's alone; ``None`` where the system does not tell
+    :param age_seconds: how long ago
+    """
+
+    rss_bytes: int
+    pss_bytes: int | None
+    uss_bytes: int | None
+    age_seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker.
+
+    :param number: its row, from 0
+    :param age: how gunicorn counts its workers, from 1
+    :param pid: its process; 0 in the moment after the fork
+    :param start_time: when that process started, as :func:`start_time` tells
+    :param is_ready: whether it has loaded the app
+    :param lived_seconds: time since it was forked
+    :param silent_seconds: time since its last heartbeat
+    :param running_seconds: for each request that runs, for how long
+    :param slots: requests that it can run at once
+    :param served: requests that it has served
+    :param busy_seconds: time that its threads have spent on them, summed up
+    :param memory: what the monitor saw; ``None`` before it looked
+    """
+
+    number: int
+    age: int
+    pid: int
+    start_time: int
+    is_ready: bool
+    lived_seconds: float
+    silent_seconds: float
+    running_seconds: tuple[float, ...]
+    slots: int
+    served: int
+    busy_seconds: float
+    memory: MemorySample | None
+
+    @property
+    def busy(self) -> int:
+        """Requests that run."""
+        return len(self.running_seconds)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The table at one moment.
+
+    :param state: what the deployment is doing
+    :param rows: the workers that live
+    :param restarts: workers that ended while the deployment went on serving
+    :param kills: workers that ended without leaving, by SIGKILL or a crash
+    :param served: requests served so far, by workers that have ended too
+    :param busy_seconds: time that threads have spent on them
+    :param task_queue: requests that wait in waitress for a thread
+    """
+
+    state: State
+    rows: tuple[WorkerRow, ...]
+    restarts: int
+    kills: int
+    served: int
+    busy_seconds: float
+    task_queue: int
+
+    @property
+    def ready(self) -> tuple[WorkerRow, ...]:
+        """Workers that have loaded the app."""
+        return tuple(row for row in self.rows if row.is_ready)
+
+    @property
+    def busy(self) -> int:
+        """Requests that run."""
+        return sum(row.busy for row in self.rows)
+
+    @property
+    def slots(self) -> int:
+        """Requests that can run at once."""
+        return sum(row.slots for row in self.rows)
+
+    @property
+    def utilization(self) -> float:
+        """Share of the slots that are busy, 0 to 1; 0 where there is none."""
+        return self.busy / self.slots if self.slots else 0.0
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether a request that comes now has to wait."""
+        return self.busy >= self.slots > 0
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the deployment drains or stops."""
+        return self.state >= State.DRAINING
+
+
+class Scoreboard:
+    """The shared table. Make it before the first fork.
+
+    :param workers: workers that are planned; there is room for at least twice as many, since a
+        reload runs the old and the new ones side by side
+    :param threads: threads of a worker
+    """
+
+    def __init__(self, workers: int, threads: int) -> None:
+        self.threads = threads
+        self._row_words = _Cell.WORDS + threads * Slot.WORDS
+        wanted = 2 * workers + _SPARE_ROWS
+        self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
+        size = (_Header.WORDS + self.capacity * self._row_words) * _WORD
+        self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
+        self._given: dict[int, int] = {}
+
+    @property
+    def state(self) -> State:
+        """What the deployment is doing; only the master sets it."""
+        return State(self.cells[_Header.STATE])
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.cells[_Header.STATE] = state
+
+    @property
+    def task_queue(self) -> int:
+        """Requests that wait in waitress for a thread."""
+        return self.cells[_Header.QUEUE]
+
+    @task_queue.setter
+    def task_queue(self, length: int) -> None:
+        self.cells[_Header.QUEUE] = length
+
+    def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
+        """Note the listeners, so that processes which do not hold them can ask for their queue."""
+        known = [(int(item.family) << 32) | os.fstat(item.fileno()).st_ino for item in sockets]
+        for number, listener in enumerate(known[:_MOST_LISTENERS]):
+            self.cells[_Header.FIRST_LISTENER + number] = listener
+        self.cells[_Header.LISTENERS] = len(known)
+
+    @property
+    def listeners(self) -> list[tuple[int, int]] | None:
+        """The listeners, as address family and inode; ``None`` for more than there is room for."""
+        count = self.cells[_Header.LISTENERS]
+        if count > _MOST_LISTENERS:
+            return None
+        first = _Header.FIRST_LISTENER
+        return [(word >> 32, word & 0xFFFFFFFF) for word in self.cells[first : first + count]]
+
+    def take_row(self, age: int) -> WriterRow | None:
+        """Give a worker that is about to be forked a row.
+
+        :param age: how gunicorn counts its workers, from 1
+        :returns: its row; ``None`` if all are taken: such a worker serves, and is not seen
+        """
+        ages = self._ages()
+        if 0 not in ages:
+            return None
+        number = ages.index(0)
+        start = self._start(number)
+        for offset in range(1, self._row_words):
+            self.cells[start + offset] = 0
+        self.cells[start + _Cell.BORN] = time.monotonic_ns()
+        self.cells[start] = age
+        self._given[age] = number
+        return WriterRow(self, start)
+
+    def row_of(self, age: int) -> WriterRow | None:
+        """Return the row that was given to a worker; ``None`` if it has none."""
+        number = self._given.get(age)
+        return None if number is None else WriterRow(self, self._start(number))
+
+    def free_row(self, age: int) -> None:
+        """Take the row of a worker that has ended, and keep what it counted."""
+        number = self._given.pop(age, None)
+        if number is None:
+            return
+        start = self._start(number)
+        with self._changing():
+            slots = self.cells[start + _Cell.WORDS : start + self._row_words].tolist()
+            self.cells[_Header.SERVED_BEFORE] += sum(slots[Slot.SERVED :: Slot.WORDS])
+            self.cells[_Header.BUSY_BEFORE] += sum(slots[Slot.BUSY :: Slot.WORDS])
+            if self.state < State.STOPPING:
+                self.cells[_Header.RESTARTS] += 1
+            if not self.cells[start + _Cell.LEFT]:
+                self.cells[_Header.KILLS] += 1
+            self.cells[start] = 0
+
+    def heal(self, alive: Iterable[int]) -> None:
+        """Take the rows of workers that are gone without a word.
+
+        :param alive: the ages of those that live
+        """
+        for age in set(self._given) - set(alive):
+            self.free_row(age)
+
+    def read(self, but: int | None = None) -> Snapshot:
+        """Return the table as it is now.
+
+        :param but: a slot, as :class:`~flask_workersize.runtime.meter.Meter` names it, whose
+            running request does not count: the one that asks
+        """
+        for _ in range(_MOST_READS):
+            version = self.cells[_Header.VERSION]
+            snapshot = self._read(but)
+            if version % 2 == 0 and version == self.cells[_Header.VERSION]:
+                break
+        return snapshot
+
+    def _read(self, but: int | None) -> Snapshot:
+        cells, now = self.cells, time.monotonic_ns()
+        rows = [self._read_row(number, now, but) for number, age in enumerate(self._ages()) if age]
+        return Snapshot(
+            state=self.state,
+            rows=tuple(rows),
+            restarts=cells[_Header.RESTARTS],
+            kills=cells[_Header.KILLS],
+            served=cells[_Header.SERVED_BEFORE] + sum(row.served for row in rows),
+            busy_seconds=cells[_Header.BUSY_BEFORE] / NANOSECONDS
+            + sum(row.busy_seconds for row in rows),
+            task_queue=self.task_queue,
+        )
+
+    def _ages(self) -> list[int]:
+        return self.cells[_Header.WORDS :: self._row_words].tolist()
+
+    def _read_row(self, number: int, now: int, but: int | None) -> WorkerRow:
+        start = self._start(number)
+        cells = self.cells[start : start + self._row_words].tolist()
+        if but is not None and start < but < start + self._row_words:
+            cells[but - start] = 0
+        slots = cells[_Cell.WORDS :]
+        born = cells[_Cell.BORN]
+        return WorkerRow(
+            number=number,
+            age=cells[_Cell.AGE],
+            pid=cells[_Cell.PID],
+            start_time=cells[_Cell.START_TIME],
+            is_ready=bool(cells[_Cell.READY]),
+            lived_seconds=_seconds(now - born),
+            silent_seconds=_seconds(now - max(cells[_Cell.HEARTBEAT], born)),
+            running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
+            slots=self.threads,
+            served=sum(slots[Slot.SERVED :: Slot.WORDS]),
+            busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
+            memory=_memory(cells, now),
+        )
+
+    def note_memory(
+        self, number: int, rss_bytes: int, pss_bytes: int | None, uss_bytes: int | None
+    ) -> None:
+        """Write down what the monitor has seen of a worker's memory."""
+        start = self._start(number)
+        self.cells[start + _Cell.RSS] = rss_bytes
+        self.cells[start + _Cell.PSS] = -1 if pss_bytes is None else pss_bytes
+        self.cells[start + _Cell.USS] = -1 if uss_bytes is None else uss_bytes
+        self.cells[start + _Cell.SAMPLED] = time.monotonic_ns()
+
+    def _start(self, number: int) -> int:
+        return _Header.WORDS + number * self._row_words
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self.cells[_Header.VERSION] += 1
+        try:
+            yield
+        finally:
+            self.cells[_Header.VERSION] += 1
+
+
+class WriterRow:
+    """A worker's own row, for it to write.
+
+    :param board: the table
+    :param start: where the row begins in it
+    """
+
+    def __init__(self, board: Scoreboard, start: int) -> None:
+        self.cells = board.cells
+        self._start = start
+        first = start + _Cell.WORDS
+        self.slots = range(first, first + board.threads * Slot.WORDS, Slot.WORDS)
+        """Where each of its slots begins."""
+
+    def enter(self) -> None:
+        """Say which process this worker is."""
+        self.cells[self._start + _Cell.START_TIME] = start_time(os.getpid())
+        self.cells[self._start + _Cell.PID] = os.getpid()
+
+    def set_ready(self) -> None:
+        """Say that the app is loaded and requests are taken."""
+        self.beat()
+        self.cells[self._start + _Cell.READY] = 1
+
+    def beat(self) -> None:
+        """Say that the main loop of this worker goes round."""
+        self.cells[self._start + _Cell.HEARTBEAT] = time.monotonic_ns()
+
+    def leave(self) -> None:
+        """Say that this worker ends by its own will: whoever does not was killed."""
+        self.cells[self._start + _Cell.LEFT] = 1
+
+
+def _seconds(nanoseconds: int) -> float:
+    return max(nanoseconds, 0) / NANOSECONDS
+
+
+def _memory(cells: list[int], now: int) -> MemorySample | None:
+    if not cells[_Cell.SAMPLED]:
+        return None
+    pss, uss = cells[_Cell.PSS], cells[_Cell.USS]
+    return MemorySample(
+        rss_bytes=cells[_Cell.RSS],
+        pss_bytes=None if pss < 0 else pss,
+        uss_bytes=None if uss < 0 else uss,
+        age_seconds=_seconds(now - cells[_Cell.SAMPLED]),
+    )
