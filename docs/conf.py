@@ -21,6 +21,8 @@ nitpick_ignore = [
     ("py:class", "collections.abc.Mapping"),
     ("py:class", "flask.app.Flask"),
     ("py:data", "sys.platform"),
+    # Handed in by the package itself.
+    ("py:class", "flask_workersize.health.report.Live"),
 ]
 
 autodoc_member_order = "bysource"

@@ -99,7 +99,7 @@ def on_starting(server: Any) -> None:
     except WorkerSizeStartError as error:
         error.show()
         sys.exit(error.exit_code)
-    process.hooks = hooks = Hooks(decided, port, server.cfg)
+    process.hooks = hooks = Hooks(decided, port, server.cfg, is_ours=False)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
     port.announce()

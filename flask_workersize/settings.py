@@ -27,8 +27,10 @@ from .sources import (
 )
 from .values import (
     Addresses,
+    Guard,
     Host,
     HostOrNone,
+    MegabytesOrPercent,
     Networks,
     Server,
     Whole,
@@ -96,6 +98,10 @@ NAMES: Mapping[str, Names] = {
     "health_host": Names(("NOW_LMS_HEALTH_HOST",)),
     "ready_saturated_seconds": Names(("NOW_LMS_READY_SATURATED_SECONDS",)),
     "drain_seconds": Names(("NOW_LMS_DRAIN_SECONDS",)),
+    "memory_guard": Names(("NOW_LMS_MEMORY_GUARD",)),
+    "memory_recycle_percent": Names(("NOW_LMS_MEMORY_RECYCLE_PERCENT",)),
+    "memory_critical_percent": Names(("NOW_LMS_MEMORY_CRITICAL_PERCENT",)),
+    "worker_memory_max_mb": Names(("NOW_LMS_WORKER_MEMORY_MAX_MB",)),
 }
 
 HEALTH_URL_KEY = f"{CONFIG_PREFIX}HEALTH_URL"
@@ -227,6 +233,31 @@ class SizingSettings(BaseSettings):
         "at least 0",
         examples=[5],
     )
+    memory_guard: Guard = Field(
+        "on",
+        description='"on" recycles workers before memory runs out, "off" does not, "exit" also '
+        "ends waitress, for the service manager to start it again",
+        examples=["on"],
+    )
+    memory_recycle_percent: Whole = Field(
+        70,
+        ge=1,
+        le=99,
+        description="share of the memory limit above which workers are recycled, 1 to 99 %",
+    )
+    memory_critical_percent: Whole = Field(
+        90,
+        ge=1,
+        le=100,
+        description="share of the memory limit above which there are fewer workers, and waitress "
+        "is not ready, 1 to 100 %",
+    )
+    worker_memory_max_mb: MegabytesOrPercent = Field(
+        None,
+        description="own memory above which a worker is recycled, in MB, or as a share of the "
+        'memory limit, such as "25%"',
+        examples=[300],
+    )
 
     sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, by setting."""
@@ -289,10 +320,17 @@ class SizingSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _recycle_below_critical(self) -> Self:
+        if self.memory_recycle_percent > self.memory_critical_percent:
+            low = self.source_of("memory_recycle_percent")
+            high = self.source_of("memory_critical_percent")
+            raise refusal(f"{low} is above {high}: lower the first or raise the second.")
+        return self
+
+    @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        if self.health_port and f":{self.health_port}" in {
-            address[address.rindex(":") :] for address in self.addresses
-        }:
+        ports = [int(item.rpartition(":")[2]) for item in self.addresses if item[:5] != "unix:"]
+        if self.health_port and self.health_port in ports:
             raise refusal(
                 f"{self.source_of('health_port')} is a port that the app listens on: choose "
                 "another one."

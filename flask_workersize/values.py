@@ -80,12 +80,34 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _guard(value: Any) -> Any:
+    """Accept what a switch is called everywhere, too; pydantic would refuse "true"."""
+    text = str(value).strip().lower() if isinstance(value, str | bool) else value
+    names = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
+    if text in ("on", "off", "exit") or text in names:
+        return names.get(text, text)
+    raise refusal('is not "on", "off" or "exit"')
+
+
+def _megabytes_or_percent(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,2}|100)\s*%", value.strip())):
+        if int(match[1]):
+            return f"{int(match[1])}%"
+        raise refusal("is too small")
+    number = _whole_number(value)
+    if number is not None and number < 1:
+        raise refusal("is too small")
+    return number
+
+
 ServerName = Literal["gunicorn", "waitress"]
 
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 WholeOrNone = Annotated[int | None, BeforeValidator(_whole_number)]
 WholeOrAuto = Annotated[int | None, BeforeValidator(_whole_number_or_auto)]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
+Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
+MegabytesOrPercent = Annotated[int | str | None, BeforeValidator(_megabytes_or_percent)]
 Host = Annotated[str, BeforeValidator(_host)]
 HostOrNone = Annotated[str | None, BeforeValidator(_host)]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]

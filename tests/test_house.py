@@ -27,6 +27,9 @@ PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.rst"))]
 OTHERS = {"now-lms.rst"}
 """Pages that tell of variables which NOW LMS itself reads."""
 
+FOREIGN = {"NOW_LMS_FORCE_HTTPS"}
+"""Variables that NOW LMS itself reads, where another page has to tell of them."""
+
 GENERATED_TABLE = ".. settings-table::"
 """A directive of the docs that writes the table from the code."""
 
@@ -55,6 +58,11 @@ PLAIN = [
     "plan.py",
     "resources/*.py",
     "runtime/guard.py",
+    "runtime/backlog.py",
+    "runtime/meter.py",
+    "runtime/monitor.py",
+    "runtime/peers.py",
+    "runtime/scoreboard.py",
 ]
 
 
@@ -63,11 +71,15 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of everything that a module imports, wherever it does."""
+def imported(path: Path, at_once: bool = False) -> Iterator[str]:
+    """Yield the full name of everything that a module imports.
+
+    :param at_once: only what it imports when it is imported itself, else wherever it does
+    """
     module = module_name(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -115,8 +127,9 @@ def public_things() -> Iterator[tuple[str, Any]]:
 def test_imports_are_found_in_every_form() -> None:
     """The rules below would hold of nothing, were this not so."""
     found = set(imported(ROOT / PACKAGE / "servers" / "waitress.py"))
-    assert {"waitress.server.create_server", f"{PACKAGE}.plan.SizingPlan", "logging"} <= found
-    assert f"{PACKAGE}.log.say" in found
+    assert {"waitress.server.create_server", "logging", "waitress.wasyncore"} <= found
+    assert {f"{PACKAGE}.log.say", f"{PACKAGE}.servers.systemd"} <= found
+    assert f"{PACKAGE}.deployment.Deployment" in found
     assert f"{PACKAGE}.health.report.CapacityReport" in set(
         imported(ROOT / PACKAGE / "__init__.py")
     )
@@ -132,6 +145,22 @@ def test_only_servers_know_gunicorn_and_waitress() -> None:
     others = [path for path in SOURCES if path.parent.name != "servers"]
     for path in others:
         assert [n for n in imported(path) if n.partition(".")[0] in ("gunicorn", "waitress")] == []
+
+
+def test_only_the_metrics_know_prometheus_client_and_they_are_imported_when_they_are_asked() -> (
+    None
+):
+    """An app without the extra loses the metrics, and nothing else."""
+    knowing = {path.name for path in SOURCES if any(map(is_prometheus, imported(path)))}
+    assert knowing == {"metrics.py"}
+    metrics = f"{PACKAGE}.health.metrics"
+    for path in SOURCES:
+        at_once = [name for name in imported(path, at_once=True) if within(name, metrics)]
+        assert at_once == [], path
+
+
+def is_prometheus(name: str) -> bool:
+    return within(name, "prometheus_client")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +221,7 @@ def test_table_of_settings_has_every_name(path: Path) -> None:
 def test_pages_mention_no_name_that_is_not_known(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     mentioned = set(re.findall(r"\b(?:NOW_LMS|WORKERSIZE)_[A-Z_]*[A-Z]", text))
-    assert mentioned <= known_variables() | CONFIG_KEYS | {MISSPELLED}
+    assert mentioned <= known_variables() | CONFIG_KEYS | {MISSPELLED} | FOREIGN
 
 
 def test_readme_shows_what_the_plan_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:

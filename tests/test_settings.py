@@ -29,6 +29,10 @@ VARIABLES = {
     "preload": ["NOW_LMS_PRELOAD"],
     "trusted_proxy": ["NOW_LMS_TRUSTED_PROXY"],
     "health_token": ["NOW_LMS_HEALTH_TOKEN"],
+    "health_port": ["NOW_LMS_HEALTH_PORT"],
+    "health_host": ["NOW_LMS_HEALTH_HOST"],
+    "ready_saturated_seconds": ["NOW_LMS_READY_SATURATED_SECONDS"],
+    "drain_seconds": ["NOW_LMS_DRAIN_SECONDS"],
 }
 DEFAULTS = {
     "workers": None,
@@ -46,6 +50,10 @@ DEFAULTS = {
     "preload": True,
     "trusted_proxy": None,
     "health_token": None,
+    "health_port": None,
+    "health_host": None,
+    "ready_saturated_seconds": None,
+    "drain_seconds": 0,
 }
 NUMBERS = [
     "workers",
@@ -57,6 +65,9 @@ NUMBERS = [
     "port",
     "timeout",
     "graceful_timeout",
+    "health_port",
+    "ready_saturated_seconds",
+    "drain_seconds",
 ]
 SETTING_AND_VARIABLE = [(name, variable) for name, names in VARIABLES.items() for variable in names]
 NUMBER_VARIABLES = [variable for name in NUMBERS for variable in VARIABLES[name]]
@@ -104,6 +115,14 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("bind", "unix:/run/lms.sock,", ("unix:/run/lms.sock",)),
         ("trusted_proxy", "127.0.0.1, 10.0.0.0/8", ("127.0.0.1", "10.0.0.0/8")),
         ("trusted_proxy", "*", ("*",)),
+        ("health_port", "0", 0),
+        ("health_port", " 8081 ", 8081),
+        ("health_port", "65535", 65535),
+        ("health_host", " ::1 ", "::1"),
+        ("ready_saturated_seconds", "1", 1),
+        ("ready_saturated_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
+        ("drain_seconds", "0", 0),
+        ("drain_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
     ],
 )
 def test_text_of_a_variable_becomes_the_value(name: str, text: str, value: Any) -> None:
@@ -145,7 +164,15 @@ def test_negative_is_refused(variable: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["workers", "threads", "worker_memory_mb", "min_workers", "max_workers"]
+    "name",
+    [
+        "workers",
+        "threads",
+        "worker_memory_mb",
+        "min_workers",
+        "max_workers",
+        "ready_saturated_seconds",
+    ],
 )
 def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
     for variable in VARIABLES[name]:
@@ -164,6 +191,9 @@ def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
         ("NOW_LMS_THREADS", "10001"),
         ("NOW_LMS_TIMEOUT", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_GRACEFUL_TIMEOUT", str(YEAR_SECONDS + 1)),
+        ("NOW_LMS_HEALTH_PORT", "65536"),
+        ("NOW_LMS_READY_SATURATED_SECONDS", str(YEAR_SECONDS + 1)),
+        ("NOW_LMS_DRAIN_SECONDS", str(YEAR_SECONDS + 1)),
     ],
 )
 def test_above_the_range_is_refused(variable: str, text: str) -> None:
@@ -204,9 +234,11 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", [f"{SECRET}\nb", f"{SECRET} b", f"{SECRET}/b"])
-def test_host_that_no_address_can_be_is_refused(host: str) -> None:
-    assert refused({"NOW_LMS_HOST": host}).startswith("NOW_LMS_HOST is not an address (")
-    assert refused(config={"WORKERSIZE_HOST": host}).startswith("app.config WORKERSIZE_HOST is not")
+@pytest.mark.parametrize("name", ["HOST", "HEALTH_HOST"])
+def test_host_that_no_address_can_be_is_refused(name: str, host: str) -> None:
+    assert refused({f"NOW_LMS_{name}": host}).startswith(f"NOW_LMS_{name} is not an address (")
+    line = refused(config={f"WORKERSIZE_{name}": host})
+    assert line.startswith(f"app.config WORKERSIZE_{name} is not an address (")
 
 
 def test_variable_that_is_almost_a_setting_is_warned_of() -> None:
@@ -240,6 +272,48 @@ def test_minimum_above_maximum_is_refused(
 
 def test_minimum_may_be_the_maximum() -> None:
     assert load({"NOW_LMS_MIN_WORKERS": "3", "NOW_LMS_MAX_WORKERS": "3"}).min_workers == 3
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NOW_LMS_HEALTH_PORT": "8080"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_PORT": "5000"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "PORT": "5000", "NOW_LMS_HEALTH_HOST": "127.0.0.1"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_BIND": "[::1]:5000"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_BIND": "127.0.0.1:05000"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_BIND": ":5000"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_BIND": "127.0.0.1", "LMS_PORT": "5000"},
+        {"NOW_LMS_HEALTH_PORT": "5000", "NOW_LMS_BIND": "unix:/run/a,127.0.0.1:1,10.0.0.1:5000"},
+    ],
+    ids=str,
+)
+def test_health_port_that_is_a_port_of_the_app_is_refused(environ: dict[str, str]) -> None:
+    """On another address too: a probe that reaches the app would wait for a worker again."""
+    assert refused(environ) == (
+        "NOW_LMS_HEALTH_PORT is a port that the app listens on: choose another one."
+    )
+
+
+def test_health_port_of_the_config_that_is_a_port_of_the_app_is_named() -> None:
+    line = refused({"PORT": "5000"}, config={"WORKERSIZE_HEALTH_PORT": 5000})
+    assert line.startswith("app.config WORKERSIZE_HEALTH_PORT is a port that the app listens on")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NOW_LMS_HEALTH_PORT": "0", "PORT": "0"},
+        {"NOW_LMS_HEALTH_PORT": "8081"},
+        {"NOW_LMS_HEALTH_PORT": "8080", "PORT": "18080"},
+        {"NOW_LMS_HEALTH_PORT": "8080", "NOW_LMS_BIND": "127.0.0.1:80"},
+        {"NOW_LMS_HEALTH_PORT": "8080", "NOW_LMS_BIND": "unix:8080"},
+        {"NOW_LMS_HEALTH_PORT": "8080", "NOW_LMS_BIND": "unix:/run/a:8080"},
+    ],
+    ids=str,
+)
+def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
+    assert load(environ).health_port == int(environ["NOW_LMS_HEALTH_PORT"])
 
 
 def test_refused_legacy_variable_is_named_not_the_preferred_one() -> None:
@@ -278,6 +352,8 @@ def test_error_keeps_no_other_error_that_would_show_the_value() -> None:
     [
         *[(name, value) for name in NUMBERS for value in (SECRET, True, 4.0, [4], {"a": 4}, b"4")],
         ("host", 127),
+        ("health_host", 127),
+        ("health_host", [SECRET]),
         ("wsgi_server", ["gunicorn"]),
         ("wsgi_server", 1),
         ("preload", SECRET),
@@ -471,6 +547,41 @@ def test_addresses_are_bind_or_else_host_and_port(
     environ: dict[str, str], addresses: tuple[str, ...]
 ) -> None:
     assert load(environ).addresses == addresses
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOW_LMS_HEALTH_HOST": "127.0.0.1"}], ids=str)
+def test_there_is_no_health_port_unless_it_is_asked_for(environ: dict[str, str]) -> None:
+    assert load(environ).health_address is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({}, "0.0.0.0:8081"),
+        ({"NOW_LMS_HOST": "127.0.0.1"}, "127.0.0.1:8081"),
+        ({"NOW_LMS_HOST": "::1"}, "[::1]:8081"),
+        ({"NOW_LMS_BIND": "localhost:1,10.0.0.1:2"}, "localhost:8081"),
+        ({"NOW_LMS_BIND": "[::1]:1"}, "[::1]:8081"),
+        ({"NOW_LMS_BIND": "[fe80::1%eth0]:1"}, "[fe80::1%eth0]:8081"),
+        ({"NOW_LMS_BIND": "10.0.0.1"}, "10.0.0.1:8081"),
+        ({"NOW_LMS_BIND": ":9000"}, ":8081"),
+        ({"NOW_LMS_BIND": "unix:/run/a.sock"}, "127.0.0.1:8081"),
+        ({"NOW_LMS_BIND": "unix:/run/a:b.sock,10.0.0.1:1"}, "10.0.0.1:8081"),
+        ({"NOW_LMS_HEALTH_HOST": "10.0.0.9"}, "10.0.0.9:8081"),
+        ({"NOW_LMS_HEALTH_HOST": "10.0.0.9", "NOW_LMS_BIND": "[::1]:1"}, "10.0.0.9:8081"),
+        ({"NOW_LMS_HEALTH_HOST": "10.0.0.9", "NOW_LMS_BIND": "unix:/run/a"}, "10.0.0.9:8081"),
+        ({"NOW_LMS_HEALTH_HOST": "::"}, "[::]:8081"),
+        ({"NOW_LMS_HEALTH_HOST": "[::1]"}, "[::1]:8081"),
+    ],
+)
+def test_health_port_is_where_the_app_is_unless_it_has_a_host_of_its_own(
+    environ: dict[str, str], address: str
+) -> None:
+    assert load({**environ, "NOW_LMS_HEALTH_PORT": "8081"}).health_address == address
+
+
+def test_health_port_0_takes_a_free_one() -> None:
+    assert load({"NOW_LMS_HEALTH_PORT": "0"}).health_address == "0.0.0.0:0"
 
 
 def test_gunicorn_becomes_waitress_on_windows_with_a_warning() -> None:

@@ -70,6 +70,14 @@ MEMORY: list[Rung] = [
     rung("WORKER_MEMORY_MB", "environ", "WORKER_MEMORY_MB"),
     rung("app.config WORKERSIZE_WORKER_MEMORY_MB", "config", "WORKERSIZE_WORKER_MEMORY_MB"),
 ]
+HEALTH_PORT: list[Rung] = [
+    rung("NOW_LMS_HEALTH_PORT", "environ", "NOW_LMS_HEALTH_PORT"),
+    rung("app.config WORKERSIZE_HEALTH_PORT", "config", "WORKERSIZE_HEALTH_PORT"),
+]
+DRAIN: list[Rung] = [
+    rung("NOW_LMS_DRAIN_SECONDS", "environ", "NOW_LMS_DRAIN_SECONDS"),
+    rung("app.config WORKERSIZE_DRAIN_SECONDS", "config", "WORKERSIZE_DRAIN_SECONDS"),
+]
 WAITRESS_THREADS: list[Rung] = [
     rung("THREADS", "environ", "THREADS"),
     rung("app.config WORKERSIZE_THREADS", "config", "WORKERSIZE_THREADS"),
@@ -115,6 +123,8 @@ def check_ladder(name: str, rungs: list[Rung], **environ: str) -> None:
         ("graceful_timeout", GRACEFUL_TIMEOUT),
         ("port", PORT),
         ("worker_memory_mb", MEMORY),
+        ("health_port", HEALTH_PORT),
+        ("drain_seconds", DRAIN),
     ],
 )
 def test_stronger_source_wins_under_gunicorn(name: str, rungs: list[Rung]) -> None:
@@ -123,7 +133,13 @@ def test_stronger_source_wins_under_gunicorn(name: str, rungs: list[Rung]) -> No
 
 @pytest.mark.parametrize("environ", [{}, {"WSGI_SERVER": "Waitress"}], ids=["default", "chosen"])
 @pytest.mark.parametrize(
-    ("name", "rungs"), [("threads", WAITRESS_THREADS), ("timeout", WAITRESS_TIMEOUT)]
+    ("name", "rungs"),
+    [
+        ("threads", WAITRESS_THREADS),
+        ("timeout", WAITRESS_TIMEOUT),
+        ("health_port", HEALTH_PORT),
+        ("drain_seconds", DRAIN),
+    ],
 )
 def test_stronger_source_wins_under_waitress(
     name: str, rungs: list[Rung], environ: dict[str, str]
@@ -209,6 +225,23 @@ def test_service_link_is_skipped_with_one_warning(variable: str) -> None:
     )
 
 
+def test_service_link_in_the_health_port_is_skipped_with_one_warning() -> None:
+    """There may be a Service that is called "now-lms-health"."""
+    settings = load({"NOW_LMS_HEALTH_PORT": "tcp://10.0.0.1:80"})
+    assert settings.health_port is None
+    assert settings.warnings == (
+        "NOW_LMS_HEALTH_PORT is skipped: it holds a tcp:// address, which Kubernetes sets in each "
+        "pod for a Service of that name; set enableServiceLinks: false in the pod's spec.",
+    )
+
+
+def test_health_port_of_the_config_holds_beside_a_service_link() -> None:
+    environ = {"NOW_LMS_HEALTH_PORT": "tcp://10.0.0.1:80"}
+    settings = load(environ, config={"WORKERSIZE_HEALTH_PORT": 8081})
+    assert settings.health_port == 8081
+    assert len(settings.warnings) == 1
+
+
 def test_name_after_a_service_link_is_tried() -> None:
     settings = load({"NOW_LMS_PORT": "tcp://10.0.0.1:80", "LMS_PORT": "TCP://a", "PORT": "5000"})
     assert (settings.port, settings.source_of("port")) == (5000, "PORT")
@@ -227,8 +260,9 @@ def test_service_links_alone_leave_the_default() -> None:
 
 
 @pytest.mark.parametrize("value", ["http://a", "tcp"])
-def test_other_addresses_in_a_port_are_refused(value: str) -> None:
-    assert refused({"PORT": value}).startswith("PORT is not a whole number")
+@pytest.mark.parametrize("name", ["PORT", "NOW_LMS_HEALTH_PORT"])
+def test_other_addresses_in_a_port_are_refused(name: str, value: str) -> None:
+    assert refused({name: value}).startswith(f"{name} is not a whole number")
 
 
 def test_address_typed_as_the_port_option_is_refused() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ import click
 from docutils import nodes
 from docutils.parsers.rst import directives
 from flask import Flask
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -30,6 +33,9 @@ from flask_workersize import (
 )
 from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
+from flask_workersize.health.metrics import render
+from flask_workersize.health.report import Live, WorkerReport
+from flask_workersize.runtime.scoreboard import MemorySample, Scoreboard, State
 from flask_workersize.settings import NAMES
 from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
 from flask_workersize.state import get_state
@@ -38,7 +44,6 @@ from flask_workersize.values import ServerName
 logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
-ONLY_WITH_TOKEN = ("sources", "warnings", "notes", "pid")
 SHOWN_PID = 4711
 HIERARCHY = "/sys/fs/cgroup"
 
@@ -86,6 +91,43 @@ def machine(options: dict[str, Any]) -> Resources:
     host = HostFacts(int(cpus), int(cpus), memory, memory, "linux")
     files = ControlGroupFiles(options.get("group", "/"), options["limits"])
     return detect_resources(host, files)
+
+
+def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
+    """Return the live figures of a server that has run for an hour.
+
+    :param plan: its plan
+    :param busy: how many requests run; the first workers have them
+    :param queued: how many wait
+    """
+    board = Scoreboard(plan.workers, plan.threads)
+    for age in range(1, plan.workers + 1):
+        board.take_row(age)
+    board.state = State.SERVING
+    seen = board.read()
+    rows = []
+    for row in seen.rows:
+        running = min(busy - plan.threads * row.number, plan.threads)
+        rows.append(
+            replace(
+                row,
+                pid=SHOWN_PID + 2 + row.number,
+                is_ready=True,
+                lived_seconds=3600.0,
+                silent_seconds=0.25,
+                running_seconds=tuple(0.5 + 0.25 * number for number in range(running)),
+                served=1200 - 10 * row.number,
+                busy_seconds=420.0 - row.number,
+                memory=MemorySample(96 * MB, 41 * MB, 30 * MB, 0.75),
+            )
+        )
+    snapshot = replace(
+        seen,
+        rows=tuple(rows),
+        served=sum(row.served for row in rows),
+        busy_seconds=sum(row.busy_seconds for row in rows),
+    )
+    return Live(snapshot, queued)
 
 
 def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -289,6 +331,7 @@ class SettingsReference(SphinxDirective):
 
 
 _DEFAULTS = {
+    "health_host": "the app's",
     "workers": "calculated",
     "threads": "calculated for waitress, 1 for gunicorn",
     "bind": "host:port",
@@ -300,7 +343,12 @@ def _default(name: str) -> str:
     default = SizingSettings.model_fields[name].default
     if default is None:
         return _DEFAULTS.get(name, "none")
-    units = {"timeout": " s", "graceful_timeout": " s", "memory_headroom_percent": " %"}
+    units = {
+        "timeout": " s",
+        "graceful_timeout": " s",
+        "drain_seconds": " s",
+        "memory_headroom_percent": " %",
+    }
     return ("on" if default is True else str(default)) + units.get(name, "")
 
 
@@ -319,11 +367,16 @@ class CommandHelp(SphinxDirective):
 
 
 class Report(SphinxDirective):
-    """The capacity report of a command on a machine; ``:details:`` is what the token opens."""
+    """The capacity report of a command on a machine; ``:details:`` is what the token opens.
+
+    ``:busy:`` and ``:queued:`` add the live figures of a server with so many requests.
+    """
 
     has_content = True
     option_spec: ClassVar = {
         **MACHINE,
+        "busy": directives.nonnegative_int,
+        "queued": directives.nonnegative_int,
         "details": directives.flag,
         "not-serving": directives.flag,
     }
@@ -333,8 +386,12 @@ class Report(SphinxDirective):
         environ, options = read_command(self.content[0])
         settings = SizingSettings.load(environ=environ, options=options)
         plan = compute_plan(settings, machine(self.options))
+        busy, queued = self.options.get("busy"), self.options.get("queued", 0)
         report = CapacityReport.of(
-            plan, serving="not-serving" not in self.options, details="details" in self.options
+            plan,
+            serving="not-serving" not in self.options,
+            details="details" in self.options,
+            live=None if busy is None else watched(plan, busy, queued),
         )
         if report.pid is not None:
             report = report.model_copy(update={"pid": SHOWN_PID})
@@ -343,15 +400,34 @@ class Report(SphinxDirective):
 
 
 class ReportFields(SphinxDirective):
-    """A table of the fields of the report."""
+    """A table of the fields of the report; with the argument ``rows``, of one worker in it."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Make the table from the model."""
+        model: type[BaseModel] = WorkerReport if self.arguments == ["rows"] else CapacityReport
         rows = [
             [f"`{name}`", escape(sentence(field.description or ""))]
-            for name, field in CapacityReport.model_fields.items()
+            for name, field in model.model_fields.items()
         ]
         return self.parse_text_to_nodes(list_table(["Field", "Meaning"], rows, "25 75"))
+
+
+class Metrics(SphinxDirective):
+    """A table of the metrics, read from what Prometheus gets."""
+
+    def run(self) -> list[nodes.Node]:
+        """Ask for the metrics as Prometheus does."""
+        plan = compute_plan(SizingSettings.load(environ={}), machine({}))
+        report = CapacityReport.of(plan, serving=True, live=watched(plan, busy=0, queued=0))
+        body, _ = render(report, "")
+        rows = [
+            [f"`{sample.name}`", family.type, escape(family.documentation)]
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        ]
+        return self.parse_text_to_nodes(list_table(["Metric", "Type", "Meaning"], rows))
 
 
 class ReportSchema(SphinxDirective):
@@ -393,6 +469,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "capacity-report": Report,
         "capacity-fields": ReportFields,
         "capacity-schema": ReportSchema,
+        "capacity-metrics": Metrics,
     }.items():
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}

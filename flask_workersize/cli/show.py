@@ -65,7 +65,11 @@ def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
         "timeout": f"{settings.timeout} s",
         "graceful_timeout": f"{settings.graceful_timeout} s",
         "drain_seconds": f"{settings.drain_seconds} s",
+        "memory_recycle_percent": f"{settings.memory_recycle_percent} %",
+        "memory_critical_percent": f"{settings.memory_critical_percent} %",
     }
+    if settings.ready_saturated_seconds is not None:
+        values["ready_saturated_seconds"] = f"{settings.ready_saturated_seconds} s"
     sources = {name: plan.sources[name] for name in ("workers", "threads")}
     for name in NAMES:
         if name not in _ADDRESS:

@@ -52,9 +52,9 @@ class Answer:
     more: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of_json(cls, status: str, told: Mapping[str, Any]) -> Answer:
-        """Make an answer in JSON."""
-        return cls(status, json.dumps(told).encode())
+    def of_json(cls, status: str, told: Mapping[str, Any], *more: tuple[str, str]) -> Answer:
+        """Make an answer in JSON, with further headers."""
+        return cls(status, json.dumps(told).encode(), more=more)
 
     @property
     def headers(self) -> list[tuple[str, str]]:

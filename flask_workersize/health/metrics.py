@@ -22,10 +22,13 @@ _GAUGES = {
     "slots_busy": ("busy", "Requests that run."),
     "utilization_ratio": ("utilization", "Share of the slots that are busy, 0 to 1."),
     "requests_queued": ("queued", "Connections and requests that wait for a free slot."),
+    "workers_wanted": ("workers_wanted", "Worker processes that there should be now."),
     "draining": ("draining", "1 while the server is about to stop, else 0."),
 }
 _MB_GAUGES = {
     "worker_memory_planned_bytes": ("worker_memory_mb", "Memory a worker is taken to need."),
+    "memory_limit_bytes": ("memory_limit_mb", "The memory limit that is nearest."),
+    "memory_used_bytes": ("memory_used_mb", "What counts towards it; page cache does not."),
     "memory_available_planned_bytes": (
         "memory_available_mb",
         "Memory that was available at planning time.",
@@ -35,6 +38,8 @@ _COUNTERS = {
     "requests": ("served", "Requests served."),
     "busy_seconds": ("busy_seconds", "Time that threads have spent on requests."),
     "worker_restarts": ("restarts", "Workers that ended and were replaced."),
+    "workers_recycled": ("recycled", "Workers that the memory guard has recycled."),
+    "oom_kills": ("oom_kills", "Processes that the kernel has killed for want of memory."),
     "worker_kills": ("kills", "Workers that were killed, or crashed."),
 }
 _PREFIX = "workersize_"
@@ -79,5 +84,9 @@ def render(report: CapacityReport, accept: str) -> tuple[bytes, str]:
     """
     registry = CollectorRegistry()
     registry.register(_ReportCollector(report))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # It compares the version that is asked for with numbers, whatever it is.
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.scoreboard import Snapshot, State, WorkerRow
+from ..runtime.scoreboard import GuardState, Snapshot, State, WorkerRow
 from ..settings import DEFAULT_HEALTH_URL
 from .endpoint import METHODS, METRICS_SUFFIX, Answer, CapacityEndpoint
 
@@ -56,6 +56,8 @@ class ProbeRules:
             return snapshot.state.name.lower()
         if not snapshot.ready:
             return "no worker is ready"
+        if snapshot.guard is GuardState.CRITICAL:
+            return "memory"
         if self.saturated_seconds is not None and saturated_seconds > self.saturated_seconds:
             return "saturated"
         return self.not_live(snapshot)
@@ -94,7 +96,8 @@ class ProbeApp:
         if answer is None:
             told = Answer.of_json("404 Not Found", {"paths": list(self._answers)})
         elif environ["REQUEST_METHOD"] not in METHODS:
-            told = Answer.of_json("405 Method Not Allowed", {"methods": METHODS})
+            allowed = ("Allow", ", ".join(METHODS))
+            told = Answer.of_json("405 Method Not Allowed", {"methods": METHODS}, allowed)
         else:
             told = answer(environ)
         return told.send(environ, start_response)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..plan import MB, SizingPlan
-from ..runtime.scoreboard import Snapshot, WorkerRow
+from ..runtime.scoreboard import GuardState, Snapshot, WorkerRow
 
 
 class WorkerReport(BaseModel):
@@ -72,7 +72,8 @@ class CapacityReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: Literal["pass", "warn"] = Field(
-        description='"pass", or "warn" where the plan does not fit into available memory'
+        description='"pass", or "warn" where the plan does not fit into available memory, or the '
+        "memory guard cannot help"
     )
     serving: bool = Field(
         description="whether this app is served under the plan; false in a process that "
@@ -123,6 +124,31 @@ class CapacityReport(BaseModel):
     draining: bool | None = Field(
         None, description="live: whether the server is about to stop: send no new requests"
     )
+    workers_wanted: int | None = Field(
+        None,
+        ge=1,
+        description="live: workers that there should be now: those planned, less or more where the "
+        "memory guard or a limit that has changed wants it",
+    )
+    guard: Literal["off", "ok", "recycling", "reduced", "warn", "critical"] | None = Field(
+        None,
+        description='live: the memory guard: "recycling" lately, "reduced" to fewer workers than '
+        'planned, "warn" where nothing it can do helps, "critical" shortly before the kernel acts',
+    )
+    memory_limit_mb: int | None = Field(
+        None, ge=0, description="live: the memory limit that is nearest, in MB"
+    )
+    memory_used_mb: int | None = Field(
+        None, ge=0, description="live: what counts towards it, in MB; page cache does not"
+    )
+    recycled: int | None = Field(
+        None, ge=0, description="live: workers that the memory guard has recycled"
+    )
+    oom_kills: int | None = Field(
+        None,
+        ge=0,
+        description="live: processes that the kernel has killed for want of memory since the start",
+    )
     rows: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
@@ -168,7 +194,9 @@ class CapacityReport(BaseModel):
                 "notes": [_without_folder(note) for note in detection_notes] + list(plan.notes),
                 "pid": os.getpid(),
             }
-        return cls(status="pass" if plan.fits else "warn", serving=serving, **shown)
+        is_short = live is not None and live.snapshot.guard >= GuardState.WARN
+        status: Literal["pass", "warn"] = "warn" if is_short or not plan.fits else "pass"
+        return cls(status=status, serving=serving, **shown)
 
     def to_json(self) -> str:
         """Return the report as JSON; what is unset is left out."""
@@ -194,12 +222,18 @@ class Live:
             "slots": now.slots,
             "busy": now.busy,
             "utilization": round(now.utilization, 3),
-            "queued": None if self.queued is None else self.queued + now.task_queue,
+            "queued": None if self.queued is None else self.queued + now.waiting,
             "served": now.served,
             "busy_seconds": _rounded(now.busy_seconds),
             "restarts": now.restarts,
             "kills": now.kills,
             "draining": now.is_leaving,
+            "workers_wanted": now.wanted,
+            "guard": now.guard.name.lower(),
+            "memory_limit_mb": now.memory_limit_bytes // MB,
+            "memory_used_mb": now.memory_used_bytes // MB,
+            "recycled": now.recycled,
+            "oom_kills": now.oom_kills,
         }
 
 

@@ -35,6 +35,7 @@ _DEFAULT_PERIOD = 100_000
 
 _V2_MEMORY_LIMITS = ("memory.max", "memory.high")
 _V2_STATISTICS = frozenset({"inactive_file"})
+_OOM_STATISTICS = frozenset({"oom_kill"})
 _V1_STATISTICS = frozenset({"total_inactive_file", "hierarchical_memory_limit"})
 
 
@@ -84,6 +85,22 @@ class ControlGroups:
         for folder in groups.folders:
             if (cpus := cpus_of(folder)) is not None:
                 yield Limit(cpus, source, folder)
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes of this group the kernel has killed for want of memory.
+
+        The count of the process' own group (cgroup-v2.rst, "memory.events"; cgroup-v1/memory.rst,
+        "memory.oom_control"), where there is none that of the machine (/proc/vmstat).
+
+        :returns: the number since the group was made; ``None`` where the kernel does not count
+        """
+        groups = self._hierarchies.groups("memory")
+        name = "memory.events" if groups.is_v2 else "memory.oom_control"
+        for path in [f"{folder}/{name}" for folder in groups.folders[:1]] + ["/proc/vmstat"]:
+            count = self._reader.table(path, _OOM_STATISTICS).get("oom_kill")
+            if count is not None:
+                return count
+        return None
 
     def _memory_v2(self, folders: Iterable[str]) -> Iterator[Limit]:
         for folder in folders:

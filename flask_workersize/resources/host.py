@@ -30,7 +30,7 @@ class HostFacts:
     @classmethod
     def read(cls) -> HostFacts:
         """Read the figures of this machine, for this process."""
-        total, available = _memory()
+        total, available = host_memory()
         return cls(
             cpus=psutil.cpu_count() or 1,
             affinity=_affinity(),
@@ -40,8 +40,8 @@ class HostFacts:
         )
 
 
-def _memory() -> tuple[int, int]:
-    """Return total and available memory; from the C library where /proc may not be read."""
+def host_memory() -> tuple[int, int]:
+    """Return total and available memory, in bytes; from the C library without /proc."""
     try:
         memory = psutil.virtual_memory()
     except (psutil.Error, OSError):

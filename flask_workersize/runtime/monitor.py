@@ -20,23 +20,18 @@ from contextlib import suppress
 from typing import Protocol
 
 from ..log import logger, say
-from ..resources.processes import process_memory
 from .peers import Peer, end_all
-from .scoreboard import Scoreboard, Snapshot, State
-
-TURN_SECONDS = 0.25
-"""How long the monitor waits for requests before it looks around: how soon it sees the end of the
-master, and a saturation."""
-
-SAMPLE_SECONDS = 1.0
-"""How often the memory of one worker is read, in turn: one costs up to some milliseconds, so that
-this stays below 1 % of a CPU."""
+from .scoreboard import Scoreboard, State
+from .watch import Watch
 
 ORPHAN_SECONDS = 2.0
 """How long workers whose master was killed may finish what they do: then their port is needed."""
 
 _AGAIN_SECONDS = 5.0
 """How long a monitor that ended right after its start is left alone."""
+
+_NICE = -10
+"""Priority of the monitor: it needs little, and that at once."""
 
 _IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGWINCH", "SIGQUIT")
 """Signals that reach a whole process group, and that are meant for the master."""
@@ -63,53 +58,11 @@ class NoProbe:
         """Do nothing."""
 
 
-class Watch:
-    """What the monitor has seen over time.
-
-    :param board: the shared table
-    """
-
-    def __init__(self, board: Scoreboard) -> None:
-        self._board = board
-        self._saturated_since: float | None = None
-        self._next_look = self._next_sample = 0.0
-
-    def look(self) -> None:
-        """Look at the table and at the memory of one worker, each if it is time."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + TURN_SECONDS
-        snapshot = self._board.read()
-        if not snapshot.is_saturated:
-            self._saturated_since = None
-        elif self._saturated_since is None:
-            self._saturated_since = now
-        if now >= self._next_sample:
-            self._next_sample = now + SAMPLE_SECONDS
-            self._sample(snapshot)
-
-    def saturated_seconds(self) -> float:
-        """Return for how long every slot has been busy."""
-        since = self._saturated_since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def _sample(self, snapshot: Snapshot) -> None:
-        rows = [row for row in snapshot.rows if row.pid]
-        if not rows:
-            return
-        row = max(rows, key=lambda row: row.memory.age_seconds if row.memory else float("inf"))
-        memory = process_memory(row.pid)
-        if memory is not None:
-            self._board.note_memory(
-                row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes
-            )
-
-
 class Monitor:
     """The monitor, as its master has it in hand.
 
     :param board: the shared table
+    :param make_watch: returns what looks around; called in the monitor
     :param open_probe: returns what answers requests; called in the monitor
     :param settle: gives up, in the monitor's process, what is not for it, such as privileges
     :param kept: the sockets that the monitor needs; all others are the app's
@@ -118,11 +71,13 @@ class Monitor:
     def __init__(
         self,
         board: Scoreboard,
+        make_watch: Callable[[], Watch],
         open_probe: Callable[[Watch], Probe],
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> None:
         self._board = board
+        self._make_watch = make_watch
         self._open_probe = open_probe
         self._settle = settle
         self._kept = [item.fileno() for item in kept]
@@ -133,7 +88,10 @@ class Monitor:
         self.pid: int | None = None
 
     def start(self) -> None:
-        """Start the monitor."""
+        """Start the monitor, for the first time before anything else is forked."""
+        if self._started_at == float("-inf"):
+            # The collector would write to every object that was loaded, and unshare its page.
+            gc.freeze()
         self._started_at = time.monotonic()
         if hasattr(os, "fork"):
             self._fork()
@@ -199,7 +157,6 @@ class Monitor:
         """
         status = 1
         try:
-            # What was there before is never looked at by the collector: its pages stay shared.
             gc.freeze()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -208,6 +165,7 @@ class Monitor:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _give_up_streams(self._kept)
+            _hurry()
             self._settle()
             self._watch()
             status = 0
@@ -218,12 +176,13 @@ class Monitor:
             os._exit(status)
 
     def _watch(self) -> None:
-        watch = Watch(self._board)
+        watch = self._make_watch()
         probe = self._open_probe(watch)
         while self._has_master() and self._board.state != State.STOPPED:
             watch.look()
-            probe.turn(TURN_SECONDS)
+            probe.turn(watch.turn_seconds)
         probe.close()
+        watch.end()
         if self._board.state != State.STOPPED:
             self._end_orphans()
 
@@ -241,6 +200,12 @@ class Monitor:
                 "is free again.",
             )
         end_all(peers, ORPHAN_SECONDS)
+
+
+def _hurry() -> None:
+    """Go before computing workers, where we may (root, outside most containers)."""
+    with suppress(OSError):
+        os.nice(_NICE)
 
 
 def _give_up_streams(kept: Iterable[int]) -> None:

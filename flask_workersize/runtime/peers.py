@@ -24,6 +24,11 @@ class Peer:
     pid: int
     start_time: int
 
+    @classmethod
+    def of(cls, pid: int) -> Peer:
+        """Name a process that is there now."""
+        return cls(pid, start_time(pid))
+
     def is_alive(self) -> bool:
         """Return whether the process is there, and no other one in its place."""
         return bool(self.pid and self.start_time) and start_time(self.pid) == self.start_time

@@ -7,9 +7,10 @@ and has one writer, so that nobody locks and a process that is killed at any mom
 half-written:
 
 - the master writes the header, and gives and takes rows;
-- a worker's main thread writes its process id, its start, its heartbeat and whether it is ready;
+- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready and
+  how many connections wait in it;
 - each of its threads writes a slot;
-- the monitor writes memory.
+- the monitor writes memory, and what it wants done about it.
 
 (One cell has two: the length of waitress' queue, by whoever has just looked at it.)
 
@@ -36,6 +37,7 @@ _MOST_BYTES = 256 * 1024 * 1024
 _SPARE_ROWS = 64
 _MOST_LISTENERS = 8
 _MOST_READS = 100
+_READ_AGAIN_SECONDS = 0.001
 
 
 class State(IntEnum):
@@ -48,6 +50,22 @@ class State(IntEnum):
     STOPPED = 4
 
 
+class GuardState(IntEnum):
+    """What the memory guard has to say.
+
+    ``OK`` is nothing, ``RECYCLING`` that it recycled a worker lately, ``REDUCED`` that there are
+    fewer workers than planned, ``WARN`` that memory is short and nothing it can do helps,
+    ``CRITICAL`` the same of a server of one process, shortly before the kernel acts.
+    """
+
+    OFF = 0
+    OK = 1
+    RECYCLING = 2
+    REDUCED = 3
+    WARN = 4
+    CRITICAL = 5
+
+
 class _Header:
     VERSION = 0
     STATE = 1
@@ -56,9 +74,17 @@ class _Header:
     SERVED_BEFORE = 4
     BUSY_BEFORE = 5
     QUEUE = 6
-    LISTENERS = 7
-    FIRST_LISTENER = 8
-    WORDS = 8 + _MOST_LISTENERS
+    PLANNED = 7
+    ADJUSTMENT = 8
+    MEMORY_LIMIT = 9
+    MEMORY_USED = 10
+    RECYCLED = 11
+    OOM_KILLS = 12
+    GUARD = 13
+    EXIT_ASKED = 14
+    LISTENERS = 15
+    FIRST_LISTENER = 16
+    WORDS = 16 + _MOST_LISTENERS
 
 
 class _Cell:
@@ -73,7 +99,9 @@ class _Cell:
     PSS = 8
     USS = 9
     SAMPLED = 10
-    WORDS = 11
+    WAITING = 11
+    TOLD = 12
+    WORDS = 13
 
 
 class Slot:
@@ -119,6 +147,8 @@ class WorkerRow:
     :param silent_seconds: time since its last heartbeat
     :param running_seconds: for each request that runs, for how long
     :param slots: requests that it can run at once
+    :param is_leaving: whether it is being recycled
+    :param waiting: connections that it has accepted and has no thread for yet
     :param served: requests that it has served
     :param busy_seconds: time that its threads have spent on them, summed up
     :param memory: what the monitor saw; ``None`` before it looked
@@ -133,6 +163,8 @@ class WorkerRow:
     silent_seconds: float
     running_seconds: tuple[float, ...]
     slots: int
+    waiting: int
+    is_leaving: bool
     served: int
     busy_seconds: float
     memory: MemorySample | None
@@ -154,6 +186,13 @@ class Snapshot:
     :param served: requests served so far, by workers that have ended too
     :param busy_seconds: time that threads have spent on them
     :param task_queue: requests that wait in waitress for a thread
+    :param wanted: workers that there should be: those that are planned, and what the guard and a
+        limit that has changed have made of them
+    :param memory_limit_bytes: the limit on memory that is nearest; 0 before the monitor looked
+    :param memory_used_bytes: what counts towards it
+    :param recycled: workers that the guard has recycled
+    :param oom_kills: processes that the kernel has killed for want of memory since the start
+    :param guard: what the memory guard has to say
     """
 
     state: State
@@ -163,6 +202,17 @@ class Snapshot:
     served: int
     busy_seconds: float
     task_queue: int
+    wanted: int
+    memory_limit_bytes: int
+    memory_used_bytes: int
+    recycled: int
+    oom_kills: int
+    guard: GuardState
+
+    @property
+    def waiting(self) -> int:
+        """Requests that a server has accepted and has no thread for yet."""
+        return self.task_queue + sum(row.waiting for row in self.rows)
 
     @property
     def ready(self) -> tuple[WorkerRow, ...]:
@@ -210,7 +260,63 @@ class Scoreboard:
         self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
         size = (_Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
+        self.cells[_Header.PLANNED] = workers
         self._given: dict[int, int] = {}
+
+    @property
+    def planned(self) -> int:
+        """Workers that are planned; only the master sets it, when it is told by a signal."""
+        return self.cells[_Header.PLANNED]
+
+    @planned.setter
+    def planned(self, count: int) -> None:
+        self.cells[_Header.PLANNED] = count
+
+    @property
+    def adjustment(self) -> int:
+        """Workers that there should be more, or fewer, than planned; only the monitor sets it."""
+        return self.cells[_Header.ADJUSTMENT]
+
+    @adjustment.setter
+    def adjustment(self, count: int) -> None:
+        self.cells[_Header.ADJUSTMENT] = count
+
+    @property
+    def wanted(self) -> int:
+        """Workers that there should be, at least 1."""
+        return max(1, self.planned + self.adjustment)
+
+    @property
+    def guard(self) -> GuardState:
+        """What the memory guard has to say; only the monitor sets it."""
+        return GuardState(self.cells[_Header.GUARD])
+
+    @guard.setter
+    def guard(self, state: GuardState) -> None:
+        self.cells[_Header.GUARD] = state
+
+    @property
+    def is_exit_asked(self) -> bool:
+        """Whether the memory guard wants a server of one process to be started again."""
+        return bool(self.cells[_Header.EXIT_ASKED])
+
+    def ask_to_exit(self) -> None:
+        """Write down that it does."""
+        self.cells[_Header.EXIT_ASKED] = 1
+
+    def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
+        """Write down how near memory is to its limit."""
+        self.cells[_Header.MEMORY_LIMIT] = limit_bytes
+        self.cells[_Header.MEMORY_USED] = used_bytes
+
+    def note_oom_kills(self, count: int) -> None:
+        """Write down how many processes the kernel has killed for want of memory."""
+        self.cells[_Header.OOM_KILLS] = count
+
+    def tell_to_leave(self, number: int) -> None:
+        """Write down that a worker is recycled: it need not wait for the stop of the server."""
+        self.cells[self._start(number) + _Cell.TOLD] = 1
+        self.cells[_Header.RECYCLED] += 1
 
     @property
     def state(self) -> State:
@@ -232,14 +338,22 @@ class Scoreboard:
 
     def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
         """Note the listeners, so that processes which do not hold them can ask for their queue."""
-        known = [(int(item.family) << 32) | os.fstat(item.fileno()).st_ino for item in sockets]
+        try:
+            known = [(int(item.family) << 32) | os.fstat(item.fileno()).st_ino for item in sockets]
+        except OSError:
+            # A socket of Windows is no file.
+            self.cells[_Header.LISTENERS] = _MOST_LISTENERS + 1
+            return
         for number, listener in enumerate(known[:_MOST_LISTENERS]):
             self.cells[_Header.FIRST_LISTENER + number] = listener
         self.cells[_Header.LISTENERS] = len(known)
 
     @property
     def listeners(self) -> list[tuple[int, int]] | None:
-        """The listeners, as address family and inode; ``None`` for more than there is room for."""
+        """The listeners, as address family and inode; ``None`` where they are not known.
+
+        There may be more than there is room for, and a system may have no inodes for them.
+        """
         count = self.cells[_Header.LISTENERS]
         if count > _MOST_LISTENERS:
             return None
@@ -304,6 +418,8 @@ class Scoreboard:
             snapshot = self._read(but)
             if version % 2 == 0 and version == self.cells[_Header.VERSION]:
                 break
+            # The master may wait for a CPU in the middle of it; it may also have been killed there.
+            time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
 
     def _read(self, but: int | None) -> Snapshot:
@@ -318,6 +434,12 @@ class Scoreboard:
             busy_seconds=cells[_Header.BUSY_BEFORE] / NANOSECONDS
             + sum(row.busy_seconds for row in rows),
             task_queue=self.task_queue,
+            wanted=self.wanted,
+            memory_limit_bytes=cells[_Header.MEMORY_LIMIT],
+            memory_used_bytes=cells[_Header.MEMORY_USED],
+            recycled=cells[_Header.RECYCLED],
+            oom_kills=cells[_Header.OOM_KILLS],
+            guard=GuardState(cells[_Header.GUARD]),
         )
 
     def _ages(self) -> list[int]:
@@ -340,6 +462,8 @@ class Scoreboard:
             silent_seconds=_seconds(now - max(cells[_Cell.HEARTBEAT], born)),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
+            waiting=cells[_Cell.WAITING],
+            is_leaving=bool(cells[_Cell.TOLD]),
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
             memory=_memory(cells, now),
@@ -394,6 +518,15 @@ class WriterRow:
     def beat(self) -> None:
         """Say that the main loop of this worker goes round."""
         self.cells[self._start + _Cell.HEARTBEAT] = time.monotonic_ns()
+
+    def note_waiting(self, count: int) -> None:
+        """Say how many connections this worker has accepted and has no thread for yet."""
+        self.cells[self._start + _Cell.WAITING] = count
+
+    @property
+    def is_told_to_leave(self) -> bool:
+        """Whether this worker is being recycled."""
+        return bool(self.cells[self._start + _Cell.TOLD])
 
     def leave(self) -> None:
         """Say that this worker ends by its own will: whoever does not was killed."""

@@ -38,32 +38,28 @@ class _Application(BaseApplication):
 
     :param load: returns the WSGI app; called before the fork with preload, else in each worker
     :param options: gunicorn's settings
-    :param hooks: what is done at its hooks
-    :param drain_seconds: for how long it goes on serving after SIGTERM
     """
 
-    def __init__(
-        self,
-        load: Callable[[], WSGIApplication],
-        options: Mapping[str, Any],
-        hooks: Hooks,
-        drain_seconds: int,
-    ) -> None:
+    def __init__(self, load: Callable[[], WSGIApplication], options: dict[str, Any]) -> None:
         self._load = load
         self._options = options
-        self._hooks = hooks
-        self._drain_seconds = drain_seconds
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
+    def set_workers(self, count: int) -> None:
+        """Set how many workers the next reload starts."""
+        self._options["workers"] = count
+
     def load(self) -> Any:
         return self._load()
 
-    def run(self) -> None:
-        GracefulArbiter(self, self._hooks, self._drain_seconds).run()
+    def listen_on(self, addresses: list[str]) -> None:
+        """Set the addresses, which a reload sets again."""
+        self._options["bind"] = addresses
+        self.cfg.set("bind", addresses)
 
 
 def run(app: Flask, deployment: Deployment, location: AppLocation | None) -> None:
@@ -101,9 +97,22 @@ def run_master(
     hooks = Hooks(deployment, port, _owner(options))
     options = {**options, "worker_class": worker_class, **hooks.chained(options)}
     launcher = os.getpid()
-    hooks.monitor.start()
     try:
-        _serve(load, options, deployment, hooks)
+        application = _Application(load, options)
+        arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
+        _check_temporary_folder(options)
+        # Not before: what the master writes to from here on is not shared with the monitor.
+        hooks.monitor.start()
+        if systemd.inherited_count():
+            # gunicorn takes the sockets, and the other two variables away.
+            os.environ.pop("LISTEN_FDNAMES", None)
+        else:
+            application.listen_on(_listen(deployment.settings.addresses, options))
+        announce(deployment.plan)
+        port.announce()
+        if os.path.exists("gunicorn.conf.py"):
+            say(logging.INFO, CONF_FILE_NOTE)
+        arbiter.run()
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
@@ -117,27 +126,6 @@ def run_master(
         ) from None
     finally:
         hooks.on_exit(None)
-
-
-def _serve(
-    load: Callable[[], WSGIApplication],
-    options: dict[str, Any],
-    deployment: Deployment,
-    hooks: Hooks,
-) -> None:
-    """Do the same, once the monitor runs."""
-    settings = deployment.settings
-    if systemd.inherited_count():
-        # gunicorn takes the sockets, and the other two variables away.
-        os.environ.pop("LISTEN_FDNAMES", None)
-    else:
-        options["bind"] = _listen(settings.addresses, options)
-    _check_temporary_folder(options)
-    announce(deployment.plan)
-    hooks.port.announce()
-    if os.path.exists("gunicorn.conf.py"):
-        say(logging.INFO, CONF_FILE_NOTE)
-    _Application(load, options, hooks, settings.drain_seconds).run()
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:

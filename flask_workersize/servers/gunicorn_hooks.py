@@ -15,6 +15,7 @@ from gunicorn.util import set_owner_process
 
 from ..deployment import Deployment, process
 from ..runtime.fork import after_fork
+from ..runtime.hands import BoardHand, SignalHand, raise_oom_score
 from ..runtime.meter import Meter
 from ..runtime.monitor import Monitor
 from ..runtime.scoreboard import State
@@ -27,17 +28,24 @@ class Hooks:
     :param deployment: what was decided
     :param port: the health port
     :param cfg: gunicorn's settings
+    :param is_ours: whether master and workers are of our classes, which do more than gunicorn's
     """
 
-    def __init__(self, deployment: Deployment, port: HealthPort, cfg: Any) -> None:
+    def __init__(
+        self, deployment: Deployment, port: HealthPort, cfg: Any, is_ours: bool = True
+    ) -> None:
         self.board = deployment.board
-        self.monitor: Monitor = make_monitor(deployment, port, self._settle)
+        make_hand = BoardHand if is_ours else SignalHand
+        self.monitor: Monitor = make_monitor(deployment, port, make_hand, self._settle)
         self.port = port
         self._cfg = cfg
+        # gunicorn's own threads accept more than they can serve, and tell nobody.
+        self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
-        self.board.set_listeners([listener.sock for listener in server.LISTENERS])
+        if self._knows_queue:
+            self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
 
     def pre_fork(self, server: Any, worker: Any) -> None:
@@ -54,6 +62,7 @@ class Hooks:
             signal.signal(number, signal.SIG_DFL)
         self.port.close()
         process.speaks = worker.age == 1
+        raise_oom_score()
         row = self.board.row_of(worker.age)
         if row is not None:
             row.enter()
@@ -66,6 +75,7 @@ class Hooks:
         if row is None:
             return
         worker.wsgi = Meter(worker.wsgi, row)
+        worker.row = row
         notify = worker.notify
 
         def beat() -> None:

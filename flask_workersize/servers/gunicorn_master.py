@@ -28,6 +28,7 @@ class GracefulArbiter(Arbiter):
     :param drain_seconds: for how long it goes on serving after SIGTERM
     """
 
+    app: Any
     log: Any
     WORKERS: ClassVar[dict[int, Any]]
     _has_failed = False
@@ -77,7 +78,26 @@ class GracefulArbiter(Arbiter):
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""
         self._hooks.monitor.keep()
+        if self.num_workers != self._hooks.board.wanted:
+            self.num_workers = self._hooks.board.wanted
         super().manage_workers()
+
+    def spawn_workers(self) -> None:
+        """Start what is missing; a single worker without the pause that gunicorn makes."""
+        if self.num_workers - len(self.WORKERS) == 1:
+            self.spawn_worker()
+        else:
+            super().spawn_workers()
+
+    def handle_ttin(self) -> None:
+        """Plan one worker more."""
+        self._hooks.board.planned += 1
+        self.manage_workers()
+
+    def handle_ttou(self) -> None:
+        """Plan one worker fewer, at least one."""
+        self._hooks.board.planned = max(1, self._hooks.board.planned - 1)
+        self.manage_workers()
 
     def handle_term(self) -> None:
         """Stop; before that, where asked to, go on serving while probes already say no."""
@@ -106,6 +126,8 @@ class GracefulArbiter(Arbiter):
                 "HUP starts new workers with the code that is loaded: with NOW_LMS_PRELOAD=on "
                 "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
             )
+        # A reload starts as many as the configuration says.
+        self.app.set_workers(self._hooks.board.wanted)
         super().handle_hup()
 
     def handle_usr2(self) -> None:

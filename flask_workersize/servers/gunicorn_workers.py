@@ -17,6 +17,7 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
+from ..runtime.scoreboard import WriterRow
 from .stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,
@@ -38,6 +39,7 @@ class _GracefulWorker:
     stop_signal: StopSignal
     alive: bool
     sockets: list[socket.socket]
+    row: WriterRow | None = None
     _asked_to_stop = False
     _in_a_hurry = False
 
@@ -77,7 +79,9 @@ class _GracefulWorker:
         """
         if self._in_a_hurry:
             return False
-        if self.stop_signal.wait(SETTLE_SECONDS if self._asked_to_stop else 0):
+        is_recycled = self.row is not None and self.row.is_told_to_leave
+        is_unsure = self._asked_to_stop and not is_recycled
+        if self.stop_signal.wait(SETTLE_SECONDS if is_unsure else 0):
             return True
         self.is_leaving[0] = 1
         return self.stop_signal.is_sent()
@@ -176,6 +180,8 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         """Wait for events; at a stop no longer than idle and silent connections may hold it."""
         if not self._stopped_at:
             super().wait_for_and_dispatch_events(timeout)
+            if self.row is not None:
+                self.row.note_waiting(max(0, self._busy() - self.cfg.threads))
             return
         silence_ends = self._stopped_at + SILENCE_SECONDS
         for conn in self.pending_conns:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,8 +17,10 @@ from ..deployment import Deployment
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import say
-from ..runtime.monitor import Monitor, NoProbe, Probe, Watch
+from ..runtime.monitor import Monitor, NoProbe, Probe
+from ..runtime.watch import Watch
 from ..state import report_of
+from .duties import MakeHand, make_watch
 from .listeners import close_listeners, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
@@ -71,6 +75,10 @@ class HealthPort:
     def __init__(self, deployment: Deployment) -> None:
         address = deployment.settings.health_address
         self.listeners = open_listeners([address], advice=_ADVICE) if address else []
+        if address:
+            # Once, before the fork, it needs less memory than in the monitor.
+            with suppress(ImportError):
+                from ..health import metrics  # noqa: F401
 
     def close(self) -> None:
         """Close it, in a process that is not the monitor."""
@@ -86,21 +94,33 @@ _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 
 
 def make_monitor(
-    deployment: Deployment, port: HealthPort, settle: Callable[[], None] = lambda: None
+    deployment: Deployment,
+    port: HealthPort,
+    make_hand: MakeHand,
+    settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
     """Make the monitor of a deployment; it is not started yet.
 
     :param deployment: what was decided; it has a scoreboard
     :param port: the health port
+    :param make_hand: returns what changes the number of workers
     :param settle: gives up, in the monitor's process, what is not for it
     """
-    open_probe = partial(_open_probe, deployment, port)
-    return Monitor(deployment.board, open_probe, settle, kept=port.listeners)
+    return Monitor(
+        deployment.board,
+        partial(make_watch, deployment, make_hand, os.getpid()),
+        partial(_open_probe, deployment, port, os.getpid()),
+        settle,
+        kept=port.listeners,
+    )
 
 
-def _open_probe(deployment: Deployment, port: HealthPort, watch: Watch) -> Probe:
+def _open_probe(deployment: Deployment, port: HealthPort, master: int, watch: Watch) -> Probe:
     if not port.listeners:
         return NoProbe()
+    if os.getpid() != master:
+        # It would be read as the app's: this process has no other waitress.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     settings = deployment.settings
     endpoint = CapacityEndpoint(
         partial(report_of, deployment), lambda: settings.health_token, is_inside=True

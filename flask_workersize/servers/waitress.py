@@ -22,6 +22,7 @@ from waitress.server import BaseWSGIServer, create_server
 from ..deployment import Deployment
 from ..errors import WorkerSizeConfigError
 from ..log import announce, say
+from ..runtime.hands import NoHand
 from ..runtime.meter import Meter
 from ..runtime.monitor import Monitor
 from ..runtime.scoreboard import Scoreboard, State
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
+OUT_OF_MEMORY_STATUS = 75
+"""Exit status of a server that ended before the kernel would have ended it (sysexits.h,
+"EX_TEMPFAIL": try again)."""
+
+
 def run(app: Flask, deployment: Deployment) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered.
 
@@ -47,13 +53,14 @@ def run(app: Flask, deployment: Deployment) -> None:
     :param deployment: what was decided
     :raises WorkerSizeConfigError: if an option of waitress is not valid
     :raises WorkerSizeStartError: if an address cannot be had
+    :raises SystemExit: 75, where the memory guard has asked for it
     """
     settings = deployment.settings
     options = waitress_options(app.config, settings, deployment.plan)
     inherited = systemd.take_inherited()
     listeners: list[socket.socket] = []
     port = HealthPort(deployment)
-    monitor = make_monitor(deployment, port)
+    monitor = make_monitor(deployment, port, NoHand)
     monitor.start()
     try:
         listeners = inherited or open_listeners(settings.addresses)
@@ -69,6 +76,8 @@ def run(app: Flask, deployment: Deployment) -> None:
         monitor.stop()
         port.close()
         close_listeners(listeners, remove=not inherited)
+    if deployment.board.is_exit_asked:
+        raise SystemExit(OUT_OF_MEMORY_STATUS)
 
 
 class _Channel(HTTPChannel):

@@ -56,6 +56,10 @@ def test_explanation_says_every_value_and_its_source() -> None:
         "  preload                  on             default",
         "  trusted_proxy            none           default",
         "  health_token             none           default",
+        "  health_port              none           default",
+        "  health_host              none           default",
+        "  ready_saturated_seconds  none           default",
+        "  drain_seconds            0 s            default",
         "  address                  0.0.0.0:5000   default, PORT",
         "found:",
         "  CPUs                     2.5            host",
@@ -85,6 +89,21 @@ def test_explanation_names_what_sets_the_address() -> None:
     plan = compute_plan(settings, resources())
     shown = explain(settings, resources(), plan)
     assert "unix:/run/a, 127.0.0.1:80 NOW_LMS_BIND" in shown
+
+
+def test_explanation_tells_of_the_health_port() -> None:
+    environ = {
+        "NOW_LMS_HEALTH_PORT": "8081",
+        "NOW_LMS_HEALTH_HOST": "127.0.0.1",
+        "NOW_LMS_READY_SATURATED_SECONDS": "30",
+        "NOW_LMS_DRAIN_SECONDS": "5",
+    }
+    settings = load(environ)
+    shown = rows(explain(settings, resources(), compute_plan(settings, resources())))
+    assert shown["health_port"] == ["8081", "NOW_LMS_HEALTH_PORT"]
+    assert shown["health_host"] == ["127.0.0.1", "NOW_LMS_HEALTH_HOST"]
+    assert shown["ready_saturated_seconds"] == ["30", "s", "NOW_LMS_READY_SATURATED_SECONDS"]
+    assert shown["drain_seconds"] == ["5", "s", "NOW_LMS_DRAIN_SECONDS"]
 
 
 def test_options_are_taken_and_named_as_sources() -> None:

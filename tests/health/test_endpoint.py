@@ -18,24 +18,44 @@ from pydantic import SecretStr
 from werkzeug.test import Client, EnvironBuilder
 
 import flask_workersize
-from flask_workersize import CapacityReport, WorkerSizing
-from flask_workersize.deployment import process
+from flask_workersize import CapacityReport, WorkerSizeConfigError, WorkerSizing
+from flask_workersize.deployment import Deployed, Deployment, process
 from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
-from flask_workersize.health.endpoint import CapacityEndpoint
-from tests.plain import SECRET, clear_environment, new_app, plan
+from flask_workersize.health.endpoint import Answer, CapacityEndpoint
+from flask_workersize.plan import compute_plan
+from flask_workersize.runtime.meter import SLOT_KEY, Meter
+from flask_workersize.runtime.scoreboard import State
+from tests.health.snapshots import live as live_figures
+from tests.health.snapshots import row
+from tests.plain import SECRET, clear_environment, load, new_app, plan, resources
 
 URL = "/_health/capacity"
+METRICS = f"{URL}/metrics"
 PLAN = plan({"THREADS": "2"}, memory_mb=1024)
 DETAILS = {"sources", "warnings", "notes", "pid"}
+LIVE = {
+    "workers_alive",
+    "slots",
+    "busy",
+    "utilization",
+    "queued",
+    "served",
+    "busy_seconds",
+    "restarts",
+    "kills",
+    "draining",
+}
+BEARER = {"Authorization": f"Bearer {SECRET}"}
 FLASK = tuple(int(part) for part in version("flask").split(".")[:2])
 
 
 def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
-    return CapacityReport.of(PLAN, serving=True, details=details)
+    now = live_figures(row((1.0,)), row()) if live else None
+    return CapacityReport.of(PLAN, serving=True, details=details, live=now)
 
 
-def endpoint(token: str | None = None) -> CapacityEndpoint:
-    return CapacityEndpoint(report, lambda: SecretStr(token) if token else None)
+def endpoint(token: str | None = None, is_inside: bool = False) -> CapacityEndpoint:
+    return CapacityEndpoint(report, lambda: SecretStr(token) if token else None, is_inside)
 
 
 def asked(token: str | None, header: str | None) -> dict[str, Any]:
@@ -175,26 +195,30 @@ def test_no_session_is_opened_and_no_cookie_set(app: Flask, sessions: RecordingS
     assert sessions.opened == 1
 
 
-def test_machine_is_not_asked_for_a_request(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_is_not_asked_for_a_request(
+    app: Flask, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def asked_again(*_: Any, **__: Any) -> None:
         pytest.fail("psutil was asked")
 
     for name in ("virtual_memory", "cpu_count", "Process", "process_iter", "pids"):
         monkeypatch.setattr(psutil, name, asked_again)
-    header = {"Authorization": f"Bearer {SECRET}"}
-    assert "pid" in app.test_client().get(URL, headers=header).get_json()
+    client = Client(Deployed(app, deployment))
+    assert "pid" in client.get(URL, headers=BEARER).get_json()
+    assert client.get(METRICS, headers=BEARER).status_code == 200
 
 
-def test_route_of_the_blueprint_answers_the_same() -> None:
+@pytest.mark.parametrize("path", [URL, METRICS])
+def test_route_of_the_blueprint_answers_the_same(path: str) -> None:
     """Where something that the app puts around itself changes the path, for example."""
     app = Flask("lms")
     app.register_blueprint(capacity_blueprint(endpoint(SECRET), URL))
     plain = Client(app)
     shortcut = Client(CapacityShortcut(app.wsgi_app, endpoint(SECRET), URL))
-    for header in ({}, {"Authorization": f"Bearer {SECRET}"}):
+    for header in ({}, BEARER):
         for method in ("GET", "HEAD"):
-            one = plain.open(URL, method=method, headers=header)
-            other = shortcut.open(URL, method=method, headers=header)
+            one = plain.open(path, method=method, headers=header)
+            other = shortcut.open(path, method=method, headers=header)
             assert (one.status, one.data) == (other.status, other.data)
             assert dict(one.headers) == dict(other.headers)
 
@@ -204,6 +228,7 @@ def test_app_owns_the_route() -> None:
     WorkerSizing(app)
     with app.test_request_context():
         assert url_for("workersize.capacity") == URL
+        assert url_for("workersize.metrics") == METRICS
     environ = EnvironBuilder(URL).get_environ()
     bypassed = Client(lambda _, start: Flask.wsgi_app(app, environ, start)).get()
     assert bypassed.status_code == 200
@@ -272,10 +297,187 @@ def test_token_of_the_environment_opens_the_details(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NOW_LMS_HEALTH_TOKEN", SECRET)
     app = new_app()
     WorkerSizing(app)
-    header = {"Authorization": f"Bearer {SECRET}"}
-    shown = app.test_client().get(URL, headers=header).get_json()
+    shown = app.test_client().get(URL, headers=BEARER).get_json()
     assert shown.keys() >= DETAILS
     assert shown["pid"] == os.getpid()
+
+
+# What is happening now
+
+
+class Asked:
+    """Makes reports, and remembers what for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bool, bool, int | None]] = []
+
+    def __call__(self, *, details: bool, live: bool, asking: int | None) -> CapacityReport:
+        self.calls.append((details, live, asking))
+        return report(details=details, live=live, asking=asking)
+
+
+@pytest.mark.parametrize(
+    ("is_inside", "token", "details", "live"),
+    [
+        (False, "", False, False),
+        (False, "wrong", False, False),
+        (False, SECRET, True, True),
+        (True, "", False, True),
+        (True, "wrong", False, True),
+        (True, SECRET, True, True),
+    ],
+)
+def test_live_figures_need_the_token_only_where_everybody_comes_and_the_rows_everywhere(
+    is_inside: bool, token: str, details: bool, live: bool
+) -> None:
+    maker = Asked()
+    environ = {"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}
+    answer = CapacityEndpoint(maker, lambda: SecretStr(SECRET), is_inside).report(environ)
+    assert maker.calls == [(details, live, None)]
+    shown = json.loads(answer.body)
+    assert (shown.keys() >= LIVE) is live
+    assert ("rows" in shown) is details
+
+
+def test_request_that_asks_is_named_so_that_it_does_not_count() -> None:
+    maker = Asked()
+    made = CapacityEndpoint(maker, lambda: None, is_inside=True)
+    for answer in (made.report, made.metrics):
+        answer({SLOT_KEY: 42})
+    assert [asking for _, _, asking in maker.calls] == [42, 42]
+
+
+@pytest.fixture
+def deployment() -> Deployment:
+    """Return a deployment of two workers, of which one is there."""
+    settings = load({"WSGI_SERVER": "gunicorn", "WORKERS": "2", "THREADS": "2"})
+    machine = resources()
+    deployment = Deployment(settings, machine, compute_plan(settings, machine))
+    deployment.board.state = State.SERVING
+    return deployment
+
+
+@pytest.fixture
+def served(app: Flask, deployment: Deployment) -> Client:
+    """Return a client of the app that is served by a metered worker."""
+    taken = deployment.board.take_row(1)
+    assert taken is not None
+    taken.enter()
+    taken.set_ready()
+    return Client(Meter(Deployed(app, deployment), taken))
+
+
+def test_served_app_tells_what_is_happening_now_with_the_token(served: Client) -> None:
+    served.get("/").close()
+    shown = served.get(URL, headers=BEARER).get_json()
+    assert shown.keys() >= LIVE | DETAILS
+    assert (shown["workers_alive"], shown["slots"], shown["served"]) == (1, 2, 1)
+    assert shown["busy"] == 0, "the request that asks does not count"
+    (worker,) = shown["rows"]
+    assert worker["pid"] == shown["pid"] == os.getpid()
+
+
+def test_served_app_tells_anybody_else_only_the_plan(served: Client) -> None:
+    shown = served.get(URL).get_json()
+    assert shown["serving"] is True
+    assert shown.keys().isdisjoint(LIVE | DETAILS | {"rows"})
+
+
+def test_served_app_tells_of_workers_of_which_it_is_none(
+    served: Client, deployment: Deployment
+) -> None:
+    """One truth, whichever worker answers."""
+    other = deployment.board.take_row(2)
+    assert other is not None
+    Client(Meter(Response("done"), other)).get("/").close()
+    shown = served.get(URL, headers=BEARER).get_json()
+    assert (shown["workers_alive"], shown["served"]) == (2, 1)
+    assert [worker["served"] for worker in shown["rows"]] == [0, 1]
+
+
+def test_app_that_nobody_serves_has_no_live_figures(app: Flask) -> None:
+    shown = app.test_client().get(URL, headers=BEARER).get_json()
+    assert shown.keys() >= DETAILS
+    assert shown.keys().isdisjoint(LIVE | {"rows"})
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}])
+def test_metrics_on_the_port_of_the_app_need_the_token(app: Flask, header: dict[str, str]) -> None:
+    response = app.test_client().get(METRICS, headers=header)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    (line,) = response.text.splitlines()
+    assert "NOW_LMS_HEALTH_TOKEN" in line
+    assert SECRET not in line
+
+
+def test_metrics_without_a_token_in_the_settings_are_opened_to_nobody() -> None:
+    app = new_app()
+    WorkerSizing(app)
+    for sent in ("", "Bearer ", "Bearer None"):
+        assert app.test_client().get(METRICS, headers={"Authorization": sent}).status_code == 401
+
+
+def test_metrics_are_told_with_the_token(served: Client) -> None:
+    response = served.get(METRICS, headers=BEARER)
+    assert response.status_code == 200
+    assert response.content_type.startswith("text/plain; version=0.0.4")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "\nworkersize_workers 1.0\n" in response.text
+    assert "\nworkersize_slots_busy 0.0\n" in response.text
+
+
+def test_metrics_are_told_in_the_format_that_is_asked_for(served: Client) -> None:
+    header = {**BEARER, "Accept": "application/openmetrics-text; version=1.0.0"}
+    response = served.get(METRICS, headers=header)
+    assert response.content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert response.text.endswith("# EOF\n")
+
+
+def test_head_of_metrics_has_no_body(served: Client) -> None:
+    response = served.head(METRICS, headers=BEARER)
+    assert (response.status_code, response.data) == (200, b"")
+
+
+def test_metrics_inside_need_no_token() -> None:
+    answer = endpoint(SECRET, is_inside=True).metrics({})
+    assert answer.status == "200 OK"
+    assert b"\nworkersize_slots_busy 1.0\n" in answer.body
+
+
+def test_metrics_are_never_those_of_one_worker(app: Flask, deployment: Deployment) -> None:
+    """No rows, and so no label by process: their number would grow with each restart."""
+    taken = deployment.board.take_row(1)
+    assert taken is not None
+    taken.enter()
+    text = Client(Meter(Deployed(app, deployment), taken)).get(METRICS, headers=BEARER).text
+    assert str(os.getpid()) not in text
+    assert "pid" not in text
+
+
+@pytest.mark.parametrize("answer", ["report", "metrics"])
+def test_settings_that_are_not_valid_are_said_in_one_line(answer: str) -> None:
+    def refuse(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
+        raise WorkerSizeConfigError("THREADS is not a whole number.")
+
+    made = CapacityEndpoint(refuse, lambda: None, is_inside=True)
+    told: Answer = getattr(made, answer)({})
+    assert told.status == "500 Internal Server Error"
+    (line,) = told.body.decode().splitlines()
+    assert "THREADS is not a whole number." in line
+
+
+def test_metrics_follow_the_path_of_the_report() -> None:
+    app = new_app(HEALTH_URL="/größe", HEALTH_TOKEN=SECRET)
+    app.before_request(lambda: redirect("/login"))
+    WorkerSizing(app)
+    client = app.test_client()
+    assert client.get("/größe/metrics").status_code == 401
+    assert client.get("/größe/metrics", headers=BEARER).status_code == 200
+    assert client.get(METRICS).status_code == 302
 
 
 # What nobody is told

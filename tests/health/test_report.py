@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
-from tests.plain import plan
+from flask_workersize.health.report import Live
+from flask_workersize.runtime.scoreboard import MemorySample, State
+from tests.health.snapshots import live, row
+from tests.plain import MB, plan
 
 OPEN = {
     "status",
@@ -26,10 +30,34 @@ OPEN = {
     "cpus",
 }
 DETAILS = {"sources", "warnings", "notes", "pid"}
+LIVE = {
+    "workers_alive",
+    "slots",
+    "busy",
+    "utilization",
+    "queued",
+    "served",
+    "busy_seconds",
+    "restarts",
+    "kills",
+    "draining",
+}
+ROWS = {"rows"}
 
 
-def report(of: SizingPlan, details: bool = False, notes: tuple[str, ...] = ()) -> CapacityReport:
-    return CapacityReport.of(of, serving=True, detection_notes=notes, details=details)
+def report(
+    of: SizingPlan,
+    details: bool = False,
+    notes: tuple[str, ...] = (),
+    live: Live | None = None,
+) -> CapacityReport:
+    return CapacityReport.of(of, serving=True, detection_notes=notes, details=details, live=live)
+
+
+def told_of(made: CapacityReport) -> dict[str, Any]:
+    """Return what a client reads."""
+    read: dict[str, Any] = json.loads(made.to_json())
+    return read
 
 
 def test_open_report_of_gunicorn() -> None:
@@ -50,14 +78,14 @@ def test_open_report_of_gunicorn() -> None:
 
 
 def test_open_report_of_waitress_has_no_worker_class() -> None:
-    shown = json.loads(report(plan(server="waitress")).to_json())
-    assert set(shown) == OPEN
-    assert shown["worker_class"] is None
+    made = told_of(report(plan(server="waitress")))
+    assert set(made) == OPEN
+    assert made["worker_class"] is None
 
 
 def test_details_are_the_open_report_and_four_more() -> None:
     made = plan({"NOW_LMS_WORKERS": "4", "WORKERS": "3"}, memory_mb=900)
-    shown = json.loads(report(made, details=True, notes=("cgroup-missing: none",)).to_json())
+    shown = told_of(report(made, details=True, notes=("cgroup-missing: none",)))
     assert set(shown) == OPEN | DETAILS
     assert {name: shown[name] for name in DETAILS} == {
         "sources": made.sources,
@@ -106,11 +134,124 @@ def test_report_is_frozen() -> None:
 
 def test_schema_describes_every_field() -> None:
     schema = CapacityReport.model_json_schema()
-    assert set(schema["properties"]) == OPEN | DETAILS
+    assert set(schema["properties"]) == OPEN | LIVE | ROWS | DETAILS
     assert set(schema["required"]) == OPEN
     assert all(item["description"] for item in schema["properties"].values())
+    worker = schema["$defs"]["WorkerReport"]
+    assert all(item["description"] for item in worker["properties"].values())
+    assert set(worker["required"]) == set(worker["properties"])
 
 
-def test_report_can_be_read_back() -> None:
-    made = report(plan({"WORKERS": "9"}, memory_mb=512), details=True)
+@pytest.mark.parametrize("now", [None, live(row((1.0,)), row(memory=None), queued=None)])
+def test_report_can_be_read_back(now: Live | None) -> None:
+    made = report(plan({"WORKERS": "9"}, memory_mb=512), details=True, live=now)
     assert CapacityReport.model_validate_json(made.to_json()) == made
+
+
+# What is happening now
+
+
+def test_live_figures_are_those_of_all_workers() -> None:
+    now = live(row((1.0,)), row((2.0, 3.0)), queued=7)
+    made = told_of(report(plan(), live=now))
+    assert set(made) == OPEN | LIVE
+    assert {name: made[name] for name in LIVE} == {
+        "workers_alive": 2,
+        "slots": 4,
+        "busy": 3,
+        "utilization": 0.75,
+        "queued": 7,
+        "served": 1234,
+        "busy_seconds": 56.5,
+        "restarts": 3,
+        "kills": 1,
+        "draining": False,
+    }
+
+
+def test_live_figures_of_no_worker_are_0() -> None:
+    made = told_of(report(plan(), live=live(queued=0)))
+    assert [made[name] for name in ("workers_alive", "slots", "busy", "utilization")] == [0] * 4
+
+
+def test_rows_are_told_only_with_the_details() -> None:
+    made = told_of(report(plan(), details=True, live=live(row(), row())))
+    assert set(made) == OPEN | LIVE | ROWS | DETAILS
+    assert len(made["rows"]) == 2
+    assert set(told_of(report(plan(), details=True))) == OPEN | DETAILS
+
+
+def test_row_tells_how_its_worker_fares() -> None:
+    worker = row((1.5, 61.25), pid=4711, silent_seconds=0.12345, lived_seconds=3600.0)
+    (told,) = told_of(report(plan(), details=True, live=live(worker)))["rows"]
+    assert told == {
+        "pid": 4711,
+        "age_seconds": 3600.0,
+        "ready": True,
+        "silent_seconds": 0.123,
+        "slots": 2,
+        "busy": 2,
+        "running_seconds": 61.25,
+        "served": 10,
+        "busy_seconds": 2.5,
+        "rss_mb": 200.0,
+        "pss_mb": 150.0,
+        "memory_age_seconds": 0.5,
+    }
+
+
+def test_row_of_an_idle_worker_runs_for_0_seconds() -> None:
+    (told,) = told_of(report(plan(), details=True, live=live(row())))["rows"]
+    assert (told["busy"], told["running_seconds"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "rss_mb", "pss_mb", "age"),
+    [
+        (None, None, None, None),
+        (MemorySample(100 * MB, None, None, 1.0), 100, None, 1.0),
+        (MemorySample(100 * MB + MB // 4, 0, 0, 0.0), 100.2, 0, 0.0),
+    ],
+)
+def test_memory_that_is_not_known_is_null(
+    memory: MemorySample | None, rss_mb: float | None, pss_mb: float | None, age: float | None
+) -> None:
+    (told,) = told_of(report(plan(), details=True, live=live(row(memory=memory))))["rows"]
+    assert (told["rss_mb"], told["pss_mb"], told["memory_age_seconds"]) == (rss_mb, pss_mb, age)
+
+
+@pytest.mark.parametrize(
+    ("queued", "task_queue", "waiting", "told"),
+    [
+        (0, 0, 0, 0),
+        (2, 0, 0, 2),
+        (2, 3, 0, 5),
+        (2, 0, 4, 6),
+        (None, 0, 0, None),
+        (None, 3, 4, None),
+    ],
+)
+def test_queue_is_that_of_the_kernel_and_that_of_the_server_or_null(
+    queued: int | None, task_queue: int, waiting: int, told: int | None
+) -> None:
+    now = live(row(waiting=waiting), queued=queued, task_queue=task_queue)
+    assert told_of(report(plan(), live=now))["queued"] == told
+
+
+@pytest.mark.parametrize(
+    ("state", "draining"),
+    [
+        (State.STARTING, False),
+        (State.SERVING, False),
+        (State.DRAINING, True),
+        (State.STOPPING, True),
+        (State.STOPPED, True),
+    ],
+)
+def test_draining_is_told_from_the_first_moment_to_the_last(state: State, draining: bool) -> None:
+    assert told_of(report(plan(), live=live(row(), state=state)))["draining"] is draining
+
+
+def test_utilization_has_three_places_and_is_at_most_1() -> None:
+    assert told_of(report(plan(), live=live(row((1.0,), slots=3))))["utilization"] == 0.333
+    assert told_of(report(plan(), live=live(row((1.0,) * 3, slots=3))))["utilization"] == 1

@@ -206,6 +206,38 @@ class Server:
         return re.split(r",\s*", match[1]) if match else []
 
     @property
+    def health_url(self) -> str:
+        """The first address of its health port."""
+        match = re.search(r"Health port on (http\S+?),?$", self.stderr, re.M)
+        assert match, self.stderr
+        return match[1]
+
+    def probe(self, path: str, headers: Headers = ()) -> Answer:
+        """Ask the health port."""
+        return self.get(path, headers, url=self.health_url)
+
+    def live_report(self, headers: Headers = ()) -> Any:
+        """Return the report of the health port."""
+        return self.probe("/_health/capacity", headers).json()
+
+    def await_ready(self) -> Self:
+        """Wait until the health port says that it is ready, with every worker."""
+        planned = self.live_report()["workers"]
+        ready = f'"workers_ready": {planned},'.encode()
+        await_that(lambda: ready in self.probe("/ready").body, "ready")
+        await_that(lambda: self.probe("/ready").status == 200, "ready")
+        return self
+
+    @property
+    def monitor(self) -> psutil.Process:
+        """The process that watches: the launcher's child that is no worker."""
+        workers = self.booted_pids
+        (found,) = (
+            child for child in psutil.Process(self.pid).children() if child.pid not in workers
+        )
+        return found
+
+    @property
     def booted_pids(self) -> list[int]:
         """Every gunicorn worker that was started, the earliest first."""
         return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.stderr)]

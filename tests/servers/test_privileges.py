@@ -57,9 +57,11 @@ def test_app_runs_as_the_user(server: Server) -> None:
 def test_every_process_but_the_master_is_the_users(server: Server) -> None:
     """The master parses no request: it needs its rights to open logs and addresses."""
     others = [member for member in server.members() if member.pid != server.pid]
-    assert len(others) == 2
+    monitor = server.monitor
+    assert {other.pid for other in others} == {monitor.pid, *server.booted_pids}
+    assert len(others) == 3
     # A worker says that it boots while it is still root; it parses nothing before it is not.
-    await_that(lambda: all(other.uids().real for other in others), "workers of the user")
+    await_that(lambda: all(other.uids().real for other in others), "processes of the user")
     for member in others:
         assert set(member.uids()) == {NOBODY.pw_uid}
         assert set(member.gids()) == {NOBODY.pw_gid}

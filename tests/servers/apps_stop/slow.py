@@ -5,19 +5,30 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  # else loaded when first used, by a user who may not read it
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flask import Flask, Response, request
+from flask import Flask, Response, request, send_file
 
 from flask_workersize import WorkerSizing
 
 BIG_BYTES = 20 * 1024 * 1024
 
 
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 25
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def create_app() -> Flask:
     """Create the app; ``FACTS_CONFIG`` is its config."""
+    if os.environ.get("SLOW_WORKER") and "gunicorn" in sys.modules:
+        Path("worker.here").touch()
+        _await(Path("worker.go").exists)
     app = Flask("slow")
     app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0)
     app.config.from_mapping(json.loads(os.environ.get("FACTS_CONFIG", "{}")))
@@ -39,15 +50,31 @@ def create_app() -> Flask:
         """Write the process to the file NAME.here, and answer when there is a file NAME.go."""
         name = request.args["name"]
         Path(f"{name}.here").write_text(str(os.getpid()))
-        deadline = time.monotonic() + 25
-        while not Path(f"{name}.go").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        _await(Path(f"{name}.go").exists)
         return {"pid": os.getpid()}
 
     @app.get("/big")
     def big() -> Response:
         """Answer with more than any buffer on the way takes."""
         return Response(b"x" * BIG_BYTES)
+
+    @app.get("/stream")
+    def stream() -> Response:
+        """Send a first part, and the second when there is a file stream.go."""
+
+        def parts() -> Iterator[bytes]:
+            yield b"first "
+            _await(Path("stream.go").exists)
+            yield b"second"
+
+        return Response(parts())
+
+    @app.get("/file")
+    def file() -> Response:
+        """Send more than any buffer on the way takes, by the server's own file wrapper."""
+        path = Path("big.bin").absolute()
+        path.write_bytes(b"x" * BIG_BYTES)
+        return send_file(path)
 
     @app.post("/upload")
     def upload() -> dict[str, int]:

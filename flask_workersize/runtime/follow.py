@@ -1,0 +1,95 @@
+"""Follows a limit that changes while the app is served: the number of workers follows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..log import say
+from ..plan import MB, SizingPlan, compute_plan
+from ..resources import Resources
+from ..settings import SizingSettings
+from .hands import Hand
+from .scoreboard import Snapshot
+
+LOOK_SECONDS = 2.0
+"""How often the limits are read: some hundred microseconds each time."""
+
+
+class LimitFollower:
+    """Plans again when the limit on memory or on CPUs is another one.
+
+    :param settings: what the operator asked for
+    :param plan: the plan that the server was started with
+    :param detect: returns what the machine gives now
+    :param hand: changes the number of workers
+    """
+
+    turn_seconds = LOOK_SECONDS
+
+    def __init__(
+        self,
+        settings: SizingSettings,
+        plan: SizingPlan,
+        detect: Callable[[], Resources],
+        hand: Hand,
+    ) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._first = plan
+        self._detect = detect
+        self._hand = hand
+        self._known: tuple[int, float] | None = None
+        self._due = 0.0
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        """Look at the limits, if it is time, and follow them."""
+        if now < self._due or snapshot.is_leaving:
+            return
+        self._due = now + LOOK_SECONDS
+        resources = self._detect()
+        limits = (resources.memory_limit, resources.cpus)
+        before, self._known = self._known, limits
+        if before is not None and limits != before:
+            self._follow(before, resources, snapshot)
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+    def _follow(self, before: tuple[int, float], resources: Resources, snapshot: Snapshot) -> None:
+        plan = compute_plan(
+            self._settings, with_workers_memory(resources, snapshot), self._plan.server
+        )
+        old, self._plan = self._plan, plan
+        changed = []
+        if resources.memory_limit != before[0]:
+            changed.append(
+                f"the memory limit is {resources.memory_limit // MB} MB (was {before[0] // MB} MB)"
+            )
+        if resources.cpus != before[1]:
+            changed.append(f"there are {resources.cpus:g} CPUs (were {before[1]:g})")
+        reason = " and ".join(changed)
+        if plan.workers != old.workers:
+            self._hand.adjust("limits", plan.workers - self._first.workers)
+            say(logging.INFO, f"{reason}: {plan.workers} workers instead of {old.workers}.")
+        elif plan.threads != old.threads:
+            say(
+                logging.WARNING,
+                f"{reason}: {plan.threads} threads would be right instead of {old.threads}; "
+                "restart to have them.",
+            )
+
+
+def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
+    """Add back what the workers hold: to a plan that is made while they run it is available.
+
+    Only what is their own: what they share with the master stays used.
+    """
+    held = 0
+    for row in snapshot.rows:
+        if row.memory is not None:
+            own = row.memory.uss_bytes
+            held += row.memory.rss_bytes if own is None else own
+    available = min(resources.memory_available + held, resources.memory_limit)
+    return replace(resources, memory_available=available)

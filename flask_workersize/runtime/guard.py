@@ -1,0 +1,313 @@
+"""What to do about memory: a pure function from an observation to an action.
+
+The order of the questions is the policy:
+
+1. Is something under way? Wait: never two at once. (The kernel does not wait: where it has killed
+   a worker, there is one fewer.)
+2. Has the last worker got a successor that is ready? Let the old one go.
+3. Was the last action a moment ago? Wait.
+4. Is a worker above its own bound? Recycle it.
+5. Is memory short? Recycle the worker that has grown most since it was warm. Has none grown, that
+   is no leak, and recycling does not help: have one worker fewer before memory runs out, and say
+   that the plan is too large.
+6. Has memory been free for a while, and are there fewer workers than planned? One more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+MB = 1024 * 1024
+
+PACE_SECONDS = 0.05
+"""Shortest time between two actions: less than a worker takes to leave and another to come."""
+
+HORIZON_SECONDS = 0.5
+"""How far ahead growth is looked at: some times what an action takes to have an effect."""
+
+LEAST_GAIN = 0.02
+"""Share of the limit that a recycled worker has to give back at least: less is noise."""
+
+WARM_REQUESTS = 25
+"""Requests after which a worker is warm: its caches are there, and what comes then is growth."""
+
+CALM_SECONDS = 10.0
+"""How long memory has to be free before there is one worker more; doubles each time that this
+proves too early, up to an hour."""
+
+LONGEST_CALM_SECONDS = 3600.0
+
+SAFE_SHARE = 0.97
+"""Share of the limit that a second worker, beside the last one, may bring us to."""
+
+
+class Kind(StrEnum):
+    """What can be done: ``REPLACE`` starts the successor of a last worker, ``FINISH`` lets that go.
+
+    ``EXIT`` is for a server of one process, which has nobody to go in its place.
+    """
+
+    NOTHING = "nothing"
+    RECYCLE = "recycle"
+    REPLACE = "replace"
+    FINISH = "finish"
+    FEWER = "fewer"
+    MORE = "more"
+    WARN = "warn"
+    EXIT = "exit"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker, as the guard sees it.
+
+    :param age: how gunicorn counts its workers
+    :param own_bytes: memory that is its own: USS, or RSS where the system tells no more
+    :param warm_bytes: the same when it was warm; ``None`` before
+    :param is_ready: whether it takes requests
+    :param is_leaving: whether it was told to end
+    """
+
+    age: int
+    own_bytes: int
+    warm_bytes: int | None = None
+    is_ready: bool = True
+    is_leaving: bool = False
+
+    @property
+    def grown_bytes(self) -> int:
+        """What recycling it would give back for longer than the successor's first requests."""
+        return 0 if self.warm_bytes is None else max(self.own_bytes - self.warm_bytes, 0)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What to do, and why in one sentence.
+
+    :param kind: what
+    :param worker: the worker that is meant, if one is
+    :param reason: why; empty for nothing
+    """
+
+    kind: Kind
+    worker: Worker | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An action of the past.
+
+    :param at: when, in seconds of a monotonic clock
+    :param action: what
+    """
+
+    at: float
+    action: Action
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the operator set.
+
+    :param recycle_share: share of the limit above which workers are recycled, 0 to 1
+    :param critical_share: share of the limit above which there are fewer workers, 0 to 1
+    :param worker_max_bytes: own memory above which a worker is recycled; ``None`` for no bound
+    :param patience_seconds: how long an action may be under way before it is given up
+    :param exits: whether a server of one process is to end before the kernel ends it
+    """
+
+    recycle_share: float = 0.7
+    critical_share: float = 0.9
+    worker_max_bytes: int | None = None
+    patience_seconds: float = 30.0
+    exits: bool = False
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is the case.
+
+    :param now: seconds of a monotonic clock
+    :param limit_bytes: memory that may be used
+    :param used_bytes: memory that is used: of the control group its working set, of the machine
+        what is not available
+    :param is_group: whether the limit is that of a control group, and not of the machine
+    :param planned: workers that are planned
+    :param wanted: workers that there should be now
+    :param workers: those that there are
+    :param fresh_bytes: own memory of a worker that has just started
+    :param peak_bytes: the most own memory that a worker was seen with
+    :param oom_kill_at: when the kernel last killed a process for want of memory; ``None`` for never
+    :param recent: what was done, the latest last
+    :param free_since: since when memory has been free; ``None`` if it is not
+    :param growth_bytes: by how much it grows in a second
+    """
+
+    now: float
+    limit_bytes: int
+    used_bytes: int
+    is_group: bool
+    planned: int
+    wanted: int
+    workers: tuple[Worker, ...]
+    fresh_bytes: int = 0
+    peak_bytes: int = 0
+    oom_kill_at: float | None = None
+    recent: tuple[Done, ...] = ()
+    free_since: float | None = None
+    growth_bytes: float = 0.0
+
+    @property
+    def ready(self) -> list[Worker]:
+        """Workers that take requests and stay, the one with most memory first."""
+        ready = [worker for worker in self.workers if worker.is_ready and not worker.is_leaving]
+        return sorted(ready, key=lambda worker: -worker.own_bytes)
+
+    @property
+    def used_share(self) -> float:
+        """Share of the limit that is used."""
+        return self.used_bytes / self.limit_bytes
+
+    def is_short(self, rules: Rules) -> bool:
+        """Return whether something should be done, now or because of what is to come."""
+        ahead = self.used_bytes + max(self.growth_bytes, 0.0) * HORIZON_SECONDS
+        return (
+            self.used_share >= rules.recycle_share
+            or ahead >= rules.critical_share * self.limit_bytes
+        )
+
+
+NOTHING = Action(Kind.NOTHING)
+
+
+def decide(seen: Observation, rules: Rules) -> Action:
+    """Decide what to do.
+
+    :param seen: what is the case
+    :param rules: what the operator set
+    """
+    ready = seen.ready
+    acted = [done for done in seen.recent if done.action.kind is not Kind.WARN]
+    last = acted[-1] if acted else None
+    if _was_killed(seen) and len(ready) > 1:
+        return Action(
+            Kind.FEWER, None, "the kernel has killed a worker: the plan is too large for its peaks"
+        )
+    if not ready or _is_under_way(seen, last, rules):
+        return NOTHING
+    if last and last.action.kind is Kind.REPLACE and len(ready) > 1:
+        return Action(Kind.FINISH, None, "its successor is ready")
+    if last and seen.now < last.at + PACE_SECONDS:
+        return NOTHING
+    return _care(seen, ready, rules)
+
+
+def _care(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
+    largest = ready[0]
+    if rules.worker_max_bytes is not None and largest.own_bytes > rules.worker_max_bytes:
+        bound = f"worker has {_mb(largest.own_bytes)}, its bound is {_mb(rules.worker_max_bytes)}"
+        return _let_go(seen, largest, bound, rules)
+    if seen.is_short(rules):
+        return _short(seen, ready, rules)
+    return _one_more(seen, rules)
+
+
+def decide_alone(seen: Observation, rules: Rules) -> Action:
+    """Decide for a server of one process, such as waitress: nobody can go in its place.
+
+    :param seen: what is the case; its one worker is the server
+    :param rules: what the operator set
+    :returns: a warning above the first share, and ``EXIT`` above the critical one
+    """
+    if not seen.workers or seen.used_share < rules.recycle_share:
+        return NOTHING
+    worker = seen.workers[0]
+    used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
+    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
+    if not seen.is_group and worker.own_bytes < excess:
+        reason = f"{used}, but not by this server: it holds {_mb(worker.own_bytes)}"
+        return Action(Kind.WARN, worker, reason)
+    kind = Kind.EXIT if seen.used_share >= rules.critical_share else Kind.WARN
+    return Action(kind, worker, f"{used}; this server holds {_mb(worker.own_bytes)}")
+
+
+def _is_under_way(seen: Observation, last: Done | None, rules: Rules) -> bool:
+    if last is None or seen.now > last.at + rules.patience_seconds:
+        return False
+    settled = all(worker.is_ready and not worker.is_leaving for worker in seen.workers)
+    return not settled or len(seen.workers) != seen.wanted
+
+
+def _was_killed(seen: Observation) -> bool:
+    """Return whether the kernel has killed a worker that is not yet accounted for."""
+    at = seen.oom_kill_at
+    answered = [done.at for done in seen.recent if done.action.kind is Kind.FEWER]
+    return at is not None and at > max(answered, default=float("-inf"))
+
+
+def _short(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
+    used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
+    held = sum(max(worker.own_bytes - seen.fresh_bytes, 0) for worker in ready)
+    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
+    if not seen.is_group and held < excess:
+        return Action(
+            Kind.WARN,
+            None,
+            f"{used}, but not by this server: its workers have grown by {_mb(held)}",
+        )
+    grown = max(ready, key=lambda worker: worker.grown_bytes)
+    if grown.grown_bytes >= LEAST_GAIN * seen.limit_bytes:
+        reason = f"{used}; this worker has grown by {_mb(grown.grown_bytes)}"
+        return _let_go(seen, grown, reason, rules)
+    if seen.used_share < rules.critical_share:
+        return NOTHING
+    reason = f"{used}, and recycling does not help: this is not a leak, the plan is too large"
+    if len(ready) > 1:
+        return Action(Kind.FEWER, None, reason)
+    return Action(Kind.WARN, ready[0], reason)
+
+
+def fitting_workers(seen: Observation, rules: Rules) -> int:
+    """Return how many workers fit, each as large as the largest is now, at least 1.
+
+    What is not the workers' own is there anyway: (share of the limit - shared) / own, rounded down.
+    """
+    own = [worker.own_bytes for worker in seen.workers]
+    shared = max(seen.used_bytes - sum(own), 0)
+    room = rules.recycle_share * seen.limit_bytes - shared
+    return max(1, int(room // max([1, seen.peak_bytes, *own])))
+
+
+def _let_go(seen: Observation, worker: Worker, reason: str, rules: Rules) -> Action:
+    """Recycle a worker; the last one only after another is ready."""
+    if len(seen.ready) > 1:
+        return Action(Kind.RECYCLE, worker, reason)
+    if seen.used_bytes + seen.fresh_bytes <= SAFE_SHARE * seen.limit_bytes:
+        return Action(Kind.REPLACE, worker, reason)
+    return Action(Kind.WARN, worker, f"{reason}; there is no room for a second one beside it")
+
+
+def _one_more(seen: Observation, rules: Rules) -> Action:
+    if seen.wanted >= seen.planned or seen.free_since is None:
+        return NOTHING
+    changes = [done for done in seen.recent if done.action.kind in (Kind.FEWER, Kind.MORE)]
+    # Each time that one more was one too many, wait twice as long.
+    in_vain = sum(
+        (before.action.kind, after.action.kind) == (Kind.MORE, Kind.FEWER)
+        for before, after in pairwise(changes)
+    )
+    patience = min(CALM_SECONDS * 2**in_vain, LONGEST_CALM_SECONDS)
+    since = max([seen.free_since, *(done.at for done in changes)])
+    own = sum(worker.own_bytes for worker in seen.workers)
+    then = max(seen.used_bytes - own, 0) + (seen.wanted + 1) * seen.peak_bytes
+    has_room = then <= rules.critical_share * seen.limit_bytes
+    if not has_room or seen.now - since < patience:
+        return NOTHING
+    return Action(Kind.MORE, None, f"there is room again: {_mb(seen.used_bytes)} are used")
+
+
+def _mb(size: float) -> str:
+    return f"{round(size / MB)} MB"

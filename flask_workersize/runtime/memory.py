@@ -1,0 +1,277 @@
+"""The eyes of the memory guard: observe, ask :mod:`flask_workersize.runtime.guard`, have it done.
+
+Cheap figures are read often, costly ones seldom: what the control group uses at every turn, the
+resident memory of each worker only when memory gets short, and what is a worker's own (which the
+kernel counts page by page) only to choose among those with most.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, replace
+
+from ..log import say
+from ..plan import SizingPlan
+from ..resources.gauge import MemoryGauge, MemoryState
+from ..resources.processes import process_memory, resident_memory
+from .guard import (
+    WARM_REQUESTS,
+    Action,
+    Done,
+    Kind,
+    Observation,
+    Rules,
+    Worker,
+    decide,
+    decide_alone,
+    fitting_workers,
+)
+from .hands import Hand
+from .scoreboard import GuardState, Scoreboard, Snapshot, WorkerRow
+
+WATCHFUL_SHARE = 0.4
+"""Share of the limit above which memory is read often."""
+
+OFTEN_SECONDS = 0.05
+"""How often that is: a leak of 0.5 MB a request grows by some MB meanwhile."""
+
+VERY_OFTEN_SECONDS = 0.01
+"""How often while memory is short: what was started is followed by the next step at once."""
+
+SELDOM_SECONDS = 0.25
+
+GROWTH_SECONDS = 0.4
+"""Time over which growth is measured: a single burst is no trend."""
+
+CANDIDATES = 4
+"""Workers whose own memory is read to choose one: those with most resident memory."""
+
+LOG_SECONDS = 60.0
+"""How often the same is said."""
+
+LATELY_SECONDS = 30.0
+"""How long a recycling shows in the state of the guard."""
+
+
+@dataclass
+class _Known:
+    """What is known of a worker's memory.
+
+    :param shared_bytes: resident memory that is not its own, when it was last measured
+    :param warm_bytes: own memory when it was warm; ``None`` before
+    """
+
+    shared_bytes: int
+    warm_bytes: int | None = None
+
+
+class MemoryDuty:
+    """Keeps a server below its limit on memory.
+
+    :param board: the shared table
+    :param plan: the plan that the server was started with
+    :param rules: what the operator set
+    :param hand: gets done what is decided
+    :param gauge: reads how near memory is to its limit
+    """
+
+    def __init__(
+        self, board: Scoreboard, plan: SizingPlan, rules: Rules, hand: Hand, gauge: MemoryGauge
+    ) -> None:
+        self._board = board
+        self._planned_with_mb = plan.memory_available_mb
+        self._is_alone = plan.server == "waitress"
+        self._rules = rules
+        self._hand = hand
+        self._gauge = gauge
+        self._recent: deque[Done] = deque(maxlen=200)
+        self._known: dict[int, _Known] = {}
+        self._fresh: deque[int] = deque(maxlen=8)
+        self._usage: deque[tuple[float, int]] = deque(maxlen=64)
+        self._peak = self._oom_kills = 0
+        self._oom_kill_at: float | None = None
+        self._free_since: float | None = None
+        self._said: dict[Kind, float] = {}
+        self._surge = self._fewer = 0
+        self.turn_seconds = SELDOM_SECONDS
+        board.guard = GuardState.OK
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        """Observe, decide, act."""
+        state = self._gauge.read()
+        self._board.note_usage(state.limit_bytes, state.used_bytes)
+        share = state.used_bytes / state.limit_bytes
+        if share >= self._rules.recycle_share:
+            self._free_since = None
+        elif self._free_since is None:
+            self._free_since = now
+        if snapshot.is_leaving:
+            return
+        if snapshot.oom_kills > self._oom_kills:
+            self._oom_kills, self._oom_kill_at = snapshot.oom_kills, now
+        self._meet_new(snapshot)
+        seen = self._observe(now, snapshot, state)
+        self.turn_seconds = self._pace(seen)
+        action = (decide_alone if self._is_alone else decide)(seen, self._rules)
+        if action.kind is not Kind.NOTHING:
+            self._act(now, action, seen, snapshot)
+        self._hand.press_on(snapshot)
+        self._show(now, action)
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+    def _pace(self, seen: Observation) -> float:
+        if seen.is_short(self._rules) and not self._is_alone:
+            return VERY_OFTEN_SECONDS
+        is_near = seen.is_group and seen.used_share >= WATCHFUL_SHARE
+        return OFTEN_SECONDS if is_near else SELDOM_SECONDS
+
+    def _growth(self, now: float, used: int) -> float:
+        """Return by how many bytes memory has grown in a second, lately."""
+        self._usage.append((now, used))
+        while now - self._usage[0][0] > GROWTH_SECONDS and len(self._usage) > 2:
+            self._usage.popleft()
+        begun, before = self._usage[0]
+        return (used - before) / max(now - begun, GROWTH_SECONDS)
+
+    def _meet_new(self, snapshot: Snapshot) -> None:
+        """Measure a worker when it is ready, and when it is warm: what comes then is growth."""
+        ages = {row.age for row in snapshot.rows}
+        for age in self._known.keys() - ages:
+            del self._known[age]
+        for row in snapshot.ready:
+            known = self._known.get(row.age)
+            if known is None:
+                if (own := self._measure(row)) is not None:
+                    self._fresh.append(own)
+                return
+            if known.warm_bytes is None and row.served >= WARM_REQUESTS:
+                known.warm_bytes = self._measure(row)
+                return
+
+    def _measure(self, row: WorkerRow) -> int | None:
+        """Return a worker's own memory, and remember what it shares."""
+        memory = process_memory(row.pid)
+        if memory is None:
+            return None
+        self._board.note_memory(row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes)
+        own = memory.rss_bytes if memory.uss_bytes is None else memory.uss_bytes
+        self._known.setdefault(row.age, _Known(0)).shared_bytes = memory.rss_bytes - own
+        self._peak = max(self._peak, own)
+        return own
+
+    def _observe(self, now: float, snapshot: Snapshot, state: MemoryState) -> Observation:
+        seen = Observation(
+            now=now,
+            limit_bytes=state.limit_bytes,
+            used_bytes=state.used_bytes,
+            is_group=state.is_group,
+            planned=snapshot.wanted + self._fewer - self._surge,
+            wanted=snapshot.wanted,
+            workers=(),
+            fresh_bytes=min(self._fresh, default=0),
+            peak_bytes=self._peak,
+            oom_kill_at=self._oom_kill_at,
+            recent=tuple(self._recent),
+            free_since=self._free_since,
+            growth_bytes=self._growth(now, state.used_bytes),
+        )
+        own: dict[int, int] = {}
+        if seen.is_short(self._rules) or self._rules.worker_max_bytes is not None or self._fewer:
+            own = self._own_memory(snapshot)
+        workers = tuple(
+            Worker(row.age, own.get(row.age, 0), self._warm(row.age), row.is_ready, row.is_leaving)
+            for row in snapshot.rows
+        )
+        return replace(seen, workers=workers)
+
+    def _warm(self, age: int) -> int | None:
+        known = self._known.get(age)
+        return None if known is None else known.warm_bytes
+
+    def _own_memory(self, snapshot: Snapshot) -> dict[int, int]:
+        """Return the own memory of each worker: estimated, and measured for those with most."""
+        own: dict[int, int] = {}
+        for row in snapshot.rows:
+            resident = resident_memory(row.pid) if row.pid else None
+            known = self._known.get(row.age)
+            own[row.age] = max((resident or 0) - (known.shared_bytes if known else 0), 0)
+        most = sorted(snapshot.ready, key=lambda row: -own[row.age])
+        for row in most[:CANDIDATES]:
+            own[row.age] = self._measure(row) or 0
+        return own
+
+    def _act(self, now: float, action: Action, seen: Observation, snapshot: Snapshot) -> None:
+        row = next((r for r in snapshot.rows if action.worker and r.age == action.worker.age), None)
+        if action.kind is Kind.RECYCLE and (row is None or not self._hand.recycle(row)):
+            return
+        if action.kind in _STEPS:
+            self._surge += _STEPS[action.kind][0]
+            self._fewer += _STEPS[action.kind][1]
+            self._hand.adjust("guard", self._surge - self._fewer)
+        if action.kind is Kind.EXIT and self._rules.exits and not self._board.is_exit_asked:
+            self._board.ask_to_exit()
+            self._hand.end_server()
+        self._recent.append(Done(now, action))
+        self._say(now, action, seen, row.pid if row else 0)
+
+    def _say(self, now: float, action: Action, seen: Observation, pid: int) -> None:
+        """Say what was done and why: at once, and then the same not too often."""
+        if now < self._said.get(action.kind, float("-inf")) + LOG_SECONDS:
+            return
+        self._said[action.kind] = now
+        what = {
+            Kind.RECYCLE: f"worker {pid} is recycled",
+            Kind.REPLACE: f"one more worker is started, then worker {pid} ends",
+            Kind.FEWER: "one worker fewer",
+            Kind.MORE: "one worker more",
+            Kind.WARN: "short",
+            Kind.EXIT: "the server is asked to end" if self._rules.exits else "/ready says no",
+        }.get(action.kind)
+        if what is None:
+            return
+        level = logging.INFO if action.kind in _USUAL else logging.WARNING
+        say(level, f"memory: {what}: {action.reason}{self._advice(action, seen)}.")
+
+    def _advice(self, action: Action, seen: Observation) -> str:
+        """Return what to set, where the plan is too large."""
+        if action.kind is Kind.EXIT:
+            return (
+                "; give it more memory, or find what grows. NOW_LMS_MEMORY_GUARD=exit lets it end "
+                "before the kernel ends it, for the service manager to start it again"
+                if not self._rules.exits
+                else ""
+            )
+        if action.kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
+            return ""
+        workers = fitting_workers(seen, self._rules)
+        memory_mb = max(self._planned_with_mb // workers, 1)
+        return f"; set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}"
+
+    def _show(self, now: float, action: Action) -> None:
+        """Write down the state of the guard."""
+        lately = {done.action.kind for done in self._recent if now - done.at < LATELY_SECONDS}
+        if action.kind is Kind.EXIT:
+            state = GuardState.CRITICAL
+        elif action.kind is Kind.WARN:
+            state = GuardState.WARN
+        elif self._fewer:
+            state = GuardState.REDUCED
+        elif lately & {Kind.RECYCLE, Kind.REPLACE}:
+            state = GuardState.RECYCLING
+        else:
+            state = GuardState.OK
+        self._board.guard = state
+
+
+_USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})
+
+_STEPS = {
+    Kind.REPLACE: (1, 0),
+    Kind.FINISH: (-1, 0),
+    Kind.FEWER: (0, 1),
+    Kind.MORE: (0, -1),
+}
+"""What each action adds to the workers that stand in for others, and to those that are missing."""

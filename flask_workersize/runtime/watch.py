@@ -1,0 +1,90 @@
+"""What the monitor does again and again: each duty when it is due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from ..resources.processes import process_memory
+from .scoreboard import Scoreboard, Snapshot
+
+TURN_SECONDS = 0.25
+"""How long the monitor waits for requests before it looks around: how soon it sees the end of the
+master, and a saturation."""
+
+SAMPLE_SECONDS = 1.0
+"""How often the memory of one worker is read, in turn: one costs up to some milliseconds, so that
+this stays below 1 % of a CPU."""
+
+
+class Duty(Protocol):
+    """Something to be done again and again."""
+
+    turn_seconds: float
+    """How long it can wait for its next turn."""
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        """Do it."""
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Do what is left to be done when the master is gone."""
+
+
+class Watch:
+    """What the monitor has seen over time.
+
+    :param board: the shared table
+    :param duties: what else is to be done
+    """
+
+    def __init__(self, board: Scoreboard, duties: Iterable[Duty] = ()) -> None:
+        self._board = board
+        self._duties = tuple(duties)
+        self._saturated_since: float | None = None
+        self._next_look = self._next_sample = 0.0
+
+    @property
+    def turn_seconds(self) -> float:
+        """How long to wait for requests before the next look."""
+        return min([TURN_SECONDS, *(duty.turn_seconds for duty in self._duties)])
+
+    def look(self) -> None:
+        """Look at the table, and do what is due."""
+        now = time.monotonic()
+        if now < self._next_look:
+            # A request has come; it is not yet time.
+            return
+        self._next_look = now + 0.9 * self.turn_seconds
+        snapshot = self._board.read()
+        if not snapshot.is_saturated:
+            self._saturated_since = None
+        elif self._saturated_since is None:
+            self._saturated_since = now
+        for duty in self._duties:
+            duty.look(now, snapshot)
+        if now >= self._next_sample:
+            self._next_sample = now + SAMPLE_SECONDS
+            self._sample(snapshot)
+
+    def end(self) -> None:
+        """Do what is left to be done when the master is gone."""
+        snapshot = self._board.read()
+        for duty in self._duties:
+            duty.end(snapshot)
+
+    def saturated_seconds(self) -> float:
+        """Return for how long every slot has been busy."""
+        since = self._saturated_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _sample(self, snapshot: Snapshot) -> None:
+        rows = [row for row in snapshot.rows if row.pid]
+        if not rows:
+            return
+        row = max(rows, key=lambda row: row.memory.age_seconds if row.memory else float("inf"))
+        memory = process_memory(row.pid)
+        if memory is not None:
+            self._board.note_memory(
+                row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes
+            )

@@ -1,0 +1,587 @@
+"""The shared table: who is in it, what it adds up to, and what a killed process leaves in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flask_workersize.resources.processes import start_time
+from flask_workersize.runtime.scoreboard import (
+    MemorySample,
+    Scoreboard,
+    Slot,
+    Snapshot,
+    State,
+    WriterRow,
+)
+from tests.plain import untimed
+from tests.runtime.children import Children, Pipe, status_of
+
+SOME_SERVED = 500
+
+
+def given_row(board: Scoreboard, age: int = 1) -> WriterRow:
+    """Return the row that a worker is given; there is one."""
+    row = board.take_row(age)
+    assert row is not None
+    return row
+
+
+def begin(row: WriterRow, number: int = 0) -> int:
+    """Begin a request in a slot, and return the slot as the meter names it."""
+    slot = row.slots[number]
+    row.cells[slot + Slot.BEGUN] = time.monotonic_ns()
+    return slot
+
+
+def end(row: WriterRow, number: int = 0) -> None:
+    """End the request of a slot."""
+    slot = row.slots[number]
+    row.cells[slot + Slot.BUSY] += time.monotonic_ns() - row.cells[slot + Slot.BEGUN]
+    row.cells[slot + Slot.SERVED] += 1
+    row.cells[slot + Slot.BEGUN] = 0
+
+
+def serve(row: WriterRow, number: int = 0, times: int = 1) -> None:
+    for _ in range(times):
+        begin(row, number)
+        end(row, number)
+
+
+def fill(board: Scoreboard) -> list[int]:
+    """Give every row to a worker, and return their ages."""
+    ages = list(range(1, board.capacity + 1))
+    for age in ages:
+        given_row(board, age)
+    return ages
+
+
+# A row a worker
+
+
+def test_new_table_is_empty_and_starting() -> None:
+    assert Scoreboard(4, 2).read() == Snapshot(
+        state=State.STARTING,
+        rows=(),
+        restarts=0,
+        kills=0,
+        served=0,
+        busy_seconds=0.0,
+        task_queue=0,
+    )
+
+
+def test_each_worker_has_a_row_with_a_slot_for_each_thread() -> None:
+    board = Scoreboard(3, 2)
+    for age in (1, 2, 3):
+        given_row(board, age)
+    rows = board.read().rows
+    assert [row.age for row in rows] == [1, 2, 3]
+    assert [row.slots for row in rows] == [2, 2, 2]
+    assert len({row.number for row in rows}) == 3
+    assert board.read().slots == 6
+
+
+def test_row_tells_what_its_worker_wrote() -> None:
+    board = Scoreboard(1, 2)
+    row = given_row(board)
+    (seen,) = board.read().rows
+    assert (seen.pid, seen.start_time, seen.is_ready) == (0, 0, False)
+    row.enter()
+    (seen,) = board.read().rows
+    assert (seen.pid, seen.start_time) == (os.getpid(), start_time(os.getpid()))
+    assert not seen.is_ready
+    assert board.read().ready == ()
+    row.set_ready()
+    assert [ready.pid for ready in board.read().ready] == [os.getpid()]
+
+
+@pytest.mark.parametrize("speak", [WriterRow.beat, WriterRow.set_ready])
+def test_worker_is_silent_from_its_fork_to_its_first_heartbeat(
+    speak: Callable[[WriterRow], None],
+) -> None:
+    """To be ready is one: the main loop of a worker may begin with a long wait."""
+    board = Scoreboard(1, 1)
+    row = given_row(board)
+    (seen,) = board.read().rows
+    assert seen.silent_seconds == seen.lived_seconds
+    speak(row)
+    (seen,) = board.read().rows
+    assert seen.silent_seconds < seen.lived_seconds
+
+
+def test_running_request_is_busy_until_it_ends() -> None:
+    board = Scoreboard(1, 2)
+    row = given_row(board)
+    begin(row, 1)
+    (seen,) = board.read().rows
+    assert (seen.busy, seen.served) == (1, 0)
+    assert all(seconds >= 0 for seconds in seen.running_seconds)
+    end(row, 1)
+    (seen,) = board.read().rows
+    assert (seen.busy, seen.served, seen.running_seconds) == (0, 1, ())
+    assert seen.busy_seconds > 0
+
+
+def test_table_adds_up_its_rows() -> None:
+    board = Scoreboard(2, 2)
+    one, two = given_row(board, 1), given_row(board, 2)
+    serve(one, times=3)
+    serve(two, number=1, times=2)
+    begin(one, 0)
+    begin(two, 0)
+    begin(two, 1)
+    now = board.read()
+    assert (now.served, now.busy, now.slots, now.utilization) == (5, 3, 4, 0.75)
+    assert now.busy_seconds == pytest.approx(sum(row.busy_seconds for row in now.rows))
+    assert not now.is_saturated
+    begin(one, 1)
+    assert board.read().is_saturated
+    assert board.read().utilization == 1
+
+
+def test_table_without_workers_is_neither_busy_nor_saturated() -> None:
+    now = Scoreboard(2, 2).read()
+    assert (now.utilization, now.is_saturated) == (0, False)
+
+
+def test_slot_that_asks_is_left_out() -> None:
+    board = Scoreboard(2, 2)
+    one, two = given_row(board, 1), given_row(board, 2)
+    asking = begin(two, 1)
+    begin(one, 0)
+    assert board.read().busy == 2
+    assert [row.busy for row in board.read(but=asking).rows] == [1, 0]
+    for slot in (*one.slots, *two.slots):
+        assert board.read(but=slot).busy == (1 if slot in (asking, one.slots[0]) else 2)
+
+
+def test_slot_that_asks_keeps_what_it_has_served() -> None:
+    board = Scoreboard(1, 1)
+    row = given_row(board)
+    serve(row, times=7)
+    assert board.read(but=begin(row)).served == 7
+
+
+@pytest.mark.parametrize(
+    ("state", "is_leaving"),
+    [
+        (State.STARTING, False),
+        (State.SERVING, False),
+        (State.DRAINING, True),
+        (State.STOPPING, True),
+        (State.STOPPED, True),
+    ],
+)
+def test_state_says_whether_the_deployment_leaves(state: State, is_leaving: bool) -> None:
+    board = Scoreboard(1, 1)
+    board.state = state
+    assert board.read().state is state
+    assert board.read().is_leaving is is_leaving
+
+
+def test_what_waits_is_the_queue_of_waitress_and_what_waits_in_each_worker() -> None:
+    board = Scoreboard(2, 1)
+    for age, waiting in ((1, 2), (2, 3)):
+        given_row(board, age).note_waiting(waiting)
+    assert board.read().waiting == 5
+    board.task_queue = 9
+    assert board.task_queue == board.read().task_queue == 9
+    assert board.read().waiting == 14
+
+
+# Memory
+
+
+def test_memory_is_unknown_until_it_is_noted() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    assert board.read().rows[0].memory is None
+
+
+@pytest.mark.parametrize(("pss", "uss"), [(200, 100), (None, 100), (None, None), (0, 0)])
+def test_memory_is_told_as_it_was_noted(pss: int | None, uss: int | None) -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    board.note_memory(0, 300, pss, uss)
+    memory = board.read().rows[0].memory
+    assert memory == MemorySample(300, pss, uss, memory.age_seconds if memory else -1)
+
+
+def test_memory_of_one_worker_is_not_told_of_the_next_in_its_row() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board, 1)
+    board.note_memory(0, 300, 200, 100)
+    board.free_row(1)
+    given_row(board, 2)
+    assert board.read().rows[0].memory is None
+
+
+# Workers that come and go
+
+
+def test_row_of_a_worker_is_found_by_its_age() -> None:
+    board = Scoreboard(2, 1)
+    given_row(board, 1)
+    given_row(board, 2)
+    row = board.row_of(2)
+    assert row is not None
+    serve(row)
+    assert [seen.served for seen in board.read().rows] == [0, 1]
+    assert board.row_of(3) is None
+
+
+def test_freed_row_is_given_to_the_next_worker_and_is_blank() -> None:
+    board = Scoreboard(2, 2)
+    row = given_row(board, 1)
+    given_row(board, 2)
+    row.enter()
+    row.set_ready()
+    serve(row, times=4)
+    row.note_waiting(5)
+    begin(row, 1)
+    board.free_row(1)
+    assert [seen.age for seen in board.read().rows] == [2]
+    again = given_row(board, 3)
+    assert again.slots == row.slots
+    (seen,) = (seen for seen in board.read().rows if seen.age == 3)
+    assert (seen.pid, seen.start_time, seen.is_ready, seen.waiting) == (0, 0, False, 0)
+    assert (seen.busy, seen.served, seen.busy_seconds) == (0, 0, 0)
+
+
+def test_what_a_worker_has_served_stays_in_the_total() -> None:
+    board = Scoreboard(1, 1)
+    row = given_row(board)
+    serve(row, times=4)
+    before = board.read()
+    board.free_row(1)
+    after = board.read()
+    assert (after.served, after.rows) == (4, ())
+    assert after.busy_seconds == pytest.approx(before.busy_seconds)
+
+
+@pytest.mark.parametrize(("leaves", "kills"), [(True, 0), (False, 1)])
+def test_worker_that_ends_without_leaving_counts_as_killed(leaves: bool, kills: int) -> None:
+    board = Scoreboard(1, 1)
+    board.state = State.SERVING
+    row = given_row(board)
+    if leaves:
+        row.leave()
+    board.free_row(1)
+    assert (board.read().kills, board.read().restarts) == (kills, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts"),
+    [(State.SERVING, 1), (State.DRAINING, 1), (State.STOPPING, 0), (State.STOPPED, 0)],
+)
+def test_worker_that_ends_counts_as_restarted_unless_the_server_stops(
+    state: State, restarts: int
+) -> None:
+    board = Scoreboard(1, 1)
+    given_row(board).leave()
+    board.state = state
+    board.free_row(1)
+    assert (board.read().restarts, board.read().kills) == (restarts, 0)
+
+
+def test_row_is_taken_from_a_worker_once() -> None:
+    """Gunicorn may tell of its end twice, and of one that never had a row."""
+    board = Scoreboard(1, 1)
+    serve(given_row(board))
+    for age in (1, 1, 2):
+        board.free_row(age)
+    assert (board.read().served, board.read().kills) == (1, 1)
+
+
+def test_healing_takes_the_rows_of_those_who_are_gone_without_a_word() -> None:
+    board = Scoreboard(4, 1)
+    for age in (1, 2, 3, 4):
+        serve(given_row(board, age), times=age)
+    board.heal([2, 4, 9])
+    now = board.read()
+    assert [row.age for row in now.rows] == [2, 4]
+    assert (now.kills, now.served) == (2, 10)
+    board.heal([2, 4])
+    assert board.read().kills == 2
+
+
+def test_reload_has_room_for_the_old_and_the_new_workers() -> None:
+    board = Scoreboard(100, 1)
+    assert board.capacity >= 200
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(10_000, 1), (1, 10_000), (10_000, 10_000)])
+def test_largest_plan_has_a_table(workers: int, threads: int) -> None:
+    board = Scoreboard(workers, threads)
+    row = given_row(board)
+    assert len(row.slots) == threads
+    serve(row, threads - 1)
+    assert board.read().served == 1
+    assert len(board.cells) * 8 < 300 * 1024 * 1024
+
+
+def test_worker_that_finds_no_row_is_served_without_one() -> None:
+    board = Scoreboard(1, 1)
+    ages = fill(board)
+    assert board.take_row(999) is None
+    assert board.row_of(999) is None
+    before = board.read()
+    board.free_row(999)
+    assert board.read().kills == before.kills
+    assert len(board.read().rows) == len(ages)
+
+
+def test_row_that_is_free_again_goes_to_a_worker_that_comes_later() -> None:
+    board = Scoreboard(1, 1)
+    ages = fill(board)
+    assert board.take_row(999) is None
+    board.free_row(ages[5])
+    given_row(board, 1000)
+    assert {row.age for row in board.read().rows} == {*ages, 1000} - {ages[5]}
+    assert board.take_row(1001) is None
+
+
+# What holds of any history
+
+
+@dataclass
+class History:
+    """A table, and what it has to say after what was done to it."""
+
+    board: Scoreboard = field(default_factory=lambda: Scoreboard(1, 2))
+    ages: Any = field(default_factory=lambda: count(1))
+    alive: dict[int, WriterRow] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    served: int = 0
+    ended: int = 0
+    killed: int = 0
+
+    def pick(self, number: int) -> int | None:
+        """Return one of the workers that live."""
+        ages = sorted(self.alive)
+        return ages[number % len(ages)] if ages else None
+
+    def take(self, number: int) -> None:
+        age = next(self.ages)
+        row = self.board.take_row(age)
+        assert (row is None) == (len(self.alive) == self.board.capacity)
+        if row is not None:
+            self.alive[age] = row
+
+    def begin(self, number: int) -> None:
+        age = self.pick(number)
+        if age is not None:
+            begin(self.alive[age], number % 2)
+
+    def serve(self, number: int) -> None:
+        age = self.pick(number)
+        if age is not None:
+            serve(self.alive[age], number % 2, times=number % 5)
+            self.served += number % 5
+
+    def leave(self, number: int) -> None:
+        age = self.pick(number)
+        if age is not None:
+            self.alive[age].leave()
+            self.left.add(age)
+
+    def free(self, number: int) -> None:
+        age = self.pick(number)
+        if age is not None:
+            self.board.free_row(age)
+            self._gone(age)
+
+    def heal(self, number: int) -> None:
+        gone = [age for age in self.alive if age % 3 == number % 3]
+        self.board.heal(set(self.alive) - set(gone))
+        for age in gone:
+            self._gone(age)
+
+    def _gone(self, age: int) -> None:
+        del self.alive[age]
+        self.ended += 1
+        self.killed += age not in self.left
+
+
+STEPS: list[Callable[[History, int], None]] = [
+    History.take,
+    History.begin,
+    History.serve,
+    History.leave,
+    History.free,
+    History.heal,
+]
+
+
+@settings(untimed, max_examples=200)
+@given(
+    st.integers(0, 70), st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 99)), max_size=40)
+)
+def test_totals_never_go_back_and_miss_nothing(
+    first: int, steps: list[tuple[Callable[[History, int], None], int]]
+) -> None:
+    """Whatever workers come, serve, leave, are killed or are found gone, in any order."""
+    history = History()
+    for _ in range(first):
+        history.take(0)
+    before = history.board.read()
+    for step, number in steps:
+        step(history, number)
+        now = history.board.read()
+        assert (now.served, now.restarts, now.kills) == (
+            history.served,
+            history.ended,
+            history.killed,
+        )
+        assert {row.age for row in now.rows} == set(history.alive)
+        assert now.busy_seconds >= before.busy_seconds - 1e-9
+        assert 0 <= now.busy <= now.slots
+        before = now
+
+
+# Several processes
+
+
+def test_workers_of_other_processes_are_seen(children: Children) -> None:
+    board = Scoreboard(3, 1)
+
+    def work(row: WriterRow) -> None:
+        row.enter()
+        row.set_ready()
+        serve(row, times=SOME_SERVED)
+        row.leave()
+
+    rows = [given_row(board, age) for age in (1, 2, 3)]
+    pids = [children(partial(work, row)) for row in rows]
+    assert [status_of(pid) for pid in pids] == [0, 0, 0]
+    now = board.read()
+    assert [row.pid for row in now.rows] == pids
+    assert len(now.ready) == 3
+    assert now.served == 3 * SOME_SERVED
+    board.heal([])
+    assert (board.read().served, board.read().kills) == (3 * SOME_SERVED, 0)
+
+
+def test_totals_never_go_back_for_a_process_that_reads_while_others_write(
+    children: Children,
+) -> None:
+    """Workers serve, and the master takes and gives rows, all at once; readers see each alike."""
+    board = Scoreboard(2, 2)
+
+    def watch() -> None:
+        served = restarts = 0
+        while board.state < State.STOPPING:
+            now = board.read()
+            assert now.served >= served
+            assert now.restarts >= restarts
+            assert now.busy <= now.slots
+            served, restarts = now.served, now.restarts
+        assert board.read().served == 30 * SOME_SERVED
+
+    def work(age: int) -> None:
+        row = board.row_of(age)
+        assert row is not None
+        row.enter()
+        serve(row, 0, times=SOME_SERVED // 2)
+        serve(row, 1, times=SOME_SERVED // 2)
+
+    readers = [children(watch), children(watch)]
+    for age in range(1, 31, 3):
+        workers = []
+        for one in (age, age + 1, age + 2):
+            given_row(board, one)
+            workers.append(children(partial(work, one)))
+        assert [status_of(pid) for pid in workers] == [0, 0, 0]
+        board.heal([])
+    board.state = State.STOPPED
+    assert [status_of(pid) for pid in readers] == [0, 0]
+
+
+def test_worker_that_is_killed_while_it_writes_leaves_a_table_that_heals(
+    children: Children,
+) -> None:
+    """What it had counted stays, what it ran is over, and the next in its row begins anew."""
+    board = Scoreboard(1, 2)
+    board.state = State.SERVING
+    total = 0
+    for age in range(1, 6):
+        row = given_row(board, age)
+        with Pipe() as pipe:
+
+            def work(row: WriterRow = row, pipe: Pipe = pipe) -> None:
+                row.enter()
+                serve(row, times=SOME_SERVED)
+                pipe.tell("served some")
+                while True:
+                    serve(row)
+                    begin(row, 1)
+
+            pid = children(work)
+            pipe.hear()
+        os.kill(pid, signal.SIGKILL)
+        assert status_of(pid) == -signal.SIGKILL
+        before = board.read()
+        (dead,) = before.rows
+        assert (dead.pid, dead.age) == (pid, age)
+        assert dead.served >= SOME_SERVED
+        total += dead.served
+        board.free_row(age)
+        after = board.read()
+        assert (after.served, after.kills, after.busy, after.rows) == (total, age, 0, ())
+    serve(given_row(board, 6))
+    assert [seen.served for seen in board.read().rows] == [1]
+
+
+def test_master_that_is_killed_while_it_changes_the_table_does_not_hold_up_who_reads() -> None:
+    """The first word is odd for ever then; what is read may count a worker twice, and is read."""
+    board = Scoreboard(1, 1)
+    serve(given_row(board), times=3)
+    board.cells[0] += 1
+    assert board.cells[0] % 2 == 1
+    assert board.read().served == 3
+    assert [row.age for row in board.read().rows] == [1]
+
+
+# Listeners
+
+
+def test_listeners_are_noted_as_family_and_inode() -> None:
+    board = Scoreboard(1, 1)
+    assert board.listeners == []
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.socket(socket.AF_UNIX) as two:
+        board.set_listeners([one, two])
+        assert board.listeners == [
+            (socket.AF_INET, os.fstat(one.fileno()).st_ino),
+            (socket.AF_UNIX, os.fstat(two.fileno()).st_ino),
+        ]
+
+
+@pytest.mark.parametrize(("number", "is_known"), [(8, True), (9, False)])
+def test_more_listeners_than_there_is_room_for_are_not_known(number: int, is_known: bool) -> None:
+    board = Scoreboard(1, 1)
+    sockets = [socket.socket() for _ in range(number)]
+    board.set_listeners(sockets)
+    assert (board.listeners is not None) is is_known
+    for item in sockets:
+        item.close()
+
+
+def test_listener_that_is_no_file_is_not_known() -> None:
+    """As on Windows, where a socket has no inode."""
+    board = Scoreboard(1, 1)
+    closed = socket.socket()
+    closed.close()
+    board.set_listeners([closed])
+    assert board.listeners is None

@@ -1,0 +1,85 @@
+"""An app whose memory grows, in the ways that matter to the guard."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from itertools import count
+
+from flask import Flask, request
+
+from flask_workersize import WorkerSizing
+
+MB = 1024 * 1024
+_kept: list[bytearray] = []
+_requests = count(1)
+_shared: list[mmap.mmap] = []
+_pages = 0
+SHARED_BYTES = 400 * MB
+
+
+def _hold(megabytes: float) -> None:
+    # Written to, since the kernel counts only pages that were touched.
+    _kept.append(bytearray(os.urandom(1)) * int(megabytes * MB))
+
+
+def create_app() -> Flask:
+    """Create the app; with ``BARE`` it has no extension."""
+    app = Flask("leaky")
+    app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0)
+    if not os.environ.get("BARE"):
+        WorkerSizing(app)
+
+    @app.before_request
+    def work() -> None:
+        """Compute for some milliseconds, as a page does."""
+        until = time.thread_time() + 0.003
+        while time.thread_time() < until:
+            sum(range(200))
+
+    _shared.append(mmap.mmap(-1, SHARED_BYTES))
+
+    @app.get("/")
+    def index() -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+    @app.get("/leak")
+    def leak() -> dict[str, int]:
+        """Keep some memory for ever."""
+        _hold(float(request.args.get("mb", "0.5")))
+        return {"pid": os.getpid()}
+
+    @app.get("/burst")
+    def burst() -> dict[str, int]:
+        """Take 60 MB for a second, once in 50 requests."""
+        if next(_requests) % 50 == 0:
+            taken = bytearray(b"x") * (60 * MB)
+            time.sleep(1)
+            del taken
+        return {"pid": os.getpid()}
+
+    @app.get("/honest")
+    def honest() -> dict[str, int]:
+        """Need 60 MB from the first request on, and no more."""
+        if not _kept:
+            _hold(float(request.args.get("mb", "60")))
+        return {"pid": os.getpid()}
+
+    @app.get("/shared")
+    def shared() -> dict[str, int]:
+        """Let memory grow that all workers share, by 0.1 MB, up to 60 MB."""
+        global _pages
+        if _pages < 60 * MB:
+            start = (int(time.time() * 1000) * 4096) % (60 * MB)
+            for offset in range(0, MB // 10, 4096):
+                _shared[0][(start + offset) % (60 * MB)] = 1
+            _pages += MB // 10
+        return {"pid": os.getpid()}
+
+    @app.get("/none")
+    def none() -> dict[str, int]:
+        """Need nothing."""
+        return {"pid": os.getpid()}
+
+    return app

@@ -1,0 +1,362 @@
+"""The health port: it answers while every worker is busy, and says how busy."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
+from tests.servers.serving import CONF, Server, Starter, await_that, gunicorn, serve_prod
+
+TOKEN = "a token of the tests"
+BEARER = [("Authorization", f"Bearer {TOKEN}")]
+ON = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_TOKEN": TOKEN}
+LIVE = (
+    "workers_alive", "slots", "busy", "utilization", "queued", "served", "busy_seconds",
+    "restarts", "kills", "draining",
+)  # fmt: skip
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a queue's length")
+
+
+@pytest.fixture(params=["waitress", "sync", "gthread-1x4"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Run the test on each server and kind of worker, once, with four slots.
+
+    Two gthread workers share four requests unevenly: one accepts more than it has threads for.
+    """
+    chosen: str = request.param
+    return chosen
+
+
+def start_probed(start: Starter, *args: str, **environ: str) -> Server:
+    """Start the slow app with a health port, and wait until it is ready."""
+    return start(serve_prod(*args, app=SLOW), None, **PATH, **ON, **environ).await_ready()
+
+
+@contextmanager
+def held(server: Server, count: int, first: int = 0) -> Iterator[None]:
+    """Let as many requests run; they are answered at the end."""
+    names = [f"h{first + number}" for number in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        answers = [pool.submit(server.get, f"/hold?name={name}") for name in names]
+        try:
+            await_that(lambda: all((server.folder / f"{n}.here").exists() for n in names), "held")
+            yield
+        finally:
+            for name in names:
+                (server.folder / f"{name}.go").touch()
+        assert [answer.result().status for answer in answers] == [200] * count
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in LIVE}
+
+
+def test_probes_answer_while_every_slot_is_busy_and_say_so(start: Starter, kind: str) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind])
+    before = figures(server.live_report())
+    assert before["busy"] == 0
+    with held(server, 4):
+        for path in ("/live", "/ready"):
+            assert server.probe(path).json()["status"] == "pass"
+        now = figures(server.live_report())
+    processes = {"waitress": 1, "sync": 4, "gthread-1x4": 1}[kind]
+    assert now == before | {
+        "workers_alive": processes,
+        "slots": 4,
+        "busy": 4,
+        "utilization": 1.0,
+    }
+    await_that(lambda: server.live_report()["busy"] == 0, "free")
+    after = figures(server.live_report())
+    assert after["served"] == before["served"] + 4
+    assert after["busy_seconds"] > before["busy_seconds"]
+    assert server.stop() == 0
+
+
+@linux
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:app.sock"])
+def test_queue_counts_who_waits_for_a_slot(
+    start: Starter, kind: str, bind: str, connect: Clients
+) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind], "--bind", bind)
+    assert server.live_report()["queued"] == 0
+    with held(server, 4):
+        waiting = [connect(server) for _ in range(3)]
+        for client in waiting:
+            send(client, "/")
+        await_that(lambda: server.live_report()["queued"] == 3, "three wait")
+    for client in waiting:
+        assert receive(client).status == 200
+    await_that(lambda: server.live_report()["queued"] == 0, "nobody waits")
+
+
+@linux
+def test_queue_is_not_told_where_gunicorns_own_threads_hide_it(start: Starter) -> None:
+    command = gunicorn("-c", CONF, "-w", "1", "--threads", "2", app=f"{SLOW}()")
+    server = start(command, None, **PATH, **ON).await_ready()
+    assert server.live_report()["queued"] is None
+
+
+def test_every_process_tells_the_same_and_the_one_that_asks_is_not_busy(
+    start: Starter, kind: str
+) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind])
+    with held(server, 2):
+        inside = figures(server.live_report())
+
+        def same() -> bool:
+            # An answer is there a moment before the request that asked for it has ended.
+            told = figures(server.get("/_health/capacity", BEARER).json())
+            changing = {"served", "busy_seconds"}
+            return {**told, **{k: inside[k] for k in changing}} == inside
+
+        for _ in range(6):
+            await_that(same, "the same")
+
+
+def test_live_figures_need_the_token_on_the_port_of_the_app_and_rows_everywhere(
+    start: Starter, name: str
+) -> None:
+    server = start_probed(start, "--wsgi-server", name)
+    assert not set(LIVE) & set(server.get("/_health/capacity").json())
+    assert "rows" not in server.live_report()
+    for report in (server.live_report(BEARER), server.get("/_health/capacity", BEARER).json()):
+        assert set(LIVE) < set(report)
+        assert sum(row["slots"] for row in report["rows"]) == report["slots"]
+
+
+def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, kind: str) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind])
+
+    def rows() -> list[dict[str, Any]]:
+        report: dict[str, Any] = server.live_report(BEARER)
+        return list(report["rows"])
+
+    await_that(lambda: all(row["rss_mb"] for row in rows()), "every worker is measured")
+    for row in rows():
+        seen = psutil.Process(row["pid"]).memory_full_info()
+        assert row["rss_mb"] == pytest.approx(seen.rss / 2**20, rel=0.2)
+        assert row["pss_mb"] == pytest.approx(seen.pss / 2**20, rel=0.4)
+        assert 0 <= row["memory_age_seconds"] <= row["age_seconds"]
+
+
+def test_metrics_are_one_truth_on_both_ports(start: Starter, name: str) -> None:
+    server = start_probed(start, "--wsgi-server", name)
+
+    def metrics(text: bytes) -> dict[str, float]:
+        families = text_string_to_metric_families(text.decode())
+        return {s.name: s.value for family in families for s in family.samples}
+
+    with held(server, 1):
+        inside = metrics(server.probe("/metrics").body)
+        outside = metrics(server.get("/_health/capacity/metrics", BEARER).body)
+    assert inside["workersize_slots_busy"] == outside["workersize_slots_busy"] == 1
+    assert inside.keys() == outside.keys()
+    assert server.get("/_health/capacity/metrics").status == 401
+
+
+def test_streamed_response_is_busy_until_it_is_closed(
+    start: Starter, kind: str, connect: Clients
+) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind])
+    client = connect(server)
+    send(client, "/stream")
+    assert client.recv(8, socket.MSG_PEEK)
+    await_that(lambda: server.live_report()["busy"] == 1, "streams")
+    (server.folder / "stream.go").touch()
+    assert receive(client).body == b"first second"
+    await_that(lambda: server.live_report()["busy"] == 0, "streamed")
+
+
+def test_file_that_gunicorn_sends_is_busy_until_it_is_sent(
+    start: Starter, connect: Clients
+) -> None:
+    server = start_probed(start, *SERVER_ARGS["sync"])
+    client = connect(server)
+    send(client, "/file")
+    assert client.recv(8, socket.MSG_PEEK)
+    await_that(lambda: server.live_report()["busy"] == 1, "sends")
+    assert len(receive(client).body) == 20 * 1024 * 1024
+    await_that(lambda: server.live_report()["busy"] == 0, "sent")
+
+
+def test_saturation_makes_it_unready_only_where_asked_for(start: Starter, name: str) -> None:
+    args = ["--wsgi-server", name, "--threads", "1"]
+    args += ["--workers", "1"] if name == "gunicorn" else []
+    asked = start_probed(start, *args, NOW_LMS_READY_SATURATED_SECONDS="1")
+    with held(asked, 1):
+        await_that(lambda: asked.probe("/ready").status == 503, "saturated")
+        assert b'"saturated"' in asked.probe("/ready").body
+        assert asked.probe("/live").status == 200
+    asked.await_ready()
+
+
+def test_starting_is_live_and_not_ready(start: Starter) -> None:
+    server = start.launch(
+        serve_prod("--workers", "1", server="gunicorn", app=SLOW), None, **PATH, **ON,
+        NOW_LMS_PRELOAD="off", SLOW_WORKER="1",
+    )  # fmt: skip
+    server.wait_for_line("Health port on")
+    await_that((server.folder / "worker.here").exists, "loading")
+    assert server.probe("/ready").status == 503
+    assert server.probe("/live").status == 200
+    (server.folder / "worker.go").touch()
+    server.await_ready()
+
+
+@pytest.mark.parametrize("kind", ["waitress", "gthread-1x4"])
+def test_worker_that_makes_no_progress_is_not_live(start: Starter, kind: str) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind], NOW_LMS_TIMEOUT="1")
+    with held(server, 4):
+        await_that(lambda: server.probe("/live").status == 503, "stuck")
+        assert b'"workers_stuck": 1' in server.probe("/live").body
+    await_that(lambda: server.probe("/live").status == 200, "goes on")
+
+
+def test_one_stuck_worker_of_two_shows_and_is_no_reason_to_start_again(start: Starter) -> None:
+    server = start_probed(
+        start, "--wsgi-server", "gunicorn", "--workers", "2", "--threads", "2", NOW_LMS_TIMEOUT="1"
+    )
+    busiest: list[int] = []
+    number = 0
+    with ThreadPoolExecutor(8) as pool:
+        while max(busiest, default=0) < 2:
+            pool.submit(server.get, f"/hold?name=n{number}")
+            await_that((server.folder / f"n{number}.here").exists, "holds")
+            number += 1
+            busiest = [row["busy"] for row in server.live_report(BEARER)["rows"]]
+        if sum(busiest) < 4:
+            await_that(lambda: server.probe("/live").json()["workers_stuck"] == 1, "one stuck")
+        for done in range(number):
+            (server.folder / f"n{done}.go").touch()
+
+
+def test_slow_and_malformed_clients_disturb_neither_port(
+    start: Starter, name: str, connect: Clients
+) -> None:
+    server = start_probed(start, "--wsgi-server", name)
+    silent = [connect(server, server.health_url) for _ in range(100)]
+    for client in silent[::2]:
+        client.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\nX-Endless: ")
+    assert server.probe("/live").status == 200
+    endless = connect(server, server.health_url)
+    endless.settimeout(10)
+    with pytest.raises(OSError):  # noqa: PT012, PT011 - wherever it is cut off
+        for _ in range(1000):
+            endless.sendall(b"X-Endless: " + b"x" * 4096 + b"\r\n")
+            time.sleep(0.001)
+    for rubbish in (b"\x00\xff\x16\x03\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\n"):
+        connect(server, server.health_url).sendall(rubbish)
+    big = connect(server, server.health_url)
+    big.sendall(b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+    assert receive(big).status == 413
+    assert server.probe("/ready").status == 200
+    assert server.get().status == 200
+    assert "Traceback" not in server.stderr
+
+
+def test_health_port_says_what_it_has_and_takes_only_get(start: Starter) -> None:
+    server = start_probed(start)
+    answer = server.probe("/")
+    assert answer.status == 404
+    assert b"/live" in answer.body
+    assert server.get("/live", method="POST", url=server.health_url).status == 405
+    head = server.get("/live", method="HEAD", url=server.health_url)
+    assert (head.status, head.body) == (200, b"")
+    assert "Server" not in head.headers
+
+
+@pytest.mark.parametrize("preload", ["on", "off"])
+def test_monitor_holds_no_port_of_the_app_and_workers_none_of_its(
+    start: Starter, preload: str
+) -> None:
+    server = start_probed(start, *SERVER_ARGS["sync"], NOW_LMS_PRELOAD=preload)
+    app, health = (int(url.rpartition(":")[2]) for url in (server.urls[0], server.health_url))
+
+    def ports(process: psutil.Process) -> set[int]:
+        return {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
+
+    assert ports(server.monitor) == {health}
+    assert [ports(psutil.Process(pid)) for pid in server.booted_pids] == [{app}] * 4
+
+
+def test_monitor_beside_waitress_holds_no_port_and_no_connection_of_the_app(
+    start: Starter, connect: Clients
+) -> None:
+    server = start_probed(start, "--wsgi-server", "waitress")
+    client = connect(server)
+    send(client, "/", close=False)
+    receive(client)
+    health = int(server.health_url.rpartition(":")[2])
+
+    def ports() -> set[int]:
+        seen = server.monitor.net_connections()
+        return {c.laddr.port for c in seen if c.status in ("LISTEN", "ESTABLISHED")}
+
+    assert ports() == {health}
+    first = server.monitor.pid
+    server.monitor.kill()
+    await_that(lambda: server.probe("/live").status == 200, "there again")
+    assert server.monitor.pid != first
+    assert ports() == {health}
+
+
+def test_gunicorn_conf_has_the_same_port(start: Starter) -> None:
+    server = start(gunicorn("-c", CONF, "-w", "2", app=f"{SLOW}()"), None, **PATH, **ON)
+    server.await_ready()
+    with held(server, 2):
+        assert server.live_report()["utilization"] == 1.0
+    report = server.live_report(BEARER)
+    assert {row["pid"] for row in report["rows"]} == set(server.booted_pids)
+    assert server.stop() == 0
+    assert server.members() == []
+
+
+def test_reload_and_more_workers_are_followed(start: Starter) -> None:
+    server = start_probed(start, "--wsgi-server", "gunicorn", "--workers", "2")
+    server.get()
+    old = set(server.booted_pids)
+    server.signal(signal.SIGHUP)
+    server.wait_for_line("Booting worker", count=4)
+
+    def pids() -> set[int]:
+        return {row["pid"] for row in server.live_report(BEARER)["rows"]}
+
+    await_that(lambda: pids() == set(server.booted_pids) - old, "the new ones")
+    report = server.live_report()
+    assert (report["workers_alive"], report["restarts"], report["kills"]) == (2, 2, 0)
+    assert report["served"] == 1
+    server.signal(signal.SIGTTIN)
+    await_that(lambda: server.live_report()["workers_alive"] == 3, "one more")
+
+
+def test_port_in_use_is_one_line_and_nothing_is_left(start: Starter, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        finished = start.run(serve_prod(server=name), NOW_LMS_HEALTH_PORT=port)
+        line = finished.assert_one_line_error(1)
+        assert "NOW_LMS_HEALTH_PORT" in line
+        app = start.run(serve_prod("--port", port, server=name), **ON)
+        assert "in use" in app.assert_one_line_error(1)
+    assert [server.members() for server in start.servers] == [[], []]
+
+
+def test_nothing_is_left_after_a_stop(start: Starter, name: str) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        server = start_probed(start, "--wsgi-server", name)
+        server.signal_group(signum)
+        assert server.wait() == 0
+        assert server.members() == []
+        assert "Traceback" not in server.stderr
