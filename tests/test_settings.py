@@ -33,6 +33,10 @@ VARIABLES = {
     "health_host": ["NOW_LMS_HEALTH_HOST"],
     "ready_saturated_seconds": ["NOW_LMS_READY_SATURATED_SECONDS"],
     "drain_seconds": ["NOW_LMS_DRAIN_SECONDS"],
+    "memory_guard": ["NOW_LMS_MEMORY_GUARD"],
+    "memory_recycle_percent": ["NOW_LMS_MEMORY_RECYCLE_PERCENT"],
+    "memory_critical_percent": ["NOW_LMS_MEMORY_CRITICAL_PERCENT"],
+    "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
 }
 DEFAULTS = {
     "workers": None,
@@ -54,6 +58,10 @@ DEFAULTS = {
     "health_host": None,
     "ready_saturated_seconds": None,
     "drain_seconds": 0,
+    "memory_guard": "on",
+    "memory_recycle_percent": 70,
+    "memory_critical_percent": 90,
+    "worker_memory_max_mb": None,
 }
 NUMBERS = [
     "workers",
@@ -68,6 +76,8 @@ NUMBERS = [
     "health_port",
     "ready_saturated_seconds",
     "drain_seconds",
+    "memory_recycle_percent",
+    "memory_critical_percent",
 ]
 SETTING_AND_VARIABLE = [(name, variable) for name, names in VARIABLES.items() for variable in names]
 NUMBER_VARIABLES = [variable for name in NUMBERS for variable in VARIABLES[name]]

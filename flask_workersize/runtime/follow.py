@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
 from ..log import say
 from ..plan import MB, SizingPlan, compute_plan
 from ..resources import Resources
+from ..resources.processes import process_memory
 from ..settings import SizingSettings
 from .hands import Hand
 from .scoreboard import Snapshot
@@ -72,7 +74,8 @@ class LimitFollower:
         reason = " and ".join(changed)
         if plan.workers != old.workers:
             self._hand.adjust("limits", plan.workers - self._first.workers)
-            say(logging.INFO, f"{reason}: {plan.workers} workers instead of {old.workers}.")
+            workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
+            say(logging.INFO, f"{reason}: {workers} instead of {old.workers}.")
         elif plan.threads != old.threads:
             say(
                 logging.WARNING,
@@ -82,11 +85,12 @@ class LimitFollower:
 
 
 def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
-    """Add back what the workers hold: to a plan that is made while they run it is available.
+    """Add back what the workers and this process hold: no plan at a start has counted it as used.
 
     Only what is their own: what they share with the master stays used.
     """
-    held = 0
+    me = process_memory(os.getpid())
+    held = (me.uss_bytes or 0) if me else 0
     for row in snapshot.rows:
         if row.memory is not None:
             own = row.memory.uss_bytes

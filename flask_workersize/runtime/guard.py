@@ -81,6 +81,11 @@ class Worker:
         """What recycling it would give back for longer than the successor's first requests."""
         return 0 if self.warm_bytes is None else max(self.own_bytes - self.warm_bytes, 0)
 
+    @property
+    def needed_bytes(self) -> int:
+        """What it needs without growing, as far as that is known."""
+        return self.own_bytes if self.warm_bytes is None else self.warm_bytes
+
 
 @dataclass(frozen=True)
 class Action:
@@ -262,9 +267,15 @@ def _short(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
     if grown.grown_bytes >= LEAST_GAIN * seen.limit_bytes:
         reason = f"{used}; this worker has grown by {_mb(grown.grown_bytes)}"
         return _let_go(seen, grown, reason, rules)
-    if seen.used_share < rules.critical_share:
+    each = max(worker.needed_bytes for worker in ready)
+    others = max(seen.used_bytes - sum(worker.own_bytes for worker in seen.workers), 0)
+    all_warm = others + len(ready) * each
+    if max(seen.used_bytes, all_warm) < rules.critical_share * seen.limit_bytes:
         return NOTHING
-    reason = f"{used}, and recycling does not help: this is not a leak, the plan is too large"
+    reason = (
+        f"{used}, and recycling does not help, since a worker needs {_mb(each)} to begin with: "
+        "this is not a leak, the plan is too large"
+    )
     if len(ready) > 1:
         return Action(Kind.FEWER, None, reason)
     return Action(Kind.WARN, ready[0], reason)

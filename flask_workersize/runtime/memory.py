@@ -66,6 +66,28 @@ class _Known:
     warm_bytes: int | None = None
 
 
+class MemoryNote:
+    """Writes down how near memory is to its limit, and does nothing about it.
+
+    :param board: the shared table
+    :param gauge: reads how near memory is to its limit
+    """
+
+    turn_seconds = SELDOM_SECONDS
+
+    def __init__(self, board: Scoreboard, gauge: MemoryGauge) -> None:
+        self._board = board
+        self._gauge = gauge
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        """Write it down."""
+        state = self._gauge.read()
+        self._board.note_usage(state.limit_bytes, state.used_bytes)
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+
 class MemoryDuty:
     """Keeps a server below its limit on memory.
 

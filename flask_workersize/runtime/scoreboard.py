@@ -262,6 +262,7 @@ class Scoreboard:
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
         self.cells[_Header.PLANNED] = workers
         self._given: dict[int, int] = {}
+        self._next_row = 0
 
     @property
     def planned(self) -> int:
@@ -369,7 +370,10 @@ class Scoreboard:
         ages = self._ages()
         if 0 not in ages:
             return None
-        number = ages.index(0)
+        # Not the one that has just become free: what its worker has left there can be read.
+        order = [*range(self._next_row, self.capacity), *range(self._next_row)]
+        number = next(number for number in order if not ages[number])
+        self._next_row = (number + 1) % self.capacity
         start = self._start(number)
         for offset in range(1, self._row_words):
             self.cells[start + offset] = 0
@@ -421,6 +425,14 @@ class Scoreboard:
             # The master may wait for a CPU in the middle of it; it may also have been killed there.
             time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
+
+    def fallen(self) -> list[WorkerRow]:
+        """Return what killed workers have left in rows that nobody has been given since."""
+        now = time.monotonic_ns()
+        free = [number for number, age in enumerate(self._ages()) if not age]
+        left = _Cell.LEFT
+        killed = [number for number in free if not self.cells[self._start(number) + left]]
+        return [row for row in (self._read_row(n, now, None) for n in killed) if row.pid]
 
     def _read(self, but: int | None) -> Snapshot:
         cells, now = self.cells, time.monotonic_ns()

@@ -35,7 +35,8 @@ class OomWitness:
         self._first = count()
         self._before = self._first
         self._kills = 0
-        self._rows: dict[int, WorkerRow] = {}
+        self._rows: tuple[WorkerRow, ...] = ()
+        self._known: set[tuple[int, int]] = set()
         self._gone: list[WorkerRow] = []
         self._by_kernel = self._untold = 0
         self._due = self._say_again = 0.0
@@ -45,9 +46,7 @@ class OomWitness:
         if now < self._due:
             return
         self._due = now + LOOK_SECONDS
-        ages = {row.age for row in snapshot.rows}
-        self._gone += [row for age, row in self._rows.items() if age not in ages]
-        self._rows = {row.age: row for row in snapshot.rows}
+        self._rows = snapshot.rows
         kills, self._kills = snapshot.kills - self._kills, snapshot.kills
         count = self._count()
         if count is not None and self._before is not None and count > self._before:
@@ -55,6 +54,8 @@ class OomWitness:
             self._by_kernel += count - self._before
             self._board.note_oom_kills(count - (self._first or 0))
         self._before = count
+        if kills:
+            self._gone += [row for row in self._board.fallen() if self._is_new(row)]
         for_memory = min(kills, self._by_kernel)
         self._by_kernel -= for_memory
         self._untold += for_memory
@@ -71,8 +72,14 @@ class OomWitness:
         """Say whether the master itself was killed for want of memory."""
         count = self._count()
         if (count or 0) > (self._before or 0):
-            rows = [row for row in self._rows.values() if self._plan.server == "waitress"]
+            rows = [row for row in self._rows if self._plan.server == "waitress"]
             self._say_oom(rows, 1, snapshot, "the server" if rows else "the master")
+
+    def _is_new(self, row: WorkerRow) -> bool:
+        name = (row.pid, row.start_time)
+        is_new = name not in self._known
+        self._known.add(name)
+        return is_new
 
     def _say_oom(
         self, gone: list[WorkerRow], count: int, snapshot: Snapshot, who: str = "worker"

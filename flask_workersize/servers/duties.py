@@ -10,7 +10,7 @@ from ..resources.gauge import MemoryGauge
 from ..runtime.follow import LimitFollower
 from ..runtime.guard import Rules
 from ..runtime.hands import Hand
-from ..runtime.memory import MemoryDuty
+from ..runtime.memory import MemoryDuty, MemoryNote
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.watch import Duty, Watch
 from ..runtime.witness import OomWitness
@@ -36,7 +36,9 @@ def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watc
         OomWitness(board, plan, gauge.oom_kills),
         LimitFollower(settings, plan, detect_resources, hand),
     ]
-    if settings.memory_guard != "off":
+    if settings.memory_guard == "off":
+        duties.append(MemoryNote(board, gauge))
+    else:
         rules = rules_of(settings, gauge.read().limit_bytes)
         duties.append(MemoryDuty(board, plan, rules, hand, gauge))
     return Watch(board, duties)

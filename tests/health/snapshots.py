@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import MemorySample, Snapshot, State, WorkerRow
+from flask_workersize.runtime.scoreboard import (
+    MemorySample,
+    Scoreboard,
+    Snapshot,
+    State,
+    WorkerRow,
+)
 from tests.plain import MB
 
 MEMORY = MemorySample(200 * MB, 150 * MB, 100 * MB, age_seconds=0.5)
 
+_board = Scoreboard(2, 2)
+_board.take_row(1)
+_BLANK = _board.read()
+
 
 def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> WorkerRow:
     """Return a worker that runs requests for that many seconds each."""
-    return WorkerRow(
-        **{
-            "number": 0,
-            "age": 1,
-            "pid": 4711,
-            "start_time": 1,
-            "is_ready": True,
-            "lived_seconds": 3600.0,
-            "silent_seconds": 0.25,
-            "running_seconds": running,
-            "slots": slots,
-            "waiting": 0,
-            "served": 10,
-            "busy_seconds": 2.5,
-            "memory": MEMORY,
-            **others,
-        }
-    )
+    values: dict[str, Any] = {
+        "pid": 4711,
+        "start_time": 1,
+        "is_ready": True,
+        "lived_seconds": 3600.0,
+        "silent_seconds": 0.25,
+        "running_seconds": running,
+        "slots": slots,
+        "served": 10,
+        "busy_seconds": 2.5,
+        "memory": MEMORY,
+    }
+    return replace(_BLANK.rows[0], **{**values, **others})
 
 
 def snapshot(*rows: WorkerRow, **others: Any) -> Snapshot:
     """Return a server that serves with these workers."""
-    return Snapshot(
-        **{
-            "state": State.SERVING,
-            "rows": rows,
-            "restarts": 3,
-            "kills": 1,
-            "served": 1234,
-            "busy_seconds": 56.5,
-            "task_queue": 0,
-            **others,
-        }
-    )
+    values: dict[str, Any] = {
+        "state": State.SERVING,
+        "rows": rows,
+        "restarts": 3,
+        "kills": 1,
+        "served": 1234,
+        "busy_seconds": 56.5,
+    }
+    return replace(_BLANK, **{**values, **others})
 
 
 def live(*rows: WorkerRow, queued: int | None = 7, **others: Any) -> Live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from contextlib import suppress
 from typing import Self
 
 import psutil
+
+from tests.servers.serving import DEADLINE_SECONDS, await_that
 
 
 class Children:
@@ -43,12 +46,14 @@ class Children:
 
 def status_of(pid: int) -> int:
     """Wait for the end of a process that is ours; return its status, or minus the signal."""
+    await_end(pid)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def await_end(pid: int) -> None:
     """Wait for the end of a process that is ours, and leave its status to another."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    look = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    await_that(lambda: os.waitid(os.P_PID, pid, look) is not None, f"the end of {pid}")
 
 
 def kill(pid: int) -> None:
@@ -101,9 +106,11 @@ class Pipe:
         """Wait for a line and return it, without its end.
 
         :raises EOFError: if nobody is left to say anything
+        :raises AssertionError: if nobody says anything for long
         """
         line = b""
         while not line.endswith(b"\n"):
+            assert select.select([self.reader], [], [], DEADLINE_SECONDS)[0], "not a word"
             letter = os.read(self.reader, 1)
             if not letter:
                 raise EOFError

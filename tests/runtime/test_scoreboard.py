@@ -21,7 +21,6 @@ from flask_workersize.runtime.scoreboard import (
     MemorySample,
     Scoreboard,
     Slot,
-    Snapshot,
     State,
     WriterRow,
 )
@@ -71,15 +70,10 @@ def fill(board: Scoreboard) -> list[int]:
 
 
 def test_new_table_is_empty_and_starting() -> None:
-    assert Scoreboard(4, 2).read() == Snapshot(
-        state=State.STARTING,
-        rows=(),
-        restarts=0,
-        kills=0,
-        served=0,
-        busy_seconds=0.0,
-        task_queue=0,
-    )
+    now = Scoreboard(4, 2).read()
+    assert (now.state, now.rows) == (State.STARTING, ())
+    assert (now.restarts, now.kills, now.served, now.busy_seconds) == (0, 0, 0, 0)
+    assert (now.waiting, now.slots, now.busy) == (0, 0, 0)
 
 
 def test_each_worker_has_a_row_with_a_slot_for_each_thread() -> None:
@@ -242,22 +236,40 @@ def test_row_of_a_worker_is_found_by_its_age() -> None:
     assert board.row_of(3) is None
 
 
-def test_freed_row_is_given_to_the_next_worker_and_is_blank() -> None:
+def test_freed_row_is_given_again_and_is_blank() -> None:
     board = Scoreboard(2, 2)
-    row = given_row(board, 1)
-    given_row(board, 2)
+    fill(board)
+    row = board.row_of(1)
+    assert row is not None
     row.enter()
     row.set_ready()
     serve(row, times=4)
     row.note_waiting(5)
     begin(row, 1)
     board.free_row(1)
-    assert [seen.age for seen in board.read().rows] == [2]
-    again = given_row(board, 3)
+    assert 1 not in [seen.age for seen in board.read().rows]
+    again = given_row(board, 999)
     assert again.slots == row.slots
-    (seen,) = (seen for seen in board.read().rows if seen.age == 3)
+    (seen,) = (seen for seen in board.read().rows if seen.age == 999)
     assert (seen.pid, seen.start_time, seen.is_ready, seen.waiting) == (0, 0, False, 0)
     assert (seen.busy, seen.served, seen.busy_seconds) == (0, 0, 0)
+
+
+def test_what_a_worker_has_left_can_be_read_while_there_is_another_free_row() -> None:
+    """Who looks into its death has seen it alive, and knows its row."""
+    board = Scoreboard(2, 1)
+    row = given_row(board, 1)
+    row.enter()
+    board.note_memory(0, 300, 200, 100)
+    board.free_row(1)
+    for age in range(2, board.capacity + 1):
+        given_row(board, age)
+        left = board.remains(0)
+        assert left.pid == os.getpid()
+        assert left.memory is not None
+        assert left.memory.rss_bytes == 300
+    given_row(board, 999)
+    assert board.remains(0).memory is None
 
 
 def test_what_a_worker_has_served_stays_in_the_total() -> None:

@@ -15,7 +15,7 @@ MB = 1024 * 1024
 _kept: list[bytearray] = []
 _requests = count(1)
 _shared: list[mmap.mmap] = []
-_pages = 0
+_pages = count()
 SHARED_BYTES = 400 * MB
 
 
@@ -50,6 +50,13 @@ def create_app() -> Flask:
         _hold(float(request.args.get("mb", "0.5")))
         return {"pid": os.getpid()}
 
+    @app.get("/hold")
+    def hold() -> dict[str, int]:
+        """Take memory for some seconds."""
+        taken = bytearray(b"x") * (int(request.args["mb"]) * MB)
+        time.sleep(float(request.args["seconds"]))
+        return {"taken": len(taken)}
+
     @app.get("/burst")
     def burst() -> dict[str, int]:
         """Take 60 MB for a second, once in 50 requests."""
@@ -69,12 +76,10 @@ def create_app() -> Flask:
     @app.get("/shared")
     def shared() -> dict[str, int]:
         """Let memory grow that all workers share, by 0.1 MB, up to 60 MB."""
-        global _pages
-        if _pages < 60 * MB:
-            start = (int(time.time() * 1000) * 4096) % (60 * MB)
-            for offset in range(0, MB // 10, 4096):
-                _shared[0][(start + offset) % (60 * MB)] = 1
-            _pages += MB // 10
+        start = next(_pages) * MB // 10
+        if start < 60 * MB:
+            for offset in range(start, start + MB // 10, 4096):
+                _shared[0][offset] = 1
         return {"pid": os.getpid()}
 
     @app.get("/none")
