@@ -59,10 +59,15 @@ PLAIN = [
     "resources/*.py",
     "runtime/guard.py",
     "runtime/backlog.py",
+    "runtime/follow.py",
+    "runtime/hands.py",
+    "runtime/memory.py",
     "runtime/meter.py",
     "runtime/monitor.py",
     "runtime/peers.py",
     "runtime/scoreboard.py",
+    "runtime/watch.py",
+    "runtime/witness.py",
 ]
 
 

@@ -133,6 +133,15 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("ready_saturated_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
         ("drain_seconds", "0", 0),
         ("drain_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
+        ("memory_guard", " Exit ", "exit"),
+        ("memory_guard", "OFF", "off"),
+        ("memory_guard", "1", "on"),
+        ("memory_guard", "false", "off"),
+        ("memory_recycle_percent", "1", 1),
+        ("memory_critical_percent", "100", 100),
+        ("worker_memory_max_mb", "300", 300),
+        ("worker_memory_max_mb", " 25 % ", "25%"),
+        ("worker_memory_max_mb", "100%", "100%"),
     ],
 )
 def test_text_of_a_variable_becomes_the_value(name: str, text: str, value: Any) -> None:
@@ -182,6 +191,9 @@ def test_negative_is_refused(variable: str, text: str) -> None:
         "min_workers",
         "max_workers",
         "ready_saturated_seconds",
+        "memory_recycle_percent",
+        "memory_critical_percent",
+        "worker_memory_max_mb",
     ],
 )
 def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
@@ -204,6 +216,8 @@ def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
         ("NOW_LMS_HEALTH_PORT", "65536"),
         ("NOW_LMS_READY_SATURATED_SECONDS", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_DRAIN_SECONDS", str(YEAR_SECONDS + 1)),
+        ("NOW_LMS_MEMORY_RECYCLE_PERCENT", "100"),
+        ("NOW_LMS_MEMORY_CRITICAL_PERCENT", "101"),
     ],
 )
 def test_above_the_range_is_refused(variable: str, text: str) -> None:
@@ -218,6 +232,8 @@ def test_above_the_range_is_refused(variable: str, text: str) -> None:
         ("NOW_LMS_WSGI_SERVER", "is not a known server"),
         ("WSGI_SERVER", "is not a known server"),
         ("NOW_LMS_PRELOAD", 'is neither "on" nor "off"'),
+        ("NOW_LMS_MEMORY_GUARD", 'is not "on", "off" or "exit"'),
+        ("NOW_LMS_WORKER_MEMORY_MAX_MB", "is not a whole number"),
         ("NOW_LMS_TRUSTED_PROXY", "is not a list of IP addresses or networks"),
     ],
 )
@@ -324,6 +340,13 @@ def test_health_port_of_the_config_that_is_a_port_of_the_app_is_named() -> None:
 )
 def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
     assert load(environ).health_port == int(environ["NOW_LMS_HEALTH_PORT"])
+
+
+def test_recycling_that_would_begin_when_memory_is_critical_is_refused() -> None:
+    line = refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "91"})
+    assert line.startswith("NOW_LMS_MEMORY_RECYCLE_PERCENT is above ")
+    same = {"NOW_LMS_MEMORY_RECYCLE_PERCENT": "90", "NOW_LMS_MEMORY_CRITICAL_PERCENT": "90"}
+    assert load(same).memory_recycle_percent == 90
 
 
 def test_refused_legacy_variable_is_named_not_the_preferred_one() -> None:

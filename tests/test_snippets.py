@@ -23,7 +23,7 @@ from flask_workersize.health.endpoint import METRICS_SUFFIX, CapacityEndpoint
 from flask_workersize.health.metrics import render
 from flask_workersize.health.probe import ProbeApp, ProbeRules
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import Scoreboard, State
+from flask_workersize.runtime.scoreboard import GuardState, Scoreboard, State
 from flask_workersize.settings import DEFAULT_HEALTH_URL
 from tests.plain import VARIABLES, plan
 
@@ -463,6 +463,8 @@ def answers_about_workers() -> Iterator[tuple[str, int, int]]:
     row.set_ready()
     yield answer(app(saturated=2))
     yield answer(app(timeout=1e-9))
+    board.guard = GuardState.CRITICAL
+    yield answer(app())
 
 
 def answer(app: ProbeApp) -> tuple[str, int, int]:

@@ -52,8 +52,12 @@ class LimitFollower:
         self._due = now + LOOK_SECONDS
         resources = self._detect()
         limits = (resources.memory_limit, resources.cpus)
-        before, self._known = self._known, limits
-        if before is not None and limits != before:
+        before = self._known or limits
+        if limits == before:
+            self._known = limits
+        elif all(row.memory is not None for row in snapshot.ready):
+            # Before each was measured, what they hold would count as not available.
+            self._known = limits
             self._follow(before, resources, snapshot)
 
     def end(self, snapshot: Snapshot) -> None:

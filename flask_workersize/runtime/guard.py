@@ -197,14 +197,17 @@ def decide(seen: Observation, rules: Rules) -> Action:
     ready = seen.ready
     acted = [done for done in seen.recent if done.action.kind is not Kind.WARN]
     last = acted[-1] if acted else None
-    if _was_killed(seen) and len(ready) > 1:
+    has_stand_in = last is not None and last.action.kind is Kind.REPLACE
+    if _was_killed(seen) and _can_spare_one(seen) and not has_stand_in:
         return Action(
             Kind.FEWER, None, "the kernel has killed a worker: the plan is too large for its peaks"
         )
     if not ready or _is_under_way(seen, last, rules):
         return NOTHING
-    if last and last.action.kind is Kind.REPLACE and len(ready) > 1:
-        return Action(Kind.FINISH, None, "its successor is ready")
+    if has_stand_in:
+        if len(ready) > 1 and _can_spare_one(seen):
+            return Action(Kind.FINISH, None, "its successor is ready")
+        return Action(Kind.WARN, ready[0], "the worker that is to take over is not ready")
     if last and seen.now < last.at + PACE_SECONDS:
         return NOTHING
     return _care(seen, ready, rules)
@@ -231,10 +234,9 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
         return NOTHING
     worker = seen.workers[0]
     used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
-    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
-    if not seen.is_group and worker.own_bytes < excess:
-        reason = f"{used}, but not by this server: it holds {_mb(worker.own_bytes)}"
-        return Action(Kind.WARN, worker, reason)
+    if not _is_ours(seen, worker.grown_bytes, rules):
+        reason = f"{used}, but not by this server: it has grown by {_mb(worker.grown_bytes)}"
+        return _neighbours(seen, reason, rules)
     kind = Kind.EXIT if seen.used_share >= rules.critical_share else Kind.WARN
     return Action(kind, worker, f"{used}; this server holds {_mb(worker.own_bytes)}")
 
@@ -246,23 +248,39 @@ def _is_under_way(seen: Observation, last: Done | None, rules: Rules) -> bool:
     return not settled or len(seen.workers) != seen.wanted
 
 
+def _is_ours(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
+    """Return whether memory is short because of this server: on a machine others may be it."""
+    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
+    return seen.is_group or grown_bytes >= max(excess, 1)
+
+
+def _neighbours(seen: Observation, reason: str, rules: Rules) -> Action:
+    """Warn of others shortly before the end: that a machine is well used is no news."""
+    is_critical = seen.used_share >= rules.critical_share
+    return Action(Kind.WARN, None, reason) if is_critical else NOTHING
+
+
 def _was_killed(seen: Observation) -> bool:
     """Return whether the kernel has killed a worker that is not yet accounted for."""
     at = seen.oom_kill_at
-    answered = [done.at for done in seen.recent if done.action.kind is Kind.FEWER]
+    answers = (Kind.FEWER, Kind.FINISH, Kind.MORE)
+    answered = [done.at for done in seen.recent if done.action.kind in answers]
     return at is not None and at > max(answered, default=float("-inf"))
+
+
+def _can_spare_one(seen: Observation) -> bool:
+    """Return whether one that is ready stays if there is one fewer: masters let the oldest go."""
+    by_age = sorted(seen.workers, key=lambda worker: worker.age)
+    staying = by_age[max(len(by_age) - (seen.wanted - 1), 0) :]
+    return any(worker.is_ready and not worker.is_leaving for worker in staying)
 
 
 def _short(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
     used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
-    held = sum(max(worker.own_bytes - seen.fresh_bytes, 0) for worker in ready)
-    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
-    if not seen.is_group and held < excess:
-        return Action(
-            Kind.WARN,
-            None,
-            f"{used}, but not by this server: its workers have grown by {_mb(held)}",
-        )
+    total = sum(worker.grown_bytes for worker in ready)
+    if not _is_ours(seen, total, rules):
+        reason = f"{used}, but not by this server: its workers have grown by {_mb(total)}"
+        return _neighbours(seen, reason, rules)
     grown = max(ready, key=lambda worker: worker.grown_bytes)
     if grown.grown_bytes >= LEAST_GAIN * seen.limit_bytes:
         reason = f"{used}; this worker has grown by {_mb(grown.grown_bytes)}"
@@ -276,7 +294,7 @@ def _short(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
         f"{used}, and recycling does not help, since a worker needs {_mb(each)} to begin with: "
         "this is not a leak, the plan is too large"
     )
-    if len(ready) > 1:
+    if _can_spare_one(seen):
         return Action(Kind.FEWER, None, reason)
     return Action(Kind.WARN, ready[0], reason)
 
@@ -311,7 +329,7 @@ def _one_more(seen: Observation, rules: Rules) -> Action:
         for before, after in pairwise(changes)
     )
     patience = min(CALM_SECONDS * 2**in_vain, LONGEST_CALM_SECONDS)
-    since = max([seen.free_since, *(done.at for done in changes)])
+    since = max([seen.free_since, seen.oom_kill_at or 0.0, *(done.at for done in changes)])
     own = sum(worker.own_bytes for worker in seen.workers)
     then = max(seen.used_bytes - own, 0) + (seen.wanted + 1) * seen.peak_bytes
     has_room = then <= rules.critical_share * seen.limit_bytes

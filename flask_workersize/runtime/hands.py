@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from typing import Protocol
 
+from ..log import say
 from .peers import Peer
 from .scoreboard import Scoreboard, Snapshot, WorkerRow
 
 CONFIRM_SECONDS = 5.0
-"""How long a change of the number of workers may take before it is asked for once more."""
+"""How long one worker more may take before it is asked for again."""
+
+LEAVE_SECONDS = 120.0
+"""How long one worker fewer may take: it finishes its request first."""
 
 
 class Hand(Protocol):
@@ -39,7 +44,8 @@ class BoardHand:
     def __init__(self, board: Scoreboard, master: int) -> None:
         self._board = board
         self._master = Peer.of(master)
-        self._wanted: dict[str, int] = {}
+        # What a monitor that has died had made of it stays.
+        self._wanted = {"before": board.adjustment}
 
     def recycle(self, row: WorkerRow) -> bool:
         """Let a worker finish what it does and end."""
@@ -75,25 +81,35 @@ class SignalHand(BoardHand):
     def __init__(self, board: Scoreboard, master: int) -> None:
         super().__init__(board, master)
         self._sent_at = float("-inf")
-        self._seen = 0
-        self.is_refused = False
+        self._seen: frozenset[int] = frozenset()
+        self._has_said = False
 
     def press_on(self, snapshot: Snapshot) -> None:
         """Send the next signal, once the last one was obeyed."""
-        there = sum(not row.is_leaving for row in snapshot.rows)
-        now = time.monotonic()
-        is_pending = there == self._seen and now < self._sent_at + CONFIRM_SECONDS
+        ages = frozenset(row.age for row in snapshot.rows if not row.is_leaving)
+        there, now = len(ages), time.monotonic()
+        patience = CONFIRM_SECONDS if there < snapshot.wanted else LEAVE_SECONDS
+        # After a reload there may be as many as before, but they are others.
+        is_pending = ages == self._seen and now < self._sent_at + patience
         is_asked_for = bool(self._board.adjustment) or self._sent_at > float("-inf")
         if snapshot.is_leaving or not is_asked_for or there == snapshot.wanted or is_pending:
             return
         if any(not row.is_ready or row.is_leaving for row in snapshot.rows):
             return
         number = signal.SIGTTIN if there < snapshot.wanted else signal.SIGTTOU
-        self.is_refused = not self._master.signal(number)
-        self._sent_at, self._seen = now, there
+        self._sent_at, self._seen = now, ages
+        if not self._master.signal(number) and not self._has_said:
+            self._has_said = True
+            say(logging.WARNING, REFUSED_WARNING)
 
     def _wake(self) -> None:
         pass
+
+
+REFUSED_WARNING = (
+    "the number of workers cannot be changed: this user may not signal gunicorn's master. Start it "
+    "with flask serve-prod, which needs no signal."
+)
 
 
 class NoHand(BoardHand):

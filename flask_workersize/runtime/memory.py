@@ -37,9 +37,13 @@ OFTEN_SECONDS = 0.05
 """How often that is: a leak of 0.5 MB a request grows by some MB meanwhile."""
 
 VERY_OFTEN_SECONDS = 0.01
-"""How often while memory is short: what was started is followed by the next step at once."""
+"""How often while it acts: what was started is followed by the next step at once."""
+
+ACTING_SECONDS = 5.0
+"""How long after an action that is."""
 
 SELDOM_SECONDS = 0.25
+"""How often where there is memory enough, and where the machine is the limit."""
 
 GROWTH_SECONDS = 0.4
 """Time over which growth is measured: a single burst is no trend."""
@@ -58,11 +62,9 @@ LATELY_SECONDS = 30.0
 class _Known:
     """What is known of a worker's memory.
 
-    :param shared_bytes: resident memory that is not its own, when it was last measured
     :param warm_bytes: own memory when it was warm; ``None`` before
     """
 
-    shared_bytes: int
     warm_bytes: int | None = None
 
 
@@ -107,11 +109,15 @@ class MemoryDuty:
         self._rules = rules
         self._hand = hand
         self._gauge = gauge
-        self._recent: deque[Done] = deque(maxlen=200)
+        # Recycling, which may happen often, does not make it forget how growing back went.
+        self._recent: deque[Done] = deque(maxlen=32)
+        self._changes: deque[Done] = deque(maxlen=200)
         self._known: dict[int, _Known] = {}
         self._fresh: deque[int] = deque(maxlen=8)
         self._usage: deque[tuple[float, int]] = deque(maxlen=64)
-        self._peak = self._oom_kills = 0
+        self._peak = 0
+        self._met: Snapshot | None = None
+        self._oom_kills = board.read().oom_kills
         self._oom_kill_at: float | None = None
         self._free_since: float | None = None
         self._said: dict[Kind, float] = {}
@@ -129,13 +135,23 @@ class MemoryDuty:
         elif self._free_since is None:
             self._free_since = now
         if snapshot.is_leaving:
+            self.turn_seconds = SELDOM_SECONDS
             return
         if snapshot.oom_kills > self._oom_kills:
             self._oom_kills, self._oom_kill_at = snapshot.oom_kills, now
-        self._meet_new(snapshot)
+        if snapshot is not self._met:
+            self._met = snapshot
+            self._meet_new(snapshot)
         seen = self._observe(now, snapshot, state)
-        self.turn_seconds = self._pace(seen)
         action = (decide_alone if self._is_alone else decide)(seen, self._rules)
+        if action.kind in _DEEDS:
+            # What was seen before may be a moment old.
+            snapshot = self._board.read()
+            if snapshot.is_leaving:
+                return
+            seen = self._look_closely(self._observe(now, snapshot, state), snapshot)
+            action = decide(seen, self._rules)
+        self.turn_seconds = self._pace(seen)
         if action.kind is not Kind.NOTHING:
             self._act(now, action, seen, snapshot)
         self._hand.press_on(snapshot)
@@ -145,7 +161,8 @@ class MemoryDuty:
         """Do nothing."""
 
     def _pace(self, seen: Observation) -> float:
-        if seen.is_short(self._rules) and not self._is_alone:
+        acted_at = seen.recent[-1].at if seen.recent else float("-inf")
+        if seen.is_short(self._rules) and seen.now < acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
         is_near = seen.is_group and seen.used_share >= WATCHFUL_SHARE
         return OFTEN_SECONDS if is_near else SELDOM_SECONDS
@@ -174,13 +191,13 @@ class MemoryDuty:
                 return
 
     def _measure(self, row: WorkerRow) -> int | None:
-        """Return a worker's own memory, and remember what it shares."""
+        """Return a worker's own memory, and write it down."""
         memory = process_memory(row.pid)
         if memory is None:
             return None
         self._board.note_memory(row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes)
         own = memory.rss_bytes if memory.uss_bytes is None else memory.uss_bytes
-        self._known.setdefault(row.age, _Known(0)).shared_bytes = memory.rss_bytes - own
+        self._known.setdefault(row.age, _Known())
         self._peak = max(self._peak, own)
         return own
 
@@ -196,13 +213,20 @@ class MemoryDuty:
             fresh_bytes=min(self._fresh, default=0),
             peak_bytes=self._peak,
             oom_kill_at=self._oom_kill_at,
-            recent=tuple(self._recent),
+            recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             free_since=self._free_since,
             growth_bytes=self._growth(now, state.used_bytes),
         )
+        is_bound = self._rules.worker_max_bytes is not None
+        is_changed = bool(self._fewer or self._surge or self._oom_kill_at)
+        if not seen.is_short(self._rules) and not is_bound and not is_changed:
+            # Nothing is to be decided, many times a second.
+            return seen
         own: dict[int, int] = {}
-        if seen.is_short(self._rules) or self._rules.worker_max_bytes is not None or self._fewer:
-            own = self._own_memory(snapshot)
+        if seen.is_short(self._rules) or is_bound or self._fewer:
+            own = _estimated(snapshot)
+            self._peak = max([self._peak, *own.values()])
+            seen = replace(seen, peak_bytes=self._peak)
         workers = tuple(
             Worker(row.age, own.get(row.age, 0), self._warm(row.age), row.is_ready, row.is_leaving)
             for row in snapshot.rows
@@ -213,17 +237,15 @@ class MemoryDuty:
         known = self._known.get(age)
         return None if known is None else known.warm_bytes
 
-    def _own_memory(self, snapshot: Snapshot) -> dict[int, int]:
-        """Return the own memory of each worker: estimated, and measured for those with most."""
-        own: dict[int, int] = {}
-        for row in snapshot.rows:
-            resident = resident_memory(row.pid) if row.pid else None
-            known = self._known.get(row.age)
-            own[row.age] = max((resident or 0) - (known.shared_bytes if known else 0), 0)
-        most = sorted(snapshot.ready, key=lambda row: -own[row.age])
-        for row in most[:CANDIDATES]:
-            own[row.age] = self._measure(row) or 0
-        return own
+    def _look_closely(self, seen: Observation, snapshot: Snapshot) -> Observation:
+        """Measure those that seem to have most memory of their own."""
+        most = {worker.age for worker in seen.ready[:CANDIDATES]}
+        own = {row.age: self._measure(row) for row in snapshot.rows if row.age in most}
+        workers = tuple(
+            replace(worker, own_bytes=own.get(worker.age) or worker.own_bytes)
+            for worker in seen.workers
+        )
+        return replace(seen, workers=workers, peak_bytes=self._peak)
 
     def _act(self, now: float, action: Action, seen: Observation, snapshot: Snapshot) -> None:
         row = next((r for r in snapshot.rows if action.worker and r.age == action.worker.age), None)
@@ -236,7 +258,12 @@ class MemoryDuty:
         if action.kind is Kind.EXIT and self._rules.exits and not self._board.is_exit_asked:
             self._board.ask_to_exit()
             self._hand.end_server()
-        self._recent.append(Done(now, action))
+        if action.kind in (Kind.FEWER, Kind.MORE):
+            self._changes.append(Done(now, action))
+        elif action.kind in (Kind.RECYCLE, Kind.REPLACE, Kind.FINISH):
+            self._recent.append(Done(now, action))
+        if action.kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
+            self._oom_kill_at = None
         self._say(now, action, seen, row.pid if row else 0)
 
     def _say(self, now: float, action: Action, seen: Observation, pid: int) -> None:
@@ -288,6 +315,22 @@ class MemoryDuty:
         self._board.guard = state
 
 
+def _estimated(snapshot: Snapshot) -> dict[int, int]:
+    """Return about how much memory each worker has of its own, by its age.
+
+    What it shares is taken from its last sample, and becomes less with time: it has at least this.
+    Of one without a sample nothing is known.
+    """
+    own: dict[int, int] = {}
+    for row in snapshot.rows:
+        if row.memory is None:
+            continue
+        uss = row.memory.uss_bytes
+        shared = 0 if uss is None else row.memory.rss_bytes - uss
+        own[row.age] = max((resident_memory(row.pid) or 0) - shared, 0)
+    return own
+
+
 _USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})
 
 _STEPS = {
@@ -297,3 +340,6 @@ _STEPS = {
     Kind.MORE: (0, -1),
 }
 """What each action adds to the workers that stand in for others, and to those that are missing."""
+
+_DEEDS = frozenset({Kind.RECYCLE, *_STEPS})
+"""Actions that need to know exactly who is there and has how much."""

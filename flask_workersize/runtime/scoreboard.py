@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from ..resources.processes import start_time
 
@@ -117,8 +118,7 @@ class Slot:
     WORDS = 3
 
 
-@dataclass(frozen=True)
-class MemorySample:
+class MemorySample(NamedTuple):
     """Memory of one worker, as the monitor last saw it.
 
     :param rss_bytes: resident memory, shared pages included
@@ -134,8 +134,7 @@ class MemorySample:
     age_seconds: float
 
 
-@dataclass(frozen=True)
-class WorkerRow:
+class WorkerRow(NamedTuple):
     """One worker.
 
     :param number: its row, from 0
@@ -462,23 +461,33 @@ class Scoreboard:
         cells = self.cells[start : start + self._row_words].tolist()
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
+        age, born, pid, started, ready, heartbeat, _, rss, pss, uss, sampled, waiting, told = cells[
+            : _Cell.WORDS
+        ]
         slots = cells[_Cell.WORDS :]
-        born = cells[_Cell.BORN]
+        memory = None
+        if sampled:
+            memory = MemorySample(
+                rss,
+                None if pss < 0 else pss,
+                None if uss < 0 else uss,
+                (now - sampled) / NANOSECONDS if now > sampled else 0.0,
+            )
         return WorkerRow(
             number=number,
-            age=cells[_Cell.AGE],
-            pid=cells[_Cell.PID],
-            start_time=cells[_Cell.START_TIME],
-            is_ready=bool(cells[_Cell.READY]),
+            age=age,
+            pid=pid,
+            start_time=started,
+            is_ready=ready != 0,
             lived_seconds=_seconds(now - born),
-            silent_seconds=_seconds(now - max(cells[_Cell.HEARTBEAT], born)),
+            silent_seconds=_seconds(now - max(heartbeat, born)),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=cells[_Cell.WAITING],
-            is_leaving=bool(cells[_Cell.TOLD]),
+            waiting=waiting,
+            is_leaving=told != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
-            memory=_memory(cells, now),
+            memory=memory,
         )
 
     def note_memory(
@@ -546,16 +555,4 @@ class WriterRow:
 
 
 def _seconds(nanoseconds: int) -> float:
-    return max(nanoseconds, 0) / NANOSECONDS
-
-
-def _memory(cells: list[int], now: int) -> MemorySample | None:
-    if not cells[_Cell.SAMPLED]:
-        return None
-    pss, uss = cells[_Cell.PSS], cells[_Cell.USS]
-    return MemorySample(
-        rss_bytes=cells[_Cell.RSS],
-        pss_bytes=None if pss < 0 else pss,
-        uss_bytes=None if uss < 0 else uss,
-        age_seconds=_seconds(now - cells[_Cell.SAMPLED]),
-    )
+    return nanoseconds / NANOSECONDS if nanoseconds > 0 else 0.0

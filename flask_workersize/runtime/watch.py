@@ -18,6 +18,10 @@ SAMPLE_SECONDS = 1.0
 this stays below 1 % of a CPU."""
 
 
+HURRY_SECONDS = 0.03
+"""A duty that wants to look as often as this is acting on what it sees."""
+
+
 class Duty(Protocol):
     """Something to be done again and again."""
 
@@ -42,7 +46,8 @@ class Watch:
         self._board = board
         self._duties = tuple(duties)
         self._saturated_since: float | None = None
-        self._next_look = self._next_sample = 0.0
+        self._snapshot: Snapshot | None = None
+        self._next_look = self._next_read = self._next_sample = 0.0
 
     @property
     def turn_seconds(self) -> float:
@@ -56,7 +61,7 @@ class Watch:
             # A request has come; it is not yet time.
             return
         self._next_look = now + 0.9 * self.turn_seconds
-        snapshot = self._board.read()
+        snapshot = self._read(now)
         if not snapshot.is_saturated:
             self._saturated_since = None
         elif self._saturated_since is None:
@@ -66,6 +71,14 @@ class Watch:
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_SECONDS
             self._sample(snapshot)
+
+    def _read(self, now: float) -> Snapshot:
+        """Return the table; not read anew at every look, unless there is something to be done."""
+        is_hurried = self.turn_seconds < HURRY_SECONDS
+        if self._snapshot is None or is_hurried or now >= self._next_read:
+            self._next_read = now + 1.9 * TURN_SECONDS
+            self._snapshot = self._board.read()
+        return self._snapshot
 
     def end(self) -> None:
         """Do what is left to be done when the master is gone."""

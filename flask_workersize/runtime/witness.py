@@ -11,6 +11,10 @@ from .scoreboard import Scoreboard, Snapshot, WorkerRow
 
 LOOK_SECONDS = 0.25
 
+EXPIRE_SECONDS = 10.0
+"""How long a worker that the kernel has killed may take to be gone; after that it was another
+process of the group."""
+
 SAY_SECONDS = 10.0
 """How often the same is said; what happened meanwhile is counted."""
 
@@ -34,12 +38,14 @@ class OomWitness:
         self._count = count
         self._first = count()
         self._before = self._first
-        self._kills = 0
+        # A monitor that is started again goes on where another one left off.
+        begun = board.read()
+        self._kills, self._counted = begun.kills, begun.oom_kills
         self._rows: tuple[WorkerRow, ...] = ()
-        self._known: set[tuple[int, int]] = set()
+        self._known = {(row.pid, row.start_time) for row in board.fallen()}
         self._gone: list[WorkerRow] = []
         self._by_kernel = self._untold = 0
-        self._due = self._say_again = 0.0
+        self._due = self._say_again = self._expires = 0.0
 
     def look(self, now: float, snapshot: Snapshot) -> None:
         """See who is gone, and whether the kernel says that it was the one."""
@@ -52,7 +58,10 @@ class OomWitness:
         if count is not None and self._before is not None and count > self._before:
             # It counts before the process has ended, and that is before its master knows.
             self._by_kernel += count - self._before
-            self._board.note_oom_kills(count - (self._first or 0))
+            self._expires = now + EXPIRE_SECONDS
+            self._board.note_oom_kills(self._counted + count - (self._first or 0))
+        elif now >= self._expires:
+            self._by_kernel = 0
         self._before = count
         if kills:
             self._gone += [row for row in self._board.fallen() if self._is_new(row)]
@@ -88,7 +97,8 @@ class OomWitness:
         planned = self._plan.worker_memory_mb
         known = [row for row in gone if row.memory]
         row = max(known, key=_resident, default=None)
-        named = f"{who} {row.pid} at {_resident(row) // MB} MB" if row else f"{who}"
+        unnamed = "a worker" if who == "worker" else who
+        named = f"{who} {row.pid} at {_resident(row) // MB} MB" if row else unnamed
         if count > 1:
             named += f" and {count - 1} more"
         say(

@@ -36,7 +36,7 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
         "busy_seconds": 2.5,
         "memory": MEMORY,
     }
-    return replace(_BLANK.rows[0], **{**values, **others})
+    return _BLANK.rows[0]._replace(**{**values, **others})
 
 
 def snapshot(*rows: WorkerRow, **others: Any) -> Snapshot:

@@ -44,6 +44,12 @@ LIVE = {
     "restarts",
     "kills",
     "draining",
+    "workers_wanted",
+    "guard",
+    "memory_limit_mb",
+    "memory_used_mb",
+    "recycled",
+    "oom_kills",
 }
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 FLASK = tuple(int(part) for part in version("flask").split(".")[:2])

@@ -40,7 +40,16 @@ FORMATS = [
     (PROMETHEUS, read_openmetrics, "application/openmetrics-text; version=1.0.0"),
 ]
 PLAN = plan({"THREADS": "2"}, memory_mb=1024)
-LIVE = live(row((1.0,)), row((2.0, 3.0), served=5), queued=7)
+LIVE = live(
+    row((1.0,)),
+    row((2.0, 3.0), served=5),
+    queued=7,
+    wanted=3,
+    memory_limit_bytes=512 * MB,
+    memory_used_bytes=300 * MB,
+    recycled=6,
+    oom_kills=1,
+)
 
 
 def report(live: Live | None = LIVE) -> CapacityReport:
@@ -78,10 +87,15 @@ def test_figures_of_the_report_are_read_back(accept: str, read: Read, content_ty
         "workersize_utilization_ratio": 0.75,
         "workersize_requests_queued": 7,
         "workersize_draining": 0,
+        "workersize_workers_wanted": 3,
+        "workersize_memory_limit_bytes": 512 * MB,
+        "workersize_memory_used_bytes": 300 * MB,
         "workersize_requests_total": 1234,
         "workersize_busy_seconds_total": 56.5,
         "workersize_worker_restarts_total": 3,
         "workersize_worker_kills_total": 1,
+        "workersize_workers_recycled_total": 6,
+        "workersize_oom_kills_total": 1,
     }
 
 
@@ -95,6 +109,8 @@ def test_kind_and_meaning_of_each_metric_are_said(accept: str, read: Read) -> No
         "workersize_busy_seconds",
         "workersize_worker_restarts",
         "workersize_worker_kills",
+        "workersize_workers_recycled",
+        "workersize_oom_kills",
     }
     assert set(kinds.values()) <= {"counter", "gauge", "info"}
     assert all(family.documentation.endswith(".") for family in found.values())

@@ -17,7 +17,13 @@ from flask_workersize import compute_plan
 from flask_workersize.deployment import Deployment
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.probe import ProbeApp, ProbeRules
-from flask_workersize.runtime.scoreboard import Scoreboard, Snapshot, State, WorkerRow
+from flask_workersize.runtime.scoreboard import (
+    GuardState,
+    Scoreboard,
+    Snapshot,
+    State,
+    WorkerRow,
+)
 from flask_workersize.state import report_of
 from tests.health.snapshots import row, snapshot
 from tests.plain import SECRET, load, resources
@@ -93,6 +99,7 @@ def test_no_worker_is_stuck_without_a_timeout(worker: WorkerRow) -> None:
         (snapshot(busy, state=State.DRAINING), None),
         (snapshot(busy, state=State.STOPPING), None),
         (snapshot(stuck, state=State.STOPPING), "no worker makes progress"),
+        (snapshot(idle, guard=GuardState.CRITICAL), None),
     ],
 )
 def test_server_is_live_while_one_worker_makes_progress_or_none_has_to(
@@ -122,6 +129,8 @@ def test_server_without_workers_is_not_live_without_a_timeout_either() -> None:
         (snapshot(), "no worker is ready"),
         (snapshot(stuck), "no worker makes progress"),
         (snapshot(stuck, idle), None),
+        (snapshot(idle, guard=GuardState.WARN), None),
+        (snapshot(idle, guard=GuardState.CRITICAL), "memory"),
         (snapshot(idle, state=State.STARTING), "starting"),
         (snapshot(idle, state=State.DRAINING), "draining"),
         (snapshot(idle, state=State.STOPPING), "stopping"),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import MemorySample, State
+from flask_workersize.runtime.scoreboard import GuardState, MemorySample, State
 from tests.health.snapshots import live, row
 from tests.plain import MB, plan
 
@@ -41,6 +41,12 @@ LIVE = {
     "restarts",
     "kills",
     "draining",
+    "workers_wanted",
+    "guard",
+    "memory_limit_mb",
+    "memory_used_mb",
+    "recycled",
+    "oom_kills",
 }
 ROWS = {"rows"}
 
@@ -152,7 +158,9 @@ def test_report_can_be_read_back(now: Live | None) -> None:
 
 
 def test_live_figures_are_those_of_all_workers() -> None:
-    now = live(row((1.0,)), row((2.0, 3.0)), queued=7)
+    memory = {"memory_limit_bytes": 512 * MB, "memory_used_bytes": 300 * MB + 1}
+    guard = {"guard": GuardState.REDUCED, "wanted": 3, "recycled": 5, "oom_kills": 2}
+    now = live(row((1.0,)), row((2.0, 3.0)), queued=7, **memory, **guard)
     made = told_of(report(plan(), live=now))
     assert set(made) == OPEN | LIVE
     assert {name: made[name] for name in LIVE} == {
@@ -166,6 +174,12 @@ def test_live_figures_are_those_of_all_workers() -> None:
         "restarts": 3,
         "kills": 1,
         "draining": False,
+        "workers_wanted": 3,
+        "guard": "reduced",
+        "memory_limit_mb": 512,
+        "memory_used_mb": 300,
+        "recycled": 5,
+        "oom_kills": 2,
     }
 
 
@@ -250,6 +264,13 @@ def test_queue_is_that_of_the_kernel_and_that_of_the_server_or_null(
 )
 def test_draining_is_told_from_the_first_moment_to_the_last(state: State, draining: bool) -> None:
     assert told_of(report(plan(), live=live(row(), state=state)))["draining"] is draining
+
+
+@pytest.mark.parametrize("guard", GuardState)
+def test_status_warns_where_the_memory_guard_cannot_help(guard: GuardState) -> None:
+    made = report(plan(), live=live(row(), guard=guard))
+    assert made.guard == guard.name.lower()
+    assert made.status == ("warn" if guard in (GuardState.WARN, GuardState.CRITICAL) else "pass")
 
 
 def test_utilization_has_three_places_and_is_at_most_1() -> None:

@@ -16,12 +16,12 @@ import pytest
 
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime import monitor as monitor_module
-from flask_workersize.runtime.monitor import Monitor, NoProbe, Probe, Watch
-from flask_workersize.runtime.scoreboard import Scoreboard, Slot, State
+from flask_workersize.runtime.monitor import Monitor, NoProbe, Probe
+from flask_workersize.runtime.scoreboard import Scoreboard, Snapshot, State
+from flask_workersize.runtime.watch import Duty, Watch
 from tests.runtime.children import Children, Pipe, await_end, is_gone, kill, status_of
+from tests.runtime.workers import await_ready, forks, serving_worker
 from tests.servers.serving import await_that
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 PROMISE = 3600.0
 """Seconds for which nothing happens, whatever the machine has to do."""
@@ -77,6 +77,24 @@ class Hanging:
         """Do nothing."""
 
 
+class Telling:
+    """A duty that says where and when it is done.
+
+    :param pipe: where it says so
+    """
+
+    turn_seconds = 0.01
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        self._pipe.tell(f"{os.getpid()} looks")
+
+    def end(self, snapshot: Snapshot) -> None:
+        self._pipe.tell(f"{os.getpid()} ends")
+
+
 class Monitors:
     """Starts monitors, and kills them at the end."""
 
@@ -90,7 +108,7 @@ class Monitors:
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> Monitor:
-        monitor = Monitor(board, open_probe, settle, kept)
+        monitor = Monitor(board, lambda: Watch(board), open_probe, settle, kept)
         self._started.append(monitor)
         monitor.start()
         return monitor
@@ -127,25 +145,6 @@ def board() -> Scoreboard:
 def pid_of(monitor: Monitor) -> int:
     assert monitor.pid is not None
     return monitor.pid
-
-
-def serving_worker(board: Scoreboard, age: int, obeys: bool = True) -> Callable[[], None]:
-    """Return what a worker does: it enters its row, and lives until a signal ends it."""
-    row = board.take_row(age)
-    assert row is not None
-
-    def work() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if obeys else signal.SIG_IGN)
-        row.enter()
-        row.set_ready()
-        while True:
-            signal.pause()
-
-    return work
-
-
-def await_ready(board: Scoreboard, count: int) -> None:
-    await_that(lambda: len(board.read().ready) == count, f"{count} workers are ready")
 
 
 # Its end
@@ -501,9 +500,14 @@ def test_what_is_given_up_stays_a_descriptor_that_leads_nowhere(
 # Workers that have lost their master
 
 
-def deploy(board: Scoreboard, workers: list[Callable[[], None]], told: Pipe) -> None:
+def deploy(
+    board: Scoreboard,
+    workers: list[Callable[[], None]],
+    told: Pipe,
+    duties: Iterable[Duty] = (),
+) -> None:
     """Be a master with a monitor and workers, until a signal ends it."""
-    monitor = Monitor(board, lambda watch: NoProbe())
+    monitor = Monitor(board, lambda: Watch(board, duties), lambda watch: NoProbe())
     monitor.start()
     told.tell(str(monitor.pid))
     with Children() as children:
@@ -563,92 +567,41 @@ def test_master_that_is_killed_after_it_has_stopped_leaves_nothing_to_end(
     assert not is_gone(bystander)
 
 
-# What it sees
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it look each time that it is asked to."""
-    monkeypatch.setattr(monitor_module, "TURN_SECONDS", 0.0)
-    monkeypatch.setattr(monitor_module, "SAMPLE_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("restless")
-def test_saturation_lasts_from_the_first_look_to_the_first_that_finds_a_free_slot(
-    board: Scoreboard,
-) -> None:
-    watch = Watch(board)
-    watch.look()
-    assert watch.saturated_seconds() == 0
-    row = board.take_row(1)
-    assert row is not None
-    watch.look()
-    assert watch.saturated_seconds() == 0
-    row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
-    assert watch.saturated_seconds() == 0
-    watch.look()
-    first = watch.saturated_seconds()
-    watch.look()
-    assert watch.saturated_seconds() >= first >= 0
-    await_that(lambda: watch.saturated_seconds() > first, "time passes")
-    row.cells[row.slots[0] + Slot.BEGUN] = 0
-    watch.look()
-    assert watch.saturated_seconds() == 0
-
-
-def test_second_look_within_a_turn_costs_nothing(
-    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is called after each request of a probe, however many there are."""
-    monkeypatch.setattr(monitor_module, "TURN_SECONDS", PROMISE)
-    watch = Watch(board)
-    watch.look()
-    row = board.take_row(1)
-    assert row is not None
-    row.enter()
-    row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
-    watch.look()
-    assert watch.saturated_seconds() == 0
-    assert board.read().rows[0].memory is None
+# What it is there for
 
 
 @forks
-@pytest.mark.usefixtures("restless")
-def test_memory_is_read_of_one_worker_at_a_time_the_longest_unread_first(
-    board: Scoreboard, children: Children
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_duties_of_the_monitor_are_done_in_it_and_ended_at_its_end(
+    board: Scoreboard, children: Children, how: str
 ) -> None:
-    for age in (1, 2, 3):
-        children(serving_worker(board, age))
-    await_ready(board, 3)
-    watch = Watch(board)
-    order: list[int] = []
-    for _ in range(6):
-        watch.look()
-        seen = {row.number: row.memory for row in board.read().rows if row.memory}
-        order.append(min(seen, key=lambda number: seen[number].age_seconds))
-    assert len(set(order[:3])) == 3
-    assert order[3:] == order[:3]
-    assert all(memory.rss_bytes > 0 for memory in seen.values())
-
-
-@pytest.mark.usefixtures("restless")
-def test_memory_of_a_worker_that_has_not_said_who_it_is_is_not_read(board: Scoreboard) -> None:
-    board.take_row(1)
-    Watch(board).look()
-    assert board.read().rows[0].memory is None
+    """Whether the server has stopped, or the master was killed."""
+    with Pipe() as told, Pipe() as pipe:
+        master = children(lambda: deploy(board, [], told, [Telling(pipe)]))
+        monitor = told.hear()
+        pipe.hear_only()
+        assert pipe.hear() == f"{monitor} looks"
+        board.state = State.STOPPED if how == "stop" else State.SERVING
+        if how == "kill":
+            os.kill(master, signal.SIGKILL)
+            status_of(master)
+        await_that(lambda: is_gone(int(monitor)), "the monitor is gone")
+        if how == "stop":
+            os.kill(master, signal.SIGKILL)
+        said = [*pipe]
+    assert said[-1] == f"{monitor} ends"
+    assert said.count(f"{monitor} ends") == 1
 
 
 @forks
-@pytest.mark.usefixtures("restless")
-def test_memory_of_a_worker_that_is_gone_is_not_noted(
-    board: Scoreboard, children: Children
+def test_monitor_goes_before_computing_workers_where_it_may(
+    board: Scoreboard, monitors: Monitors
 ) -> None:
-    pid = children(serving_worker(board, 1))
-    await_ready(board, 1)
-    os.kill(pid, signal.SIGKILL)
-    status_of(pid)
-    Watch(board).look()
-    assert board.read().rows[0].memory is None
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda watch: Ticking(pipe))
+        pipe.hear()
+        priority = os.getpriority(os.PRIO_PROCESS, pid_of(monitor))
+        assert priority <= os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @forks
@@ -677,7 +630,7 @@ def test_monitor_is_a_thread_where_a_system_cannot_fork(
         opened.set()
         return NoProbe()
 
-    monitor = Monitor(board, open_probe)
+    monitor = Monitor(board, lambda: Watch(board), open_probe)
     monitor.start()
     assert opened.wait(30)
     monitor.keep()

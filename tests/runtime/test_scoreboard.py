@@ -255,23 +255,6 @@ def test_freed_row_is_given_again_and_is_blank() -> None:
     assert (seen.busy, seen.served, seen.busy_seconds) == (0, 0, 0)
 
 
-def test_what_a_worker_has_left_can_be_read_while_there_is_another_free_row() -> None:
-    """Who looks into its death has seen it alive, and knows its row."""
-    board = Scoreboard(2, 1)
-    row = given_row(board, 1)
-    row.enter()
-    board.note_memory(0, 300, 200, 100)
-    board.free_row(1)
-    for age in range(2, board.capacity + 1):
-        given_row(board, age)
-        left = board.remains(0)
-        assert left.pid == os.getpid()
-        assert left.memory is not None
-        assert left.memory.rss_bytes == 300
-    given_row(board, 999)
-    assert board.remains(0).memory is None
-
-
 def test_what_a_worker_has_served_stays_in_the_total() -> None:
     board = Scoreboard(1, 1)
     row = given_row(board)

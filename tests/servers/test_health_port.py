@@ -59,6 +59,12 @@ def held(server: Server, count: int, first: int = 0) -> Iterator[None]:
         assert [answer.result().status for answer in answers] == [200] * count
 
 
+def connections(process: psutil.Process) -> list[Any]:
+    # Before psutil 6 it had another name.
+    name = "net_connections" if hasattr(process, "net_connections") else "connections"
+    return list(getattr(process, name)())
+
+
 def figures(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in LIVE}
 
@@ -286,7 +292,7 @@ def test_monitor_holds_no_port_of_the_app_and_workers_none_of_its(
     app, health = (int(url.rpartition(":")[2]) for url in (server.urls[0], server.health_url))
 
     def ports(process: psutil.Process) -> set[int]:
-        return {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
+        return {c.laddr.port for c in connections(process) if c.status == "LISTEN"}
 
     assert ports(server.monitor) == {health}
     assert [ports(psutil.Process(pid)) for pid in server.booted_pids] == [{app}] * 4
@@ -302,7 +308,7 @@ def test_monitor_beside_waitress_holds_no_port_and_no_connection_of_the_app(
     health = int(server.health_url.rpartition(":")[2])
 
     def ports() -> set[int]:
-        seen = server.monitor.net_connections()
+        seen = connections(server.monitor)
         return {c.laddr.port for c in seen if c.status in ("LISTEN", "ESTABLISHED")}
 
     assert ports() == {health}

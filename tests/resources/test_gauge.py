@@ -1,0 +1,213 @@
+"""How near memory is to its limit, and what the kernel has killed, in groups and without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+
+from flask_workersize.resources.gauge import MemoryGauge, MemoryState
+from tests.resources.machines import GB, MB, ROOT, V1_UNLIMITED, FixtureFiles, v1, v2
+
+TOTAL, AVAILABLE = 16 * GB, 12 * GB
+HOST = MemoryState(TOTAL, TOTAL - AVAILABLE, False)
+
+
+def gauge(
+    texts: Mapping[str, str], unreadable: Collection[str] = (), platform: str = "linux"
+) -> MemoryGauge:
+    """Return the gauge of a machine with 16 GB, of which 12 GB are available."""
+    return MemoryGauge(lambda: (TOTAL, AVAILABLE), FixtureFiles(texts, unreadable), platform)
+
+
+def group(limit: Any, used_mb: int, cache_mb: int = 0) -> dict[str, Any]:
+    """Return the files of a group of version 2."""
+    return {
+        "memory.max": limit,
+        "memory.current": used_mb * MB,
+        "memory.stat": f"anon 1\ninactive_file {cache_mb * MB}\nactive_file 7\n",
+    }
+
+
+def v1_group(limit: int, used_mb: int, cache_mb: int = 0) -> dict[str, Any]:
+    """Return the files of a group of version 1."""
+    return {
+        "memory.limit_in_bytes": limit,
+        "memory.usage_in_bytes": used_mb * MB,
+        "memory.stat": f"inactive_file 1\ntotal_inactive_file {cache_mb * MB}\n",
+    }
+
+
+# How near
+
+
+def test_group_of_version_2_is_used_but_for_the_page_cache_that_goes_first() -> None:
+    files = v2("/lms", {"/lms": group(512 * MB, 300, 40)})
+    assert gauge(files).read() == MemoryState(512 * MB, 260 * MB, True)
+
+
+def test_group_of_version_1_likewise() -> None:
+    files = v1("/lms", {"/lms": v1_group(512 * MB, 300, 40)})
+    assert gauge(files).read() == MemoryState(512 * MB, 260 * MB, True)
+
+
+def test_limit_that_throttles_is_one_too() -> None:
+    files = v2("/lms", {"/lms": group("max", 300) | {"memory.high": 400 * MB}})
+    assert gauge(files).read() == MemoryState(400 * MB, 300 * MB, True)
+
+
+@pytest.mark.parametrize(
+    ("outer_used", "expected"),
+    [
+        (900, MemoryState(GB, 900 * MB, True)),
+        (700, MemoryState(400 * MB, 300 * MB, True)),
+    ],
+)
+def test_of_several_groups_the_fullest_counts(outer_used: int, expected: MemoryState) -> None:
+    """Not the one with the least limit: a neighbour may have filled the one above."""
+    limits = {"/shop": group(GB, outer_used), "/shop/lms": group(400 * MB, 300)}
+    assert gauge(v2("/shop/lms", limits)).read() == expected
+    v1_limits = {"/shop": v1_group(GB, outer_used), "/shop/lms": v1_group(400 * MB, 300)}
+    assert gauge(v1("/shop/lms", v1_limits)).read() == expected
+
+
+def test_limit_of_a_group_above_that_is_not_to_be_seen_counts() -> None:
+    """A container of version 1 sees its own group as the root, and knows the limit above."""
+    own = v1_group(V1_UNLIMITED, 300)
+    own["memory.stat"] = f"total_inactive_file {MB}\nhierarchical_memory_limit {512 * MB}\n"
+    assert gauge(v1("/lms", {"/lms": own})).read() == MemoryState(512 * MB, 299 * MB, True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        v2("/lms", {"/lms": group("max", 300)}),
+        v1("/lms", {"/lms": v1_group(V1_UNLIMITED, 300)}),
+        v2("/lms", {"/lms": group(TOTAL, 300)}),
+        v2("/lms", {"/lms": group(0, 300)}),
+        v2("/lms", {"/lms": group("much", 300)}),
+        v2("/lms", {}),
+        {},
+    ],
+    ids=["v2 max", "v1 unlimited", "all there is", "none", "malformed", "no files", "nothing"],
+)
+def test_machine_is_the_limit_where_no_group_has_one(files: dict[str, str]) -> None:
+    assert gauge(files).read() == HOST
+
+
+def test_machine_is_the_limit_where_the_groups_cannot_be_read() -> None:
+    files = v2("/lms", {"/lms": group(512 * MB, 300)})
+    assert gauge(files, unreadable=[f"{ROOT}/lms/memory.max"]).read() == HOST
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_machine_is_the_limit_on_other_systems(platform: str) -> None:
+    files = v2("/lms", {"/lms": group(512 * MB, 300)})
+    assert gauge(files, platform=platform).read() == HOST
+    assert gauge(files, platform=platform).oom_kills() is None
+
+
+def test_usage_that_cannot_be_read_is_none() -> None:
+    """As for a plan: such a limit is no reason to recycle anybody."""
+    files = v2("/lms", {"/lms": {"memory.max": 512 * MB}})
+    assert gauge(files).read() == MemoryState(512 * MB, 0, True)
+
+
+def test_cache_that_is_more_than_the_usage_leaves_none() -> None:
+    """The two are not read at the same moment."""
+    files = v2("/lms", {"/lms": group(512 * MB, 30, 40)})
+    assert gauge(files).read() == MemoryState(512 * MB, 0, True)
+
+
+def test_each_look_reads_anew() -> None:
+    """Limits change while the app is served."""
+    files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 300)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux")
+    assert made.read() == MemoryState(512 * MB, 300 * MB, True)
+    files.texts[f"{ROOT}/lms/memory.current"] = f"{400 * MB}\n"
+    files.texts[f"{ROOT}/lms/memory.max"] = f"{GB}\n"
+    assert made.read() == MemoryState(GB, 400 * MB, True)
+    files.texts[f"{ROOT}/lms/memory.max"] = "max\n"
+    assert made.read() == HOST
+
+
+def test_where_the_groups_are_is_looked_up_once() -> None:
+    """It is read twenty times a second."""
+    files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 300)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux")
+    made.read()
+    files.opened.clear()
+    made.read()
+    assert [path for path in files.opened if path.startswith("/proc")] == []
+    assert len(files.opened) <= 2 * 4
+
+
+def test_machine_is_asked_anew_each_time() -> None:
+    figures = iter([(TOTAL, AVAILABLE), (TOTAL, AVAILABLE), (TOTAL, GB)])
+    made = MemoryGauge(lambda: next(figures), FixtureFiles({}), "linux")
+    assert made.read() == HOST
+    assert made.read() == MemoryState(TOTAL, TOTAL - GB, False)
+
+
+def test_this_machine_can_be_read() -> None:
+    state = MemoryGauge().read()
+    assert 0 < state.used_bytes < state.limit_bytes
+
+
+# What the kernel has killed
+
+
+VMSTAT = {"/proc/vmstat": "nr_free_pages 4\noom_kill 42\n"}
+
+
+def test_kills_of_version_2_are_those_of_the_group() -> None:
+    events = "low 0\nhigh 3\nmax 90\noom 9\noom_kill 7\noom_group_kill 1\n"
+    files = v2("/lms", {"/lms": group(512 * MB, 300) | {"memory.events": events}})
+    assert gauge(files | VMSTAT).oom_kills() == 7
+
+
+def test_kills_of_version_1_are_those_of_the_group() -> None:
+    control = "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"
+    files = v1("/lms", {"/lms": v1_group(512 * MB, 300) | {"memory.oom_control": control}})
+    assert gauge(files | VMSTAT).oom_kills() == 7
+
+
+def test_kills_are_those_of_the_own_group_and_not_of_one_above() -> None:
+    """A neighbour may have been killed there."""
+    limits = {
+        "/shop": group(GB, 300) | {"memory.events": "oom_kill 99\n"},
+        "/shop/lms": group("max", 300) | {"memory.events": "oom_kill 0\n"},
+    }
+    assert gauge(v2("/shop/lms", limits) | VMSTAT).oom_kills() == 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        v2("/lms", {"/lms": group(512 * MB, 300)}),
+        v1("/lms", {"/lms": v1_group(512 * MB, 300)}),
+        # Linux 4.12 and older have no such line.
+        v1("/lms", {"/lms": {"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"}}),
+    ],
+    ids=["no group", "v2", "v1", "old v1"],
+)
+def test_kills_are_those_of_the_machine_where_the_group_has_no_count(
+    files: dict[str, str],
+) -> None:
+    assert gauge(files | VMSTAT).oom_kills() == 42
+    assert gauge(files).oom_kills() is None
+
+
+def test_count_that_cannot_be_read_is_that_of_the_machine() -> None:
+    files = v2("/lms", {"/lms": group(512 * MB, 300) | {"memory.events": "oom_kill 7\n"}})
+    assert gauge(files | VMSTAT, unreadable=[f"{ROOT}/lms/memory.events"]).oom_kills() == 42
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
+def test_this_machine_counts_them() -> None:
+    count = MemoryGauge().oom_kills()
+    assert count is not None
+    assert count >= 0

@@ -1,0 +1,230 @@
+"""A limit that changes while the app is served: who follows it, how far, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from flask_workersize import Resources, compute_plan
+from flask_workersize.runtime.follow import LOOK_SECONDS, LimitFollower, with_workers_memory
+from flask_workersize.runtime.scoreboard import MemorySample, Snapshot, State, WorkerRow
+from flask_workersize.values import ServerName
+from tests.health.snapshots import row, snapshot
+from tests.plain import MB, load, resources
+
+GB = 1024
+"""In MB: a worker is taken to need as much here, far more than this process has."""
+
+Said = Callable[[], list[str]]
+
+
+class Notebook:
+    """A hand that writes down how many workers more or fewer are wanted."""
+
+    def __init__(self) -> None:
+        self.adjusted: list[tuple[str, int]] = []
+
+    def adjust(self, who: str, count: int) -> None:
+        self.adjusted.append((who, count))
+
+    def recycle(self, row: WorkerRow) -> bool:
+        raise AssertionError("no worker is recycled for a limit")
+
+    def press_on(self, snapshot: Snapshot) -> None:
+        raise AssertionError("that is for who looks more often")
+
+    def end_server(self) -> None:
+        raise AssertionError("no server ends for a limit")
+
+
+class Site:
+    """A machine whose limits change, and who follows them, at a time of the test's own.
+
+    :param environ: what the operator asked for
+    :param server: which server runs
+    """
+
+    def __init__(self, server: ServerName = "gunicorn", **environ: str) -> None:
+        self.hand = Notebook()
+        settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
+        self.machine = machine()
+        plan = compute_plan(settings, self.machine, server)
+        self._follower = LimitFollower(settings, plan, lambda: self.machine, self.hand)
+        self.now = 1000.0
+        self.look()
+
+    def look(self, after: float = LOOK_SECONDS, seen: Snapshot | None = None) -> None:
+        """Let it look, after so much time."""
+        self.now += after
+        self._follower.look(self.now, seen or snapshot())
+        self._follower.end(snapshot())
+
+    def change(self, **limits: float) -> None:
+        """Have other limits, and let it look."""
+        self.machine = machine(**limits)
+        self.look()
+
+
+def machine(cpus: float = 8, limit: float = 4, available: float = 3.5) -> Resources:
+    """Return a machine with so many CPUs, and so many GB."""
+    return resources(cpus, available * GB, memory_limit=int(limit * GB * MB))
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Said:
+    """Return what was said, each line with its level."""
+    caplog.set_level("INFO", "flask_workersize")
+    return lambda: [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
+def test_nothing_is_done_while_the_limits_are_the_same(said: Said) -> None:
+    """What is available changes all the time."""
+    site = Site()
+    for available in (3, 1, 0, 4):
+        site.change(available=available)
+    assert site.hand.adjusted == []
+    assert said() == []
+
+
+def test_more_memory_means_more_workers_with_one_line(said: Said) -> None:
+    site = Site()
+    site.change(limit=8, available=6.5)
+    assert site.hand.adjusted == [("limits", 3)]
+    assert said() == [
+        "INFO the memory limit is 8192 MB (was 4096 MB): 6 workers instead of 3.",
+    ]
+
+
+def test_less_memory_means_fewer_workers(said: Said) -> None:
+    site = Site()
+    site.change(limit=2, available=1.5)
+    assert site.hand.adjusted == [("limits", -2)]
+    assert said() == ["INFO the memory limit is 2048 MB (was 4096 MB): 1 worker instead of 3."]
+
+
+def test_number_of_cpus_is_followed_too(said: Said) -> None:
+    site = Site()
+    site.change(cpus=0.5)
+    assert site.hand.adjusted == [("limits", -1)]
+    assert said() == ["INFO there are 0.5 CPUs (were 8): 2 workers instead of 3."]
+
+
+def test_both_at_once_are_one_line(said: Said) -> None:
+    site = Site()
+    site.change(cpus=2, limit=16, available=12.5)
+    assert site.hand.adjusted == [("limits", 2)]
+    assert said() == [
+        "INFO the memory limit is 16384 MB (was 4096 MB) and there are 2 CPUs (were 8): 5 workers "
+        "instead of 3."
+    ]
+
+
+def test_number_is_always_told_from_the_first_plan() -> None:
+    """Each change is one of the number that was planned, not one more step."""
+    site = Site()
+    for limit, available in [(8, 6.5), (6, 5.5), (2, 1.5), (4, 3.5)]:
+        site.change(limit=limit, available=available)
+    assert site.hand.adjusted == [("limits", count) for count in (3, 2, -2, 0)]
+
+
+def test_limit_that_changes_nothing_is_not_talked_of(said: Said) -> None:
+    site = Site()
+    site.change(limit=5)
+    site.change(cpus=4, limit=5)
+    assert site.hand.adjusted == []
+    assert said() == []
+
+
+def test_workers_that_were_asked_for_do_not_follow(said: Said) -> None:
+    site = Site(NOW_LMS_WORKERS="3")
+    site.change(cpus=1, limit=1, available=0.5)
+    site.change(cpus=64, limit=64, available=64)
+    assert site.hand.adjusted == []
+    assert said() == []
+
+
+def test_bounds_that_were_asked_for_hold() -> None:
+    site = Site(NOW_LMS_MIN_WORKERS="2", NOW_LMS_MAX_WORKERS="5")
+    site.change(limit=64, available=64)
+    site.change(limit=1, available=0.5)
+    assert site.hand.adjusted == [("limits", 2), ("limits", -1)]
+
+
+def test_threads_of_waitress_need_a_restart_and_a_line_says_so(said: Said) -> None:
+    site = Site("waitress")
+    site.change(limit=8, available=6.5)
+    assert site.hand.adjusted == []
+    assert said() == [
+        "WARNING the memory limit is 8192 MB (was 4096 MB): 6 threads would be right instead of 3; "
+        "restart to have them."
+    ]
+
+
+def test_limits_are_read_every_other_second_however_often_it_is_asked() -> None:
+    site = Site()
+    site.machine = machine(limit=8, available=6.5)
+    site.look(LOOK_SECONDS / 2)
+    assert site.hand.adjusted == []
+    site.look(LOOK_SECONDS / 2)
+    assert site.hand.adjusted == [("limits", 3)]
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.STOPPING])
+def test_server_that_drains_or_stops_does_not_follow(state: State) -> None:
+    site = Site()
+    site.machine = machine(limit=8, available=6.5)
+    site.look(seen=snapshot(state=state))
+    assert site.hand.adjusted == []
+
+
+# What the workers hold
+
+
+def holding(*own: int | None, rss: int = 0) -> Snapshot:
+    """Return workers with so many GB of their own each; ``None`` where the system does not tell."""
+    samples = [
+        MemorySample(max(rss, size or 0) * GB * MB, None, size and size * GB * MB, 0.0)
+        for size in own
+    ]
+    return snapshot(*(row(memory=sample) for sample in samples))
+
+
+def test_what_the_workers_hold_of_their_own_is_available_to_them() -> None:
+    """What they share with the launcher stays used."""
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    site.look(seen=holding(2, 1, 1, rss=4))
+    assert site.hand.adjusted == [("limits", 2)]
+
+
+def test_resident_memory_counts_where_the_system_tells_no_more() -> None:
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    site.look(seen=holding(None, None, rss=2))
+    assert site.hand.adjusted == [("limits", 2)]
+
+
+def test_what_the_monitor_holds_is_available_too() -> None:
+    """At a start it was not there yet."""
+    before = machine(available=1)
+    after = with_workers_memory(before, snapshot())
+    assert 0 < after.memory_available - before.memory_available < GB * MB / 2
+
+
+def test_no_more_is_available_than_the_limit() -> None:
+    before = machine(limit=4, available=3)
+    after = with_workers_memory(before, holding(2, 2))
+    assert after == replace(before, memory_available=4 * GB * MB)
+
+
+def test_it_waits_until_every_worker_was_measured() -> None:
+    """Until then what they hold would count as used by others."""
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    known, unknown = row(memory=MemorySample(4 * GB * MB, None, 4 * GB * MB, 0.0)), row(memory=None)
+    site.look(seen=snapshot(known, unknown))
+    assert site.hand.adjusted == []
+    site.look(seen=snapshot(known, unknown._replace(is_ready=False)))
+    assert site.hand.adjusted == [("limits", 2)]
