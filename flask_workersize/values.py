@@ -82,7 +82,7 @@ def _networks(value: Any) -> Any:
 
 def _guard(value: Any) -> Any:
     """Accept what a switch is called everywhere, too; pydantic would refuse "true"."""
-    text = str(value).strip().lower() if isinstance(value, str | bool) else value
+    text = str(value).strip().lower() if isinstance(value, str | bool) else ""
     names = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
     if text in ("on", "off", "exit") or text in names:
         return names.get(text, text)

@@ -342,6 +342,32 @@ def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
     assert load(environ).health_port == int(environ["NOW_LMS_HEALTH_PORT"])
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0%", "is too small"),
+        ("0", "is too small"),
+        ("-25%", "is not a whole number"),
+        ("101%", "is not a whole number"),
+        ("25.5%", "is not a whole number"),
+        ("25 MB", "is not a whole number"),
+        ("%", "is not a whole number"),
+    ],
+)
+def test_bound_of_a_worker_that_is_neither_megabytes_nor_a_share_is_refused(
+    text: str, problem: str
+) -> None:
+    line = refused({"NOW_LMS_WORKER_MEMORY_MAX_MB": text})
+    assert line.startswith(f"NOW_LMS_WORKER_MEMORY_MAX_MB {problem} (own memory above which ")
+
+
+@pytest.mark.parametrize(
+    ("value", "guard"), [(True, "on"), (False, "off"), ("Exit", "exit"), ("no", "off")]
+)
+def test_guard_may_be_a_switch_of_the_config(value: Any, guard: str) -> None:
+    assert load(config={"WORKERSIZE_MEMORY_GUARD": value}).memory_guard == guard
+
+
 def test_recycling_that_would_begin_when_memory_is_critical_is_refused() -> None:
     line = refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "91"})
     assert line.startswith("NOW_LMS_MEMORY_RECYCLE_PERCENT is above ")
@@ -399,6 +425,12 @@ def test_error_keeps_no_other_error_that_would_show_the_value() -> None:
         ("trusted_proxy", [SECRET]),
         ("health_token", 918273),
         ("health_token", [SECRET]),
+        ("memory_guard", 918273),
+        ("memory_guard", ["on"]),
+        ("memory_guard", {SECRET: 1}),
+        ("worker_memory_max_mb", True),
+        ("worker_memory_max_mb", 25.5),
+        ("worker_memory_max_mb", ["25%"]),
     ],
 )
 def test_config_value_of_another_kind_is_refused(name: str, value: Any) -> None:

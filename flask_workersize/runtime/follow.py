@@ -26,6 +26,8 @@ class LimitFollower:
     :param plan: the plan that the server was started with
     :param detect: returns what the machine gives now
     :param hand: changes the number of workers
+    :param known: limit on memory, in bytes, and CPUs that the plan was made with; what is found
+        first where left out
     """
 
     turn_seconds = LOOK_SECONDS
@@ -36,13 +38,14 @@ class LimitFollower:
         plan: SizingPlan,
         detect: Callable[[], Resources],
         hand: Hand,
+        known: tuple[int, float] | None = None,
     ) -> None:
         self._settings = settings
         self._plan = plan
         self._first = plan
         self._detect = detect
         self._hand = hand
-        self._known: tuple[int, float] | None = None
+        self._known = known
         self._due = 0.0
 
     def look(self, now: float, snapshot: Snapshot) -> None:
@@ -97,7 +100,6 @@ def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
     held = (me.uss_bytes or 0) if me else 0
     for row in snapshot.rows:
         if row.memory is not None:
-            own = row.memory.uss_bytes
-            held += row.memory.rss_bytes if own is None else own
+            held += row.memory.uss_bytes or 0
     available = min(resources.memory_available + held, resources.memory_limit)
     return replace(resources, memory_available=available)

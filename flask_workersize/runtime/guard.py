@@ -27,6 +27,12 @@ PACE_SECONDS = 0.05
 HORIZON_SECONDS = 0.5
 """How far ahead growth is looked at: some times what an action takes to have an effect."""
 
+STUBBORN_SECONDS = 30.0
+"""How long memory may stay short while workers are recycled, before that counts as in vain."""
+
+SLOW_PACE_SECONDS = 10.0
+"""Time between two recyclings from then on."""
+
 LEAST_GAIN = 0.02
 """Share of the limit that a recycled worker has to give back at least: less is noise."""
 
@@ -120,6 +126,7 @@ class Rules:
     :param recycle_share: share of the limit above which workers are recycled, 0 to 1
     :param critical_share: share of the limit above which there are fewer workers, 0 to 1
     :param worker_max_bytes: own memory above which a worker is recycled; ``None`` for no bound
+    :param worker_max_share: the same as a share of the limit, 0 to 1
     :param patience_seconds: how long an action may be under way before it is given up
     :param exits: whether a server of one process is to end before the kernel ends it
     """
@@ -127,8 +134,15 @@ class Rules:
     recycle_share: float = 0.7
     critical_share: float = 0.9
     worker_max_bytes: int | None = None
+    worker_max_share: float | None = None
     patience_seconds: float = 30.0
     exits: bool = False
+
+    def worker_bound(self, limit_bytes: int) -> int | None:
+        """Return the own memory above which a worker is recycled; ``None`` for no bound."""
+        if self.worker_max_share is not None:
+            return int(self.worker_max_share * limit_bytes)
+        return self.worker_max_bytes
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,8 @@ class Observation:
     :param recent: what was done, the latest last
     :param free_since: since when memory has been free; ``None`` if it is not
     :param growth_bytes: by how much it grows in a second
+    :param short_since: since when it has been above the share from which workers are recycled;
+        ``None`` if it is not
     """
 
     now: float
@@ -164,11 +180,17 @@ class Observation:
     recent: tuple[Done, ...] = ()
     free_since: float | None = None
     growth_bytes: float = 0.0
+    short_since: float | None = None
 
     @property
     def ready(self) -> list[Worker]:
-        """Workers that take requests and stay, the one with most memory first."""
-        ready = [worker for worker in self.workers if worker.is_ready and not worker.is_leaving]
+        """Workers that take requests and stay, the one with most memory first.
+
+        Of more than are wanted the master lets the oldest go.
+        """
+        staying = [worker for worker in self.workers if not worker.is_leaving]
+        staying.sort(key=lambda worker: worker.age)
+        ready = [worker for worker in staying[-self.wanted :] if worker.is_ready]
         return sorted(ready, key=lambda worker: -worker.own_bytes)
 
     @property
@@ -214,10 +236,10 @@ def decide(seen: Observation, rules: Rules) -> Action:
 
 
 def _care(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
-    largest = ready[0]
-    if rules.worker_max_bytes is not None and largest.own_bytes > rules.worker_max_bytes:
-        bound = f"worker has {_mb(largest.own_bytes)}, its bound is {_mb(rules.worker_max_bytes)}"
-        return _let_go(seen, largest, bound, rules)
+    largest, bound = ready[0], rules.worker_bound(seen.limit_bytes)
+    if bound is not None and largest.own_bytes > bound:
+        reason = f"worker has {_mb(largest.own_bytes)}, its bound is {_mb(bound)}"
+        return _let_go(seen, largest, reason, rules)
     if seen.is_short(rules):
         return _short(seen, ready, rules)
     return _one_more(seen, rules)
@@ -237,7 +259,9 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     if not _is_ours(seen, worker.grown_bytes, rules):
         reason = f"{used}, but not by this server: it has grown by {_mb(worker.grown_bytes)}"
         return _neighbours(seen, reason, rules)
-    kind = Kind.EXIT if seen.used_share >= rules.critical_share else Kind.WARN
+    has_grown = worker.grown_bytes >= LEAST_GAIN * seen.limit_bytes
+    # One that needs so much to begin with would be as large after a new start.
+    kind = Kind.EXIT if has_grown and seen.used_share >= rules.critical_share else Kind.WARN
     return Action(kind, worker, f"{used}; this server holds {_mb(worker.own_bytes)}")
 
 
@@ -294,9 +318,25 @@ def _short(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
         f"{used}, and recycling does not help, since a worker needs {_mb(each)} to begin with: "
         "this is not a leak, the plan is too large"
     )
+    return _one_fewer(seen, reason)
+
+
+def _one_fewer(seen: Observation, reason: str) -> Action:
+    if len(seen.workers) > seen.wanted:
+        # Old and new ones run side by side for a moment, as at a reload.
+        return NOTHING
     if _can_spare_one(seen):
         return Action(Kind.FEWER, None, reason)
-    return Action(Kind.WARN, ready[0], reason)
+    return Action(Kind.WARN, seen.ready[0], reason)
+
+
+def _is_in_vain(seen: Observation) -> bool:
+    """Return whether recycling has not helped for a while: then it goes on at a slow pace only."""
+    if seen.short_since is None or seen.now - seen.short_since < STUBBORN_SECONDS:
+        return False
+    kinds = (Kind.RECYCLE, Kind.REPLACE)
+    recycled = [done.at for done in seen.recent if done.action.kind in kinds]
+    return bool(recycled) and seen.now - recycled[-1] < SLOW_PACE_SECONDS
 
 
 def fitting_workers(seen: Observation, rules: Rules) -> int:
@@ -312,6 +352,10 @@ def fitting_workers(seen: Observation, rules: Rules) -> int:
 
 def _let_go(seen: Observation, worker: Worker, reason: str, rules: Rules) -> Action:
     """Recycle a worker; the last one only after another is ready."""
+    if _is_in_vain(seen):
+        used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
+        why = f"{used}, and recycling has not brought that down: something else holds memory"
+        return Action(Kind.WARN, None, why)
     if len(seen.ready) > 1:
         return Action(Kind.RECYCLE, worker, reason)
     if seen.used_bytes + seen.fresh_bytes <= SAFE_SHARE * seen.limit_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from typing import Protocol
@@ -13,6 +14,10 @@ from .scoreboard import Scoreboard, Snapshot, WorkerRow
 
 CONFIRM_SECONDS = 5.0
 """How long one worker more may take before it is asked for again."""
+
+SETTLED_SECONDS = 5.0
+"""How long there have to be the same workers before one of them counts as too many: after a reload
+the old ones leave one by one."""
 
 LEAVE_SECONDS = 120.0
 """How long one worker fewer may take: it finishes its request first."""
@@ -44,13 +49,20 @@ class BoardHand:
     def __init__(self, board: Scoreboard, master: int) -> None:
         self._board = board
         self._master = Peer.of(master)
-        # What a monitor that has died had made of it stays.
-        self._wanted = {"before": board.adjustment}
+        # What a monitor that has died had made of it, this one learns anew.
+        board.adjustment = 0
+        self._wanted: dict[str, int] = {}
 
     def recycle(self, row: WorkerRow) -> bool:
         """Let a worker finish what it does and end."""
-        self._board.tell_to_leave(row.number)
-        return Peer(row.pid, row.start_time).signal(signal.SIGTERM)
+        # Told before, since a worker that is told need not wait for the stop of the server.
+        self._board.tell_to_leave(row.number, True)
+        is_sent = Peer(row.pid, row.start_time).signal(signal.SIGTERM)
+        if is_sent:
+            self._board.count_recycled()
+        else:
+            self._board.tell_to_leave(row.number, False)
+        return is_sent
 
     def adjust(self, who: str, count: int) -> None:
         """Want as many workers more, or fewer, than planned."""
@@ -65,7 +77,11 @@ class BoardHand:
 
     def end_server(self) -> None:
         """Let the whole server end."""
-        self._master.signal(signal.SIGTERM)
+        if self._master.pid == os.getpid():
+            # Where the monitor is a thread; Windows would end the process at once.
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self._master.signal(signal.SIGTERM)
 
     def _wake(self) -> None:
         # As if a child had ended. Where we have fewer rights than the master it has to wait.
@@ -82,6 +98,8 @@ class SignalHand(BoardHand):
         super().__init__(board, master)
         self._sent_at = float("-inf")
         self._seen: frozenset[int] = frozenset()
+        self._ages: frozenset[int] = frozenset()
+        self._changed_at = 0.0
         self._has_said = False
 
     def press_on(self, snapshot: Snapshot) -> None:
@@ -89,8 +107,13 @@ class SignalHand(BoardHand):
         ages = frozenset(row.age for row in snapshot.rows if not row.is_leaving)
         there, now = len(ages), time.monotonic()
         patience = CONFIRM_SECONDS if there < snapshot.wanted else LEAVE_SECONDS
-        # After a reload there may be as many as before, but they are others.
+        if ages != self._ages:
+            self._changed_at = now if self._ages else self._changed_at
+            self._ages = ages
+        # After a reload there may be as many as before, but they are others. Those of before, and
+        # those that the master has let go, may still leave: only what lasts is one too many.
         is_pending = ages == self._seen and now < self._sent_at + patience
+        is_pending |= there > snapshot.wanted and now < self._changed_at + SETTLED_SECONDS
         is_asked_for = bool(self._board.adjustment) or self._sent_at > float("-inf")
         if snapshot.is_leaving or not is_asked_for or there == snapshot.wanted or is_pending:
             return

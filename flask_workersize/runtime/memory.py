@@ -8,6 +8,7 @@ kernel counts page by page) only to choose among those with most.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,9 @@ GROWTH_SECONDS = 0.4
 CANDIDATES = 4
 """Workers whose own memory is read to choose one: those with most resident memory."""
 
+PEAK_SECONDS = 3600.0
+"""How long the most that a worker had is remembered."""
+
 LOG_SECONDS = 60.0
 """How often the same is said."""
 
@@ -62,9 +66,11 @@ LATELY_SECONDS = 30.0
 class _Known:
     """What is known of a worker's memory.
 
+    :param first_bytes: resident memory when it was first measured
     :param warm_bytes: own memory when it was warm; ``None`` before
     """
 
+    first_bytes: int
     warm_bytes: int | None = None
 
 
@@ -72,19 +78,22 @@ class MemoryNote:
     """Writes down how near memory is to its limit, and does nothing about it.
 
     :param board: the shared table
+    :param hand: sees that there are as many workers as a limit that has changed wants
     :param gauge: reads how near memory is to its limit
     """
 
     turn_seconds = SELDOM_SECONDS
 
-    def __init__(self, board: Scoreboard, gauge: MemoryGauge) -> None:
+    def __init__(self, board: Scoreboard, hand: Hand, gauge: MemoryGauge) -> None:
         self._board = board
+        self._hand = hand
         self._gauge = gauge
 
     def look(self, now: float, snapshot: Snapshot) -> None:
         """Write it down."""
         state = self._gauge.read()
         self._board.note_usage(state.limit_bytes, state.used_bytes)
+        self._hand.press_on(snapshot)
 
     def end(self, snapshot: Snapshot) -> None:
         """Do nothing."""
@@ -116,10 +125,12 @@ class MemoryDuty:
         self._fresh: deque[int] = deque(maxlen=8)
         self._usage: deque[tuple[float, int]] = deque(maxlen=64)
         self._peak = 0
-        self._met: Snapshot | None = None
-        self._oom_kills = board.read().oom_kills
+        self._peak_at = 0.0
+        self._oom_kills = board.read().workers_oom_killed
         self._oom_kill_at: float | None = None
         self._free_since: float | None = None
+        self._short_since: float | None = None
+        self._measured = (0, False)
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
         self.turn_seconds = SELDOM_SECONDS
@@ -130,18 +141,19 @@ class MemoryDuty:
         state = self._gauge.read()
         self._board.note_usage(state.limit_bytes, state.used_bytes)
         share = state.used_bytes / state.limit_bytes
-        if share >= self._rules.recycle_share:
-            self._free_since = None
-        elif self._free_since is None:
-            self._free_since = now
+        is_free = share < self._rules.recycle_share
+        self._free_since = (self._free_since or now) if is_free else None
+        self._short_since = None if is_free else (self._short_since or now)
+        if (state.limit_bytes, state.is_group) != self._measured:
+            # Another limit, or another group that is fullest now: no growth.
+            self._measured = state.limit_bytes, state.is_group
+            self._usage.clear()
         if snapshot.is_leaving:
             self.turn_seconds = SELDOM_SECONDS
             return
-        if snapshot.oom_kills > self._oom_kills:
-            self._oom_kills, self._oom_kill_at = snapshot.oom_kills, now
-        if snapshot is not self._met:
-            self._met = snapshot
-            self._meet_new(snapshot)
+        if snapshot.workers_oom_killed > self._oom_kills:
+            self._oom_kills, self._oom_kill_at = snapshot.workers_oom_killed, now
+        self._meet_new(snapshot)
         seen = self._observe(now, snapshot, state)
         action = (decide_alone if self._is_alone else decide)(seen, self._rules)
         if action.kind in _DEEDS:
@@ -196,10 +208,18 @@ class MemoryDuty:
         if memory is None:
             return None
         self._board.note_memory(row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes)
-        own = memory.rss_bytes if memory.uss_bytes is None else memory.uss_bytes
-        self._known.setdefault(row.age, _Known())
-        self._peak = max(self._peak, own)
+        known = self._known.setdefault(row.age, _Known(memory.rss_bytes))
+        # Where the system does not tell, as to another user, what it has more than at its start.
+        more = max(memory.rss_bytes - known.first_bytes, 0)
+        own = more if memory.uss_bytes is None else memory.uss_bytes
+        self._note_peak(own)
         return own
+
+    def _note_peak(self, own: int) -> None:
+        """Remember the most that a worker had, for a while: an outlier is not the rule."""
+        now = time.monotonic()
+        if own >= self._peak or now > self._peak_at + PEAK_SECONDS:
+            self._peak, self._peak_at = own, now
 
     def _observe(self, now: float, snapshot: Snapshot, state: MemoryState) -> Observation:
         seen = Observation(
@@ -216,8 +236,9 @@ class MemoryDuty:
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             free_since=self._free_since,
             growth_bytes=self._growth(now, state.used_bytes),
+            short_since=self._short_since,
         )
-        is_bound = self._rules.worker_max_bytes is not None
+        is_bound = self._rules.worker_bound(state.limit_bytes) is not None
         is_changed = bool(self._fewer or self._surge or self._oom_kill_at)
         if not seen.is_short(self._rules) and not is_bound and not is_changed:
             # Nothing is to be decided, many times a second.
@@ -225,7 +246,7 @@ class MemoryDuty:
         own: dict[int, int] = {}
         if seen.is_short(self._rules) or is_bound or self._fewer:
             own = _estimated(snapshot)
-            self._peak = max([self._peak, *own.values()])
+            self._note_peak(max(own.values(), default=0))
             seen = replace(seen, peak_bytes=self._peak)
         workers = tuple(
             Worker(row.age, own.get(row.age, 0), self._warm(row.age), row.is_ready, row.is_leaving)
@@ -321,13 +342,14 @@ def _estimated(snapshot: Snapshot) -> dict[int, int]:
     What it shares is taken from its last sample, and becomes less with time: it has at least this.
     Of one without a sample nothing is known.
     """
+    resident = {row.age: resident_memory(row.pid) or 0 for row in snapshot.rows if row.memory}
+    least = min(resident.values(), default=0)
     own: dict[int, int] = {}
     for row in snapshot.rows:
-        if row.memory is None:
-            continue
-        uss = row.memory.uss_bytes
-        shared = 0 if uss is None else row.memory.rss_bytes - uss
-        own[row.age] = max((resident_memory(row.pid) or 0) - shared, 0)
+        if row.memory is not None:
+            uss = row.memory.uss_bytes
+            shared = least if uss is None else row.memory.rss_bytes - uss
+            own[row.age] = max(resident[row.age] - shared, 0)
     return own
 
 

@@ -85,6 +85,7 @@ class Monitor:
         self._life: int | None = None
         self._started_at = float("-inf")
         self._died_early = False
+        self.is_missing = False
         self.pid: int | None = None
 
     def start(self) -> None:
@@ -100,7 +101,8 @@ class Monitor:
 
     def keep(self) -> None:
         """Start the monitor again if it has died; cheap enough to be called often."""
-        if os.getpid() != self._master or self.pid is None or self._is_alive():
+        is_there = self.pid is None and not self.is_missing
+        if os.getpid() != self._master or is_there or self._is_alive():
             return
         is_young = time.monotonic() < self._started_at + _AGAIN_SECONDS
         if is_young and self._died_early:
@@ -108,7 +110,12 @@ class Monitor:
         self._died_early = is_young
         self._forget()
         say(logging.WARNING, "the monitor has died; it is started again.")
-        self.start()
+        try:
+            self.start()
+        except OSError as error:
+            # No process or descriptor to be had: the server goes on, and this is tried again.
+            self.is_missing = True
+            say(logging.WARNING, f"the monitor cannot be started ({error.strerror}) for now.")
 
     def stop(self) -> None:
         """End the monitor with the server; in a process that is not its master, do nothing."""
@@ -121,12 +128,12 @@ class Monitor:
         while self._is_alive():
             # It cannot be another process: nobody but us could have reaped it.
             os.kill(self.pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
-            select.select([self._life], [], [], 0.1)
+            _is_closed(self._life, 0.1)
         self._forget()
 
     def _is_alive(self) -> bool:
         """Return whether the monitor lives: the other end of a pipe closes with it."""
-        return self._life is not None and not select.select([self._life], [], [], 0)[0]
+        return self._life is not None and not _is_closed(self._life, 0)
 
     def _forget(self) -> None:
         if self._life is not None:
@@ -145,10 +152,13 @@ class Monitor:
             if not pid:
                 os.close(life)
                 self._live(before)
+        except OSError:
+            os.close(life)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(end)
-        self.pid, self._life = pid, life
+            os.close(end)
+        self.pid, self._life, self.is_missing = pid, life, False
 
     def _live(self, mask: Iterable[int]) -> None:
         """Be the monitor. A status of 3 or 4 would stop gunicorn 26, which takes it for a worker's.
@@ -200,6 +210,13 @@ class Monitor:
                 "is free again.",
             )
         end_all(peers, ORPHAN_SECONDS)
+
+
+def _is_closed(pipe: int, seconds: float) -> bool:
+    """Return whether the other end of a pipe is closed; select() takes no number above 1023."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _hurry() -> None:

@@ -39,17 +39,20 @@ class Peer:
         A pidfd (Linux 5.3, pidfd_open(2)) holds on to the process between the look and the signal.
         """
         try:
-            if not hasattr(os, "pidfd_open"):
-                return self.is_alive() and _kill(self.pid, number)
             descriptor = os.pidfd_open(self.pid)
-        except OSError:
+        except ProcessLookupError:
             return False
+        except (AttributeError, OSError):
+            # Not on this system, or not allowed in this container.
+            return self.is_alive() and _kill(self.pid, number)
         try:
             if not self.is_alive():
                 return False
             signal.pidfd_send_signal(descriptor, number)
-        except OSError:
+        except ProcessLookupError:
             return False
+        except OSError:
+            return _kill(self.pid, number)
         finally:
             os.close(descriptor)
         return True

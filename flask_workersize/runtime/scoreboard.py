@@ -83,9 +83,10 @@ class _Header:
     OOM_KILLS = 12
     GUARD = 13
     EXIT_ASKED = 14
-    LISTENERS = 15
-    FIRST_LISTENER = 16
-    WORDS = 16 + _MOST_LISTENERS
+    WORKERS_OOM_KILLED = 15
+    LISTENERS = 16
+    FIRST_LISTENER = 17
+    WORDS = 17 + _MOST_LISTENERS
 
 
 class _Cell:
@@ -191,6 +192,7 @@ class Snapshot:
     :param memory_used_bytes: what counts towards it
     :param recycled: workers that the guard has recycled
     :param oom_kills: processes that the kernel has killed for want of memory since the start
+    :param workers_oom_killed: workers among them
     :param guard: what the memory guard has to say
     """
 
@@ -206,6 +208,7 @@ class Snapshot:
     memory_used_bytes: int
     recycled: int
     oom_kills: int
+    workers_oom_killed: int
     guard: GuardState
 
     @property
@@ -313,9 +316,16 @@ class Scoreboard:
         """Write down how many processes the kernel has killed for want of memory."""
         self.cells[_Header.OOM_KILLS] = count
 
-    def tell_to_leave(self, number: int) -> None:
-        """Write down that a worker is recycled: it need not wait for the stop of the server."""
-        self.cells[self._start(number) + _Cell.TOLD] = 1
+    def count_oom_killed(self, workers: int) -> None:
+        """Count workers that the kernel has killed for want of memory."""
+        self.cells[_Header.WORKERS_OOM_KILLED] += workers
+
+    def tell_to_leave(self, number: int, is_told: bool = True) -> None:
+        """Write down whether a worker is recycled: it need not wait for the stop of the server."""
+        self.cells[self._start(number) + _Cell.TOLD] = is_told
+
+    def count_recycled(self) -> None:
+        """Count a worker that the memory guard has recycled."""
         self.cells[_Header.RECYCLED] += 1
 
     @property
@@ -450,6 +460,7 @@ class Scoreboard:
             memory_used_bytes=cells[_Header.MEMORY_USED],
             recycled=cells[_Header.RECYCLED],
             oom_kills=cells[_Header.OOM_KILLS],
+            workers_oom_killed=cells[_Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[_Header.GUARD]),
         )
 

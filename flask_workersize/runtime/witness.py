@@ -68,6 +68,7 @@ class OomWitness:
         for_memory = min(kills, self._by_kernel)
         self._by_kernel -= for_memory
         self._untold += for_memory
+        self._board.count_oom_killed(for_memory)
         if kills > for_memory:
             self._say_killed(kills - for_memory)
         if self._untold and now >= self._say_again:

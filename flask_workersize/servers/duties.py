@@ -30,36 +30,34 @@ def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watc
     :param master: the process of the master
     """
     board, settings, plan = deployment.board, deployment.settings, deployment.plan
+    given = deployment.resources
     gauge = MemoryGauge()
     hand = make_hand(board, master)
     duties: list[Duty] = [
         OomWitness(board, plan, gauge.oom_kills),
-        LimitFollower(settings, plan, detect_resources, hand),
+        LimitFollower(settings, plan, detect_resources, hand, (given.memory_limit, given.cpus)),
     ]
     if settings.memory_guard == "off":
-        duties.append(MemoryNote(board, gauge))
+        duties.append(MemoryNote(board, hand, gauge))
     else:
-        rules = rules_of(settings, gauge.read().limit_bytes)
+        rules = rules_of(settings)
         duties.append(MemoryDuty(board, plan, rules, hand, gauge))
     return Watch(board, duties)
 
 
-def rules_of(settings: SizingSettings, limit_bytes: int) -> Rules:
+def rules_of(settings: SizingSettings) -> Rules:
     """Return the rules of the memory guard that follow from the settings.
 
     :param settings: what the operator asked for
-    :param limit_bytes: the limit that a share of it refers to
     """
     bound = settings.worker_memory_max_mb
-    bound_bytes: int | None
-    if isinstance(bound, str):
-        bound_bytes = limit_bytes * int(bound.rstrip("%")) // 100
-    else:
-        bound_bytes = None if bound is None else bound * _MB
+    share = int(bound.rstrip("%")) / 100 if isinstance(bound, str) else None
+    bound_bytes = bound * _MB if isinstance(bound, int) else None
     return Rules(
         recycle_share=settings.memory_recycle_percent / 100,
         critical_share=settings.memory_critical_percent / 100,
         worker_max_bytes=bound_bytes,
+        worker_max_share=share,
         patience_seconds=settings.graceful_timeout + 5,
         exits=settings.memory_guard == "exit",
     )

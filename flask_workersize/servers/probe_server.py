@@ -74,6 +74,10 @@ class HealthPort:
 
     def __init__(self, deployment: Deployment) -> None:
         address = deployment.settings.health_address
+        if address and "GUNICORN_PID" in os.environ:
+            # gunicorn's own USR2 starts a second master beside the first, which has the port.
+            say(logging.WARNING, "the health port stays with the first master until it ends.")
+            address = None
         self.listeners = open_listeners([address], advice=_ADVICE) if address else []
         if address:
             # Once, before the fork, it needs less memory than in the monitor.

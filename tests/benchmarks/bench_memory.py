@@ -307,8 +307,9 @@ def run(start: Starter, row: Row, peers: Path | None, seconds: float) -> None:
         try:
             await_answer(server, where.port)
             row.told.append(load(where.port, row.app, seconds))
-        except RuntimeError:
+        except RuntimeError as error:
             row.note = "does not start"
+            print(f"{row.server}: {error}", file=sys.stderr)
         row.kills += oom_kills(group)
         if (status := server.process.poll()) is not None:
             ended = "was killed" if status == -signal.SIGKILL else f"ended by itself ({status})"

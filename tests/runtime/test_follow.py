@@ -199,11 +199,12 @@ def test_what_the_workers_hold_of_their_own_is_available_to_them() -> None:
     assert site.hand.adjusted == [("limits", 2)]
 
 
-def test_resident_memory_counts_where_the_system_tells_no_more() -> None:
+def test_what_is_not_known_to_be_a_workers_own_is_not_counted() -> None:
+    """Resident memory would count what they share once for each."""
     site = Site()
     site.machine = machine(limit=8, available=1.5)
     site.look(seen=holding(None, None, rss=2))
-    assert site.hand.adjusted == [("limits", 2)]
+    assert site.hand.adjusted == [("limits", -2)]
 
 
 def test_what_the_monitor_holds_is_available_too() -> None:

@@ -224,8 +224,9 @@ def test_last_worker_that_is_too_large_is_warned_of() -> None:
 
 def test_worker_is_not_let_go_where_only_one_that_starts_would_stay() -> None:
     """A master lets the oldest go."""
-    workers = [worker(1, 450, warm=450), worker(2, 400, warm=400), worker(3, 1, ready=False)]
+    workers = [worker(1, 850, warm=850), worker(3, 1, ready=False)]
     assert kind_of(seen(*workers, used=950, wanted=2)) is Kind.WARN
+    workers = [worker(1, 450, warm=450), worker(2, 400, warm=400), worker(3, 1, ready=False)]
     assert kind_of(seen(*workers, used=950, wanted=3)) is Kind.FEWER
 
 
@@ -397,6 +398,14 @@ def test_neighbours_are_warned_of_shortly_before_the_end() -> None:
         None,
         "900 MB of 1000 MB are used, but not by this server: its workers have grown by 99 MB",
     )
+
+
+def test_machine_that_fills_up_fast_costs_no_worker_that_has_not_grown() -> None:
+    """Though the plan would be too large for a group of that size."""
+    workers = [worker(1, 305, warm=305), worker(2, 95)]
+    fast = 0.3 * LIMIT_MB * MB / HORIZON_SECONDS
+    assert kind_of(seen(*workers, used=690, growth_bytes=fast)) is Kind.FEWER
+    assert kind_of(seen(*workers, used=690, growth_bytes=fast, group=False)) is Kind.NOTHING
 
 
 def test_growth_of_our_own_that_explains_it_is_recycled_on_a_machine_too() -> None:

@@ -135,13 +135,14 @@ def test_there_is_always_one_wanted(master: Master) -> None:
     assert board.wanted == 1
 
 
-def test_what_was_wanted_before_the_monitor_was_started_again_stays(master: Master) -> None:
+def test_monitor_that_is_started_again_begins_with_the_plan(master: Master) -> None:
+    """Who wanted what is gone with the one that died; limits and memory are looked at anew."""
     board = Scoreboard(4, 1)
     BoardHand(board, master.pid).adjust("limits", 2)
     hand = BoardHand(board, master.pid)
-    assert board.wanted == 6
+    assert board.wanted == 4
     hand.adjust("guard", -1)
-    assert board.wanted == 5
+    assert board.wanted == 3
 
 
 def test_recycled_worker_is_told_in_the_table_and_by_a_signal(
@@ -209,13 +210,36 @@ class Signalled(Site):
         self._master = master
 
     def press(self, times: int = 1) -> list[signal.Signals]:
-        """Press on, and return what reached the master."""
+        """Press on, and return what reached the master, each time: several would count as one."""
+        heard = []
         for _ in range(times):
             self.hand.press_on(self.board.read())
-        return self._master.heard()
+            heard += self._master.heard()
+        return heard
 
 
 MORE, FEWER = [signal.SIGTTIN], [signal.SIGTTOU]
+
+
+@pytest.fixture(autouse=True)
+def settles_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker more than wanted count as too many at once, where a test does not say else."""
+    monkeypatch.setattr(hands_module, "SETTLED_SECONDS", 0.0)
+
+
+def test_workers_that_leave_after_a_reload_cost_no_other_one(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old ones go one by one: until nothing changes any more, none is one too many."""
+    monkeypatch.setattr(hands_module, "SETTLED_SECONDS", 3600.0)
+    site = Signalled(3, master)
+    site.hand.adjust("limits", -1)
+    assert site.press() == FEWER
+    site.end()
+    site.start(3)
+    for _ in range(2):
+        assert site.press(3) == []
+        site.end()
 
 
 def test_signals_are_sent_one_at_a_time_each_after_the_last_was_obeyed(master: Master) -> None:
@@ -246,7 +270,7 @@ def test_more_is_asked_for_again_after_a_while(
 ) -> None:
     site = Signalled(2, master)
     site.hand.adjust("guard", 1)
-    assert site.press(2) == MORE
+    assert site.press(5) == MORE
     monkeypatch.setattr(hands_module, "CONFIRM_SECONDS", 0.0)
     assert site.press() == MORE
 

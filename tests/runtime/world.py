@@ -89,7 +89,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.now = self.free_since = 0.0
-        self.is_free = True
+        self.is_free, self.short_since = True, 0.0
         self.next_age = 1
         self.processes: list[Process] = []
         self.surge = self.fewer = self.kills = self.peak = 0
@@ -172,10 +172,9 @@ class World:
     def guard(self) -> None:
         """Observe, decide, act: what the monitor does."""
         seen = self.observe()
-        if seen.used_share >= self.rules.recycle_share:
-            self.is_free = False
-        elif not self.is_free:
-            self.is_free, self.free_since = True, self.now
+        if self.is_free is (seen.used_share >= self.rules.recycle_share):
+            self.is_free = not self.is_free
+            self.free_since = self.short_since = self.now
         action = decide(seen, self.rules)
         self.check(action)
         if action.kind is Kind.NOTHING:
@@ -219,6 +218,7 @@ class World:
             oom_kill_at=self.oom_kill_at,
             recent=tuple(self.done),
             free_since=self.free_since if self.is_free else None,
+            short_since=None if self.is_free else self.short_since,
             growth_bytes=grown,
         )
 
