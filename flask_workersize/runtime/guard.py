@@ -330,8 +330,14 @@ def _one_fewer(seen: Observation, reason: str) -> Action:
     return Action(Kind.WARN, seen.ready[0], reason)
 
 
-def _is_in_vain(seen: Observation) -> bool:
-    """Return whether recycling has not helped for a while: then it goes on at a slow pace only."""
+def _is_in_vain(seen: Observation, rules: Rules) -> bool:
+    """Return whether recycling has not helped for a while: then it goes on at a slow pace only.
+
+    A fast leak keeps memory short too: there it would help to recycle all at once.
+    """
+    grown = sum(worker.grown_bytes for worker in seen.ready)
+    if seen.used_bytes - grown < rules.recycle_share * seen.limit_bytes:
+        return False
     if seen.short_since is None or seen.now - seen.short_since < STUBBORN_SECONDS:
         return False
     kinds = (Kind.RECYCLE, Kind.REPLACE)
@@ -352,7 +358,7 @@ def fitting_workers(seen: Observation, rules: Rules) -> int:
 
 def _let_go(seen: Observation, worker: Worker, reason: str, rules: Rules) -> Action:
     """Recycle a worker; the last one only after another is ready."""
-    if _is_in_vain(seen):
+    if _is_in_vain(seen, rules):
         used = f"{_mb(seen.used_bytes)} of {_mb(seen.limit_bytes)} are used"
         why = f"{used}, and recycling has not brought that down: something else holds memory"
         return Action(Kind.WARN, None, why)

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ FIRST_LIMIT_MB = 512
 LIMITS_MB = (256, 384, 512, 640, 768)
 WORKERS = 4
 MOST_WORKERS = 6
-WORKER_MEMORY_MB = 110
+WORKER_MEMORY_MB = 105
 """Such that there are 4 workers in the first limit, fewer in a smaller and more in a larger one."""
 
 CLIENTS = 6
@@ -48,6 +49,7 @@ EVENTS = {"a worker killed": 6, "the monitor killed": 1, "another limit": 3, "a 
 """What happens, and how often in 12 times."""
 
 SETTLE_SECONDS = 60
+QUIET_SECONDS = 10
 MOST_GROWTH_MB = 10
 TOKEN = "a token of the tests"
 BEARER = [("Authorization", f"Bearer {TOKEN}")]
@@ -328,10 +330,11 @@ def soak(minutes: float, seed: int) -> int:
                     said += 1
                     print(f"minute {said}: {load.answered} answered, {dict(trouble.done)}")
                     sys.stdout.flush()
-        if not trouble.limit(FIRST_LIMIT_MB):
-            # Too much is in use for it: new workers need less.
-            server.signal(signal.SIGHUP)
-            await_that(lambda: trouble.limit(FIRST_LIMIT_MB), "the first limit", SETTLE_SECONDS)
+        # New workers need less than is in use now. Each is measured before the limit changes.
+        server.signal(signal.SIGHUP)
+        for size_mb in (max(LIMITS_MB), FIRST_LIMIT_MB):
+            await_that(partial(trouble.limit, size_mb), f"{size_mb} MB", SETTLE_SECONDS)
+            time.sleep(QUIET_SECONDS)
         print(f"done: {dict(trouble.done)}; {report(server)['recycled']} recycled")
         broken = check(server, group, first, load, trouble).broken
         if broken:

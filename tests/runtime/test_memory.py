@@ -502,26 +502,18 @@ def test_number_grows_back_when_memory_was_free_for_a_while(
 
 
 @forks
-def test_growing_back_too_early_is_remembered_however_often_workers_are_recycled(
-    site: Site,
-) -> None:
+def test_growing_back_too_early_doubles_the_wait(site: Site) -> None:
     site.guard()
     site.start(1, 2)
     site.warm_up()
     reduced(site)
     site.look(after=CALM_SECONDS)
     assert site.board.wanted == 2
-    (last,) = site.start(3)
+    site.start(3)
     site.warm_up()
     reduced(site)
     assert site.board.wanted == 1
-    last.take(30)
-    site.look(2, used=750)
     site.start(4)
-    for _ in range(6):
-        # A stand-in, and the end of the worker that it stands in for, over and over.
-        site.look(2, used=750)
-    assert len(site.hand.adjusted) > 8
     site.workers.pop(3).go()
     site.look(used=300)
     before = site.board.wanted

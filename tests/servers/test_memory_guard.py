@@ -257,12 +257,13 @@ def test_number_of_workers_follows_the_limit_and_a_reload_keeps_it(
         rf"the memory limit is 1024 MB \(was 200 MB\): {many} workers instead of {few}",
         server.stderr,
     )
+    before = {row["pid"] for row in report(server)["rows"]}
     server.signal(signal.SIGHUP)
-    server.wait_for_line("Hang up")
 
     def is_settled() -> bool:
         rows = report(server)["rows"]
-        return len(rows) == many and all(row["ready"] for row in rows)
+        ready = {row["pid"] for row in rows if row["ready"]}
+        return len(rows) == len(ready) == many and not ready & before
 
     await_that(is_settled, "kept")
     time.sleep(1.5)
