@@ -35,7 +35,7 @@ from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live, WorkerReport
-from flask_workersize.runtime.scoreboard import MemorySample, Scoreboard, State
+from flask_workersize.runtime.scoreboard import GuardState, MemorySample, Scoreboard, State
 from flask_workersize.settings import NAMES
 from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
 from flask_workersize.state import get_state
@@ -109,8 +109,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
     for row in seen.rows:
         running = min(busy - plan.threads * row.number, plan.threads)
         rows.append(
-            replace(
-                row,
+            row._replace(
                 pid=SHOWN_PID + 2 + row.number,
                 is_ready=True,
                 lived_seconds=3600.0,
@@ -126,6 +125,9 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
         rows=tuple(rows),
         served=sum(row.served for row in rows),
         busy_seconds=sum(row.busy_seconds for row in rows),
+        memory_limit_bytes=1024 * MB,
+        memory_used_bytes=412 * MB,
+        guard=GuardState.OK,
     )
     return Live(snapshot, queued)
 

@@ -15,6 +15,8 @@ from flask_workersize.runtime.guard import (
     LONGEST_CALM_SECONDS,
     NOTHING,
     PACE_SECONDS,
+    SLOW_PACE_SECONDS,
+    STUBBORN_SECONDS,
     Action,
     Done,
     Kind,
@@ -99,6 +101,46 @@ def test_worker_that_is_leaving_or_not_ready_is_not_recycled() -> None:
     workers = [*gone, worker(3, 200, warm=100), worker(4, 100, warm=100)]
     action = decide(seen(*workers, used=900), RULES)
     assert (action.kind, action.worker) == (Kind.RECYCLE, workers[2])
+
+
+@pytest.mark.parametrize(
+    ("now", "since", "ago", "kind"),
+    [
+        (100, STUBBORN_SECONDS + 1, SLOW_PACE_SECONDS - 1, Kind.WARN),
+        (100, STUBBORN_SECONDS - 1, SLOW_PACE_SECONDS - 1, Kind.RECYCLE),
+        (100, STUBBORN_SECONDS + 1, SLOW_PACE_SECONDS + 1, Kind.RECYCLE),
+    ],
+    ids=["in vain", "not for long", "after a while"],
+)
+def test_recycling_that_does_not_help_goes_on_slowly_and_is_warned_of(
+    now: float, since: float, ago: float, kind: Kind
+) -> None:
+    """What else is in the group, such as a cache on a RAM disk, is not the workers'."""
+    workers = [worker(1, 130, warm=100), worker(2, 120, warm=100)]
+    action = decide(
+        seen(
+            *workers,
+            used=800,
+            now=now,
+            short_since=now - since,
+            recent=(done(Kind.RECYCLE, now - ago),),
+        ),
+        RULES,
+    )
+    assert action.kind is kind
+    if kind is Kind.WARN:
+        assert action.reason == (
+            "800 MB of 1000 MB are used, and recycling has not brought that down: something else "
+            "holds memory"
+        )
+
+
+def test_fast_leak_that_keeps_memory_short_is_recycled_as_fast() -> None:
+    """It would help to recycle all at once."""
+    workers = [worker(1, 160, warm=100), worker(2, 160, warm=100)]
+    recent = (done(Kind.RECYCLE, 99.9),)
+    observed = seen(*workers, used=800, now=100.0, short_since=0.0, recent=recent)
+    assert kind_of(observed) is Kind.RECYCLE
 
 
 # The last worker

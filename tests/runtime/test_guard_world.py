@@ -81,6 +81,13 @@ def test_leak_of_half_a_megabyte_a_request_is_recycled_for_as_long_as_it_lasts()
     assert max(world.times(Kind.RECYCLE)) > 55
 
 
+def test_leak_that_keeps_memory_short_for_minutes_is_recycled_as_fast_as_it_takes() -> None:
+    world = World(App(10, 15, leak=0.5), 8, 512, requests_per_second=200, boot_seconds=0.5).run(120)
+    check(world)
+    times = world.times(Kind.RECYCLE)
+    assert all(after - before < 2 for before, after in pairwise(times))
+
+
 def test_single_worker_is_replaced_again_and_again_and_there_are_never_more_than_two() -> None:
     world = World(App(leak=0.5), 1, 300, requests_per_second=30).run(60)
     check(world)
