@@ -424,7 +424,7 @@ def test_every_address_that_is_asked_answers(page: Path) -> None:
 def test_health_port_answers_what_the_docs_say(path: str) -> None:
     """What the snippets are held to above is what a server does."""
     assert path in HEALTH_PATHS
-    assert Client(APP).get(path).status_code == 200
+    assert Client(probe_app()[0]).get(path).status_code == 200
 
 
 def test_reasons_of_the_docs_are_those_of_the_probes() -> None:

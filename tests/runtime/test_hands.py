@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -25,43 +24,36 @@ from tests.runtime.workers import await_ready, forks, serving_worker
 
 pytestmark = forks
 
-MARK = signal.SIGUSR2
-RECORDED = (signal.SIGTERM, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGHUP, MARK)
+RECORDED = {signal.SIGTERM, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGHUP}
 
 
 class Master:
-    """A process that says which signals reach it.
+    """A process that says which signals have reached it, when it is asked.
 
     :param children: forks it
     """
 
     def __init__(self, children: Children) -> None:
-        self._pipe = Pipe()
+        self._asked, self._answers = Pipe(), Pipe()
 
         def work() -> None:
-            for number in RECORDED:
-                signal.signal(number, lambda signum, frame: self._pipe.tell(str(signum)))
-            self._pipe.tell("ready")
-            while True:
-                signal.pause()
+            signal.pthread_sigmask(signal.SIG_BLOCK, RECORDED)
+            self._answers.tell("ready")
+            while self._asked.hear() == "what?":
+                reached = sorted(signal.sigpending() & RECORDED)
+                self._answers.tell(" ".join(str(int(signal.sigwait({one}))) for one in reached))
 
         self.pid = children(work)
-        assert self._pipe.hear() == "ready"
+        assert self._answers.hear() == "ready"
 
     def heard(self) -> list[signal.Signals]:
-        """Return the signals since it was last asked.
-
-        It is marked twice: of several that have come, the one with the least number is told first.
-        """
-        heard = []
-        for _ in range(2):
-            os.kill(self.pid, MARK)
-            while (number := int(self._pipe.hear())) != MARK:
-                heard.append(signal.Signals(number))
-        return heard
+        """Return the signals since it was last asked; of the same one no more than one."""
+        self._asked.tell("what?")
+        return [signal.Signals(int(number)) for number in self._answers.hear().split()]
 
     def close(self) -> None:
-        self._pipe.__exit__()
+        for pipe in (self._asked, self._answers):
+            pipe.__exit__()
 
 
 @pytest.fixture

@@ -166,11 +166,11 @@ def test_last_worker_goes_only_when_its_successor_is_ready(
 def test_app_that_is_too_large_gets_fewer_workers_and_a_line_that_says_what_to_set(
     start: Starter, group: RealGroup
 ) -> None:
-    server = start_in(start, group, 256, "--wsgi-server", "gunicorn", "--workers", "4")
+    server = start_in(start, group, 160, "--wsgi-server", "gunicorn", "--workers", "4")
     # One after the other, so that the kernel need not act before anybody can.
-    for _ in range(24):
-        assert send_many(server, "/honest?mb=50", 1, clients=1) == []
-        time.sleep(0.25)
+    for _ in range(14):
+        assert send_many(server, "/honest?mb=20", 1, clients=1) == []
+        time.sleep(0.4)
     await_that(has_line(server, "this is not a leak, the plan is too large"), "said")
     told = report(server)
     assert told["workers_wanted"] < told["workers"] == 4
