@@ -122,6 +122,8 @@ class MemoryDuty:
         self._recent: deque[Done] = deque(maxlen=32)
         self._changes: deque[Done] = deque(maxlen=200)
         self._known: dict[int, _Known] = {}
+        # There are some already where the monitor before this one has died.
+        self._found = set() if self._is_alone else {row.age for row in board.read().ready}
         self._fresh: deque[int] = deque(maxlen=8)
         self._usage: deque[tuple[float, int]] = deque(maxlen=64)
         self._peak = 0
@@ -195,7 +197,11 @@ class MemoryDuty:
         for row in snapshot.ready:
             known = self._known.get(row.age)
             if known is None:
-                if (own := self._measure(row)) is not None:
+                own = self._measure(row)
+                if row.age in self._found:
+                    # Nobody knows how large it was at its start: all that it has may be growth.
+                    self._known.setdefault(row.age, _Known(0)).warm_bytes = 0
+                elif own is not None:
                     self._fresh.append(own)
                 return
             if known.warm_bytes is None and row.served >= WARM_REQUESTS:

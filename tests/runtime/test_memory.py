@@ -561,7 +561,7 @@ def test_kill_by_the_kernel_is_answered_with_one_worker_fewer_once(
     workers[0].go()
     workers[1].take(30)
     site.hand.is_quick = True
-    site.look(250, used=750)
+    site.look(60, used=750)
     assert len(site.hand.recycled) > 20
     assert site.hand.adjusted == [("guard", -1)]
 
@@ -575,7 +575,7 @@ def test_warnings_do_not_make_it_forget_what_was_answered(site: Site) -> None:
     site.board.count_oom_killed(1)
     site.look()
     workers[0].go()
-    site.look(300, after=0.1, used=950)
+    site.look(60, after=0.1, used=950)
     assert site.state() is GuardState.WARN
     assert site.hand.adjusted == [("guard", -1)]
 
@@ -717,3 +717,14 @@ def test_server_of_one_process_holds_what_it_really_holds(
     match = re.search(r"holds (\d+) MB", said()[0])
     assert match
     assert 20 < int(match[1]) < 1000
+
+
+@forks
+def test_workers_that_a_monitor_finds_are_not_taken_for_fresh(site: Site) -> None:
+    """It was started again: what they have may be growth, and another one may need far less."""
+    (worker,) = site.start(1)
+    worker.take(60)
+    site.guard()
+    site.look(4, used=300)
+    site.look(used=750)
+    assert site.hand.adjusted == [("guard", 1)]
