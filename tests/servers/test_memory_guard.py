@@ -211,8 +211,8 @@ def test_kernel_that_was_faster_is_named_with_what_to_set(start: Starter, group:
     send_many(server, "/leak?mb=8", 40)
     assert oom_kills(group) > 0
     pattern = (
-        r"the kernel killed (?:a worker|worker \d+ at \d+ MB).* for memory: the limit is 128 MB, planned were "
-        r"2 × 200 MB\. Set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=\d+\."
+        r"the kernel killed (?:a worker|worker \d+ at \d+ MB).* for memory: the limit is 128 MB, "
+        r"planned were 2 × 200 MB\. Set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=\d+\."
     )
     await_that(has_line(server, pattern), "said")
     await_that(lambda: report(server)["oom_kills"] == oom_kills(group), "counted")
