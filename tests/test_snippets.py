@@ -23,7 +23,8 @@ from flask_workersize.health.endpoint import METRICS_SUFFIX, CapacityEndpoint
 from flask_workersize.health.metrics import render
 from flask_workersize.health.probe import ProbeApp, ProbeRules
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import GuardState, Scoreboard, State
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import GuardState, State
 from flask_workersize.settings import DEFAULT_HEALTH_URL
 from tests.plain import VARIABLES, plan
 

@@ -35,7 +35,8 @@ from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live, WorkerReport
-from flask_workersize.runtime.scoreboard import GuardState, MemorySample, Scoreboard, State
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
 from flask_workersize.settings import NAMES
 from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
 from flask_workersize.state import get_state

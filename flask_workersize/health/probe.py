@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.scoreboard import GuardState, Snapshot, State, WorkerRow
+from ..runtime.snapshot import GuardState, Snapshot, State, WorkerRow
 from ..settings import DEFAULT_HEALTH_URL
 from .endpoint import METHODS, METRICS_SUFFIX, Answer, CapacityEndpoint
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..plan import MB, SizingPlan
-from ..runtime.scoreboard import GuardState, Snapshot, WorkerRow
+from ..runtime.snapshot import GuardState, Snapshot, WorkerRow
 
 
 class WorkerReport(BaseModel):

@@ -13,7 +13,7 @@ from ..resources import Resources
 from ..resources.processes import process_memory
 from ..settings import SizingSettings
 from .hands import Hand
-from .scoreboard import Snapshot
+from .snapshot import Snapshot
 
 LOOK_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""

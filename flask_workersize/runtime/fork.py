@@ -1,7 +1,11 @@
-"""Give a forked worker connections of its own."""
+"""What a forked process must not share: a worker's database connections, the monitor's sockets."""
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from blinker import Namespace
@@ -32,3 +36,30 @@ def after_fork(app: Flask) -> None:
                 _inherited.append(engine.pool)
                 engine.dispose(close=False)
     worker_forked.send(app)
+
+
+def give_up_streams(kept: Iterable[int]) -> None:
+    """Give up listeners and connections that were inherited: they would not close with the app.
+
+    Each is replaced, not closed, so that whoever knows its number writes to nothing.
+
+    :param kept: descriptors of the sockets that are needed
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2 and descriptor not in kept and _is_stream(descriptor):
+            os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+def _is_stream(descriptor: int) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        return False
+    try:
+        return found.type == socket.SOCK_STREAM
+    finally:
+        found.detach()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-MB = 1024 * 1024
+from ..plan import MB
 
 PACE_SECONDS = 0.05
 """Shortest time between two actions: less than a worker takes to leave and another to come."""

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from ..log import say
 from .peers import Peer
-from .scoreboard import Scoreboard, Snapshot, WorkerRow
+from .scoreboard import Scoreboard
+from .snapshot import Snapshot, WorkerRow
 
 CONFIRM_SECONDS = 5.0
 """How long one worker more may take before it is asked for again."""

@@ -29,7 +29,8 @@ from .guard import (
     fitting_workers,
 )
 from .hands import Hand
-from .scoreboard import GuardState, Scoreboard, Snapshot, WorkerRow
+from .scoreboard import Scoreboard
+from .snapshot import GuardState, Snapshot, WorkerRow
 
 WATCHFUL_SHARE = 0.4
 """Share of the limit above which memory is read often."""

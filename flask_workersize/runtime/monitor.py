@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,8 +19,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from ..log import logger, say
+from .fork import give_up_streams
 from .peers import Peer, end_all
-from .scoreboard import Scoreboard, State
+from .scoreboard import Scoreboard
+from .snapshot import State
 from .watch import Watch
 
 ORPHAN_SECONDS = 2.0
@@ -85,7 +86,7 @@ class Monitor:
         self._life: int | None = None
         self._started_at = float("-inf")
         self._died_early = False
-        self.is_missing = False
+        self._is_missing = False
         self.pid: int | None = None
 
     def start(self) -> None:
@@ -101,8 +102,8 @@ class Monitor:
 
     def keep(self) -> None:
         """Start the monitor again if it has died; cheap enough to be called often."""
-        is_there = self.pid is None and not self.is_missing
-        if os.getpid() != self._master or is_there or self._is_alive():
+        is_forked = self.pid is not None or self._is_missing
+        if os.getpid() != self._master or not is_forked or self._is_alive():
             return
         is_young = time.monotonic() < self._started_at + _AGAIN_SECONDS
         if is_young and self._died_early:
@@ -114,7 +115,7 @@ class Monitor:
             self.start()
         except OSError as error:
             # No process or descriptor to be had: the server goes on, and this is tried again.
-            self.is_missing = True
+            self._is_missing = True
             say(logging.WARNING, f"the monitor cannot be started ({error.strerror}) for now.")
 
     def stop(self) -> None:
@@ -158,7 +159,7 @@ class Monitor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(end)
-        self.pid, self._life, self.is_missing = pid, life, False
+        self.pid, self._life, self._is_missing = pid, life, False
 
     def _live(self, mask: Iterable[int]) -> None:
         """Be the monitor. A status of 3 or 4 would stop gunicorn 26, which takes it for a worker's.
@@ -174,7 +175,7 @@ class Monitor:
             for name in _IGNORED:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            _give_up_streams(self._kept)
+            give_up_streams(self._kept)
             _hurry()
             self._settle()
             self._watch()
@@ -223,28 +224,3 @@ def _hurry() -> None:
     """Go before computing workers, where we may (root, outside most containers)."""
     with suppress(OSError):
         os.nice(_NICE)
-
-
-def _give_up_streams(kept: Iterable[int]) -> None:
-    """Give up listeners and connections that were inherited: they would not close with the app.
-
-    Each is replaced, not closed, so that whoever knows its number writes to nothing.
-    """
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in map(int, os.listdir("/dev/fd")):
-        if descriptor > 2 and descriptor not in kept and _is_stream(descriptor):
-            os.dup2(nothing, descriptor, inheritable=False)
-    os.close(nothing)
-
-
-def _is_stream(descriptor: int) -> bool:
-    try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return False
-        found = socket.socket(fileno=descriptor)
-    except OSError:
-        return False
-    try:
-        return found.type == socket.SOCK_STREAM
-    finally:
-        found.detach()

@@ -24,13 +24,12 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 from ..resources.processes import start_time
+from .snapshot import GuardState, MemorySample, Snapshot, State, WorkerRow
 
 _WORD = 8
 NANOSECONDS = 1_000_000_000
@@ -39,32 +38,6 @@ _SPARE_ROWS = 64
 _MOST_LISTENERS = 8
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
-
-
-class State(IntEnum):
-    """What the deployment is doing."""
-
-    STARTING = 0
-    SERVING = 1
-    DRAINING = 2
-    STOPPING = 3
-    STOPPED = 4
-
-
-class GuardState(IntEnum):
-    """What the memory guard has to say.
-
-    ``OK`` is nothing, ``RECYCLING`` that it recycled a worker lately, ``REDUCED`` that there are
-    fewer workers than planned, ``WARN`` that memory is short and nothing it can do helps,
-    ``CRITICAL`` the same of a server of one process, shortly before the kernel acts.
-    """
-
-    OFF = 0
-    OK = 1
-    RECYCLING = 2
-    REDUCED = 3
-    WARN = 4
-    CRITICAL = 5
 
 
 class _Header:
@@ -119,132 +92,21 @@ class Slot:
     WORDS = 3
 
 
-class MemorySample(NamedTuple):
-    """Memory of one worker, as the monitor last saw it.
-
-    :param rss_bytes: resident memory, shared pages included
-    :param pss_bytes: the same with each shared page divided among who shares it; ``None`` where
-        the system does not tell
-    :param uss_bytes: memory that is the worker's alone; ``None`` where the system does not tell
-    :param age_seconds: how long ago
-    """
-
-    rss_bytes: int
-    pss_bytes: int | None
-    uss_bytes: int | None
-    age_seconds: float
+T = TypeVar("T", bound=int)
 
 
-class WorkerRow(NamedTuple):
-    """One worker.
+class _Word(Generic[T]):
+    """A word of the header, as an attribute of the table."""
 
-    :param number: its row, from 0
-    :param age: how gunicorn counts its workers, from 1
-    :param pid: its process; 0 in the moment after the fork
-    :param start_time: when that process started, as :func:`start_time` tells
-    :param is_ready: whether it has loaded the app
-    :param lived_seconds: time since it was forked
-    :param silent_seconds: time since its last heartbeat
-    :param running_seconds: for each request that runs, for how long
-    :param slots: requests that it can run at once
-    :param is_leaving: whether it is being recycled
-    :param waiting: connections that it has accepted and has no thread for yet
-    :param served: requests that it has served
-    :param busy_seconds: time that its threads have spent on them, summed up
-    :param memory: what the monitor saw; ``None`` before it looked
-    """
+    def __init__(self, word: int, kind: Callable[[int], T]) -> None:
+        self._word = word
+        self._kind = kind
 
-    number: int
-    age: int
-    pid: int
-    start_time: int
-    is_ready: bool
-    lived_seconds: float
-    silent_seconds: float
-    running_seconds: tuple[float, ...]
-    slots: int
-    waiting: int
-    is_leaving: bool
-    served: int
-    busy_seconds: float
-    memory: MemorySample | None
+    def __get__(self, board: Scoreboard, owner: object = None) -> T:
+        return self._kind(board.cells[self._word])
 
-    @property
-    def busy(self) -> int:
-        """Requests that run."""
-        return len(self.running_seconds)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The table at one moment.
-
-    :param state: what the deployment is doing
-    :param rows: the workers that live
-    :param restarts: workers that ended while the deployment went on serving
-    :param kills: workers that ended without leaving, by SIGKILL or a crash
-    :param served: requests served so far, by workers that have ended too
-    :param busy_seconds: time that threads have spent on them
-    :param task_queue: requests that wait in waitress for a thread
-    :param wanted: workers that there should be: those that are planned, and what the guard and a
-        limit that has changed have made of them
-    :param memory_limit_bytes: the limit on memory that is nearest; 0 before the monitor looked
-    :param memory_used_bytes: what counts towards it
-    :param recycled: workers that the guard has recycled
-    :param oom_kills: processes that the kernel has killed for want of memory since the start
-    :param workers_oom_killed: workers among them
-    :param guard: what the memory guard has to say
-    """
-
-    state: State
-    rows: tuple[WorkerRow, ...]
-    restarts: int
-    kills: int
-    served: int
-    busy_seconds: float
-    task_queue: int
-    wanted: int
-    memory_limit_bytes: int
-    memory_used_bytes: int
-    recycled: int
-    oom_kills: int
-    workers_oom_killed: int
-    guard: GuardState
-
-    @property
-    def waiting(self) -> int:
-        """Requests that a server has accepted and has no thread for yet."""
-        return self.task_queue + sum(row.waiting for row in self.rows)
-
-    @property
-    def ready(self) -> tuple[WorkerRow, ...]:
-        """Workers that have loaded the app."""
-        return tuple(row for row in self.rows if row.is_ready)
-
-    @property
-    def busy(self) -> int:
-        """Requests that run."""
-        return sum(row.busy for row in self.rows)
-
-    @property
-    def slots(self) -> int:
-        """Requests that can run at once."""
-        return sum(row.slots for row in self.rows)
-
-    @property
-    def utilization(self) -> float:
-        """Share of the slots that are busy, 0 to 1; 0 where there is none."""
-        return self.busy / self.slots if self.slots else 0.0
-
-    @property
-    def is_saturated(self) -> bool:
-        """Whether a request that comes now has to wait."""
-        return self.busy >= self.slots > 0
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether the deployment drains or stops."""
-        return self.state >= State.DRAINING
+    def __set__(self, board: Scoreboard, value: T) -> None:
+        board.cells[self._word] = value
 
 
 class Scoreboard:
@@ -255,6 +117,21 @@ class Scoreboard:
     :param threads: threads of a worker
     """
 
+    state = _Word(_Header.STATE, State)
+    """What the deployment is doing; only the master sets it."""
+
+    planned = _Word(_Header.PLANNED, int)
+    """Workers that are planned; only the master sets it, when it is told by a signal."""
+
+    adjustment = _Word(_Header.ADJUSTMENT, int)
+    """Workers that there should be more, or fewer, than planned; only the monitor sets it."""
+
+    guard = _Word(_Header.GUARD, GuardState)
+    """What the memory guard has to say; only the monitor sets it."""
+
+    task_queue = _Word(_Header.QUEUE, int)
+    """Requests that wait in waitress for a thread."""
+
     def __init__(self, workers: int, threads: int) -> None:
         self.threads = threads
         self._row_words = _Cell.WORDS + threads * Slot.WORDS
@@ -262,41 +139,14 @@ class Scoreboard:
         self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
         size = (_Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
-        self.cells[_Header.PLANNED] = workers
+        self.planned = workers
         self._given: dict[int, int] = {}
         self._next_row = 0
-
-    @property
-    def planned(self) -> int:
-        """Workers that are planned; only the master sets it, when it is told by a signal."""
-        return self.cells[_Header.PLANNED]
-
-    @planned.setter
-    def planned(self, count: int) -> None:
-        self.cells[_Header.PLANNED] = count
-
-    @property
-    def adjustment(self) -> int:
-        """Workers that there should be more, or fewer, than planned; only the monitor sets it."""
-        return self.cells[_Header.ADJUSTMENT]
-
-    @adjustment.setter
-    def adjustment(self, count: int) -> None:
-        self.cells[_Header.ADJUSTMENT] = count
 
     @property
     def wanted(self) -> int:
         """Workers that there should be, at least 1."""
         return max(1, self.planned + self.adjustment)
-
-    @property
-    def guard(self) -> GuardState:
-        """What the memory guard has to say; only the monitor sets it."""
-        return GuardState(self.cells[_Header.GUARD])
-
-    @guard.setter
-    def guard(self, state: GuardState) -> None:
-        self.cells[_Header.GUARD] = state
 
     @property
     def is_exit_asked(self) -> bool:
@@ -327,24 +177,6 @@ class Scoreboard:
     def count_recycled(self) -> None:
         """Count a worker that the memory guard has recycled."""
         self.cells[_Header.RECYCLED] += 1
-
-    @property
-    def state(self) -> State:
-        """What the deployment is doing; only the master sets it."""
-        return State(self.cells[_Header.STATE])
-
-    @state.setter
-    def state(self, state: State) -> None:
-        self.cells[_Header.STATE] = state
-
-    @property
-    def task_queue(self) -> int:
-        """Requests that wait in waitress for a thread."""
-        return self.cells[_Header.QUEUE]
-
-    @task_queue.setter
-    def task_queue(self, length: int) -> None:
-        self.cells[_Header.QUEUE] = length
 
     def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
         """Note the listeners, so that processes which do not hold them can ask for their queue."""

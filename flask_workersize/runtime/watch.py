@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..resources.processes import process_memory
-from .scoreboard import Scoreboard, Snapshot
+from .scoreboard import Scoreboard
+from .snapshot import Snapshot
 
 TURN_SECONDS = 0.25
 """How long the monitor waits for requests before it looks around: how soon it sees the end of the

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from ..log import say
 from ..plan import MB, SizingPlan
-from .scoreboard import Scoreboard, Snapshot, WorkerRow
+from .scoreboard import Scoreboard
+from .snapshot import Snapshot, WorkerRow
 
 LOOK_SECONDS = 0.25
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..deployment import Deployment
+from ..plan import MB
 from ..resources import detect_resources
 from ..resources.gauge import MemoryGauge
 from ..runtime.follow import LimitFollower
@@ -18,8 +19,6 @@ from ..settings import SizingSettings
 
 MakeHand = Callable[[Scoreboard, int], Hand]
 """Makes a hand from the scoreboard and the process of the master."""
-
-_MB = 1024 * 1024
 
 
 def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watch:
@@ -52,7 +51,7 @@ def rules_of(settings: SizingSettings) -> Rules:
     """
     bound = settings.worker_memory_max_mb
     share = int(bound.rstrip("%")) / 100 if isinstance(bound, str) else None
-    bound_bytes = bound * _MB if isinstance(bound, int) else None
+    bound_bytes = bound * MB if isinstance(bound, int) else None
     return Rules(
         recycle_share=settings.memory_recycle_percent / 100,
         critical_share=settings.memory_critical_percent / 100,

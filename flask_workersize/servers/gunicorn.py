@@ -92,27 +92,10 @@ def run_master(
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped
     """
-    worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
-    port = HealthPort(deployment)
-    hooks = Hooks(deployment, port, _owner(options))
-    options = {**options, "worker_class": worker_class, **hooks.chained(options)}
+    hooks = Hooks(deployment, HealthPort(deployment), _owner(options))
     launcher = os.getpid()
     try:
-        application = _Application(load, options)
-        arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
-        _check_temporary_folder(options)
-        # Not before: what the master writes to from here on is not shared with the monitor.
-        hooks.monitor.start()
-        if systemd.inherited_count():
-            # gunicorn takes the sockets, and the other two variables away.
-            os.environ.pop("LISTEN_FDNAMES", None)
-        else:
-            application.listen_on(_listen(deployment.settings.addresses, options))
-        announce(deployment.plan)
-        port.announce()
-        if os.path.exists("gunicorn.conf.py"):
-            say(logging.INFO, CONF_FILE_NOTE)
-        arbiter.run()
+        _serve(load, options, deployment, hooks)
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
@@ -126,6 +109,31 @@ def run_master(
         ) from None
     finally:
         hooks.on_exit(None)
+
+
+def _serve(
+    load: Callable[[], WSGIApplication],
+    options: dict[str, Any],
+    deployment: Deployment,
+    hooks: Hooks,
+) -> None:
+    worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
+    options = {**options, "worker_class": worker_class, **hooks.chained(options)}
+    application = _Application(load, options)
+    arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
+    _check_temporary_folder(options)
+    # Not before: what the master writes to from here on is not shared with the monitor.
+    hooks.monitor.start()
+    if systemd.inherited_count():
+        # gunicorn takes the sockets, and the other two variables away.
+        os.environ.pop("LISTEN_FDNAMES", None)
+    else:
+        application.listen_on(_listen(deployment.settings.addresses, options))
+    announce(deployment.plan)
+    hooks.port.announce()
+    if os.path.exists("gunicorn.conf.py"):
+        say(logging.INFO, CONF_FILE_NOTE)
+    arbiter.run()
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ..runtime.fork import after_fork
 from ..runtime.hands import BoardHand, SignalHand, raise_oom_score
 from ..runtime.meter import Meter
 from ..runtime.monitor import Monitor
-from ..runtime.scoreboard import State
+from ..runtime.snapshot import State
 from .probe_server import HealthPort, make_monitor
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from ..runtime.scoreboard import State
+from ..runtime.snapshot import State
 from . import systemd
 from .gunicorn_hooks import Hooks
 from .gunicorn_workers import SyncWorker, ThreadWorker

@@ -25,7 +25,8 @@ from ..log import announce, say
 from ..runtime.hands import NoHand
 from ..runtime.meter import Meter
 from ..runtime.monitor import Monitor
-from ..runtime.scoreboard import Scoreboard, State
+from ..runtime.scoreboard import Scoreboard
+from ..runtime.snapshot import State
 from ..sources import options_key
 from . import systemd
 from .listeners import close_listeners, open_listeners, remove_socket_file, url_of

@@ -6,14 +6,32 @@ from dataclasses import replace
 from typing import Any
 
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import (
-    MemorySample,
-    Scoreboard,
-    Snapshot,
-    State,
-    WorkerRow,
-)
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
 from tests.plain import MB
+
+LIVE = {
+    "workers_alive",
+    "slots",
+    "busy",
+    "utilization",
+    "queued",
+    "served",
+    "busy_seconds",
+    "restarts",
+    "kills",
+    "draining",
+    "workers_wanted",
+    "guard",
+    "memory_limit_mb",
+    "memory_used_mb",
+    "recycled",
+    "oom_kills",
+}
+"""What the report tells of now."""
+
+DETAILS = {"sources", "warnings", "notes", "pid"}
+"""What it tells with the token alone."""
 
 MEMORY = MemorySample(200 * MB, 150 * MB, 100 * MB, age_seconds=0.5)
 

@@ -24,33 +24,14 @@ from flask_workersize.health.blueprint import CapacityShortcut, capacity_bluepri
 from flask_workersize.health.endpoint import Answer, CapacityEndpoint
 from flask_workersize.plan import compute_plan
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
-from flask_workersize.runtime.scoreboard import State
+from flask_workersize.runtime.snapshot import State
+from tests.health.snapshots import DETAILS, LIVE, row
 from tests.health.snapshots import live as live_figures
-from tests.health.snapshots import row
 from tests.plain import SECRET, clear_environment, load, new_app, plan, resources
 
 URL = "/_health/capacity"
 METRICS = f"{URL}/metrics"
 PLAN = plan({"THREADS": "2"}, memory_mb=1024)
-DETAILS = {"sources", "warnings", "notes", "pid"}
-LIVE = {
-    "workers_alive",
-    "slots",
-    "busy",
-    "utilization",
-    "queued",
-    "served",
-    "busy_seconds",
-    "restarts",
-    "kills",
-    "draining",
-    "workers_wanted",
-    "guard",
-    "memory_limit_mb",
-    "memory_used_mb",
-    "recycled",
-    "oom_kills",
-}
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 FLASK = tuple(int(part) for part in version("flask").split(".")[:2])
 

@@ -18,7 +18,7 @@ from flask_workersize import CapacityReport
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import State
+from flask_workersize.runtime.snapshot import State
 from tests.health.snapshots import live, row
 from tests.plain import MB, plan, untimed
 

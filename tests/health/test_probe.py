@@ -17,13 +17,8 @@ from flask_workersize import compute_plan
 from flask_workersize.deployment import Deployment
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.probe import ProbeApp, ProbeRules
-from flask_workersize.runtime.scoreboard import (
-    GuardState,
-    Scoreboard,
-    Snapshot,
-    State,
-    WorkerRow,
-)
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerRow
 from flask_workersize.state import report_of
 from tests.health.snapshots import row, snapshot
 from tests.plain import SECRET, load, resources

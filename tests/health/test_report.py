@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
 from flask_workersize.health.report import Live
-from flask_workersize.runtime.scoreboard import GuardState, MemorySample, State
-from tests.health.snapshots import live, row
+from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
+from tests.health.snapshots import DETAILS, LIVE, live, row
 from tests.plain import MB, plan
 
 OPEN = {
@@ -28,25 +28,6 @@ OPEN = {
     "estimated_memory_mb",
     "memory_available_mb",
     "cpus",
-}
-DETAILS = {"sources", "warnings", "notes", "pid"}
-LIVE = {
-    "workers_alive",
-    "slots",
-    "busy",
-    "utilization",
-    "queued",
-    "served",
-    "busy_seconds",
-    "restarts",
-    "kills",
-    "draining",
-    "workers_wanted",
-    "guard",
-    "memory_limit_mb",
-    "memory_used_mb",
-    "recycled",
-    "oom_kills",
 }
 ROWS = {"rows"}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.resources.machines import MB
 
@@ -91,6 +94,19 @@ def real_group() -> Iterator[RealGroup]:
     finally:
         for point in top.folders:
             remove(point / name)
+
+
+@contextmanager
+def group_or_skip() -> Iterator[RealGroup]:
+    """Yield a group, or skip the test with the reason."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("control groups can be made by root on Linux only")
+    with ExitStack() as stack:
+        try:
+            group = stack.enter_context(real_group())
+        except OSError as error:
+            pytest.skip(f"no control group can be made here: {error}")
+        yield group
 
 
 def remove(top: Path) -> None:

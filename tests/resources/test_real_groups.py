@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +13,7 @@ import psutil
 import pytest
 
 from tests.resources.machines import MB
-from tests.resources.real_groups import RealGroup, real_group
+from tests.resources.real_groups import RealGroup, group_or_skip
 from tests.servers.serving import Starter, flask, serve_prod, starter
 
 CPUS = 1.5 if (psutil.cpu_count() or 1) > 1 else 0.5
@@ -27,13 +25,7 @@ WORKER_MB = 150
 @pytest.fixture
 def group() -> Iterator[RealGroup]:
     """Make a group, or skip the test with the reason."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("control groups can be made by root on Linux only")
-    with ExitStack() as stack:
-        try:
-            group = stack.enter_context(real_group())
-        except OSError as error:
-            pytest.skip(f"no control group can be made here: {error}")
+    with group_or_skip() as group:
         yield group
 
 

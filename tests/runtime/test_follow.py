@@ -9,7 +9,7 @@ import pytest
 
 from flask_workersize import Resources, compute_plan
 from flask_workersize.runtime.follow import LOOK_SECONDS, LimitFollower, with_workers_memory
-from flask_workersize.runtime.scoreboard import MemorySample, Snapshot, State, WorkerRow
+from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
 from flask_workersize.values import ServerName
 from tests.health.snapshots import row, snapshot
 from tests.plain import MB, load, resources

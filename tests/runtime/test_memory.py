@@ -21,14 +21,8 @@ from flask_workersize.runtime.memory import (
     MemoryDuty,
     MemoryNote,
 )
-from flask_workersize.runtime.scoreboard import (
-    GuardState,
-    Scoreboard,
-    Slot,
-    Snapshot,
-    State,
-    WorkerRow,
-)
+from flask_workersize.runtime.scoreboard import Scoreboard, Slot
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerRow
 from tests.plain import MB, plan
 from tests.runtime.children import Children, Pipe, kill
 from tests.runtime.workers import forks

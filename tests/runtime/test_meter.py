@@ -14,7 +14,8 @@ from gunicorn.http.wsgi import FileWrapper
 from waitress.buffers import ReadOnlyFileBasedBuffer
 
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
-from flask_workersize.runtime.scoreboard import Scoreboard, WorkerRow, WriterRow
+from flask_workersize.runtime.scoreboard import Scoreboard, WriterRow
+from flask_workersize.runtime.snapshot import WorkerRow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

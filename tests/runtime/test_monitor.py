@@ -17,7 +17,8 @@ import pytest
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime import monitor as monitor_module
 from flask_workersize.runtime.monitor import Monitor, NoProbe, Probe
-from flask_workersize.runtime.scoreboard import Scoreboard, Snapshot, State
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import Snapshot, State
 from flask_workersize.runtime.watch import Duty, Watch
 from tests.runtime.children import Children, Pipe, await_end, is_gone, kill, status_of
 from tests.runtime.workers import await_ready, forks, serving_worker

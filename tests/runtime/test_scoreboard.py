@@ -17,13 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_workersize.resources.processes import start_time
-from flask_workersize.runtime.scoreboard import (
-    MemorySample,
-    Scoreboard,
-    Slot,
-    State,
-    WriterRow,
-)
+from flask_workersize.runtime.scoreboard import Scoreboard, Slot, WriterRow
+from flask_workersize.runtime.snapshot import MemorySample, State
 from tests.plain import untimed
 from tests.runtime.children import Children, Pipe, status_of
 

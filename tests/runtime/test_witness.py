@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from flask_workersize import SizingPlan
-from flask_workersize.runtime.scoreboard import Scoreboard, State
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import State
 from flask_workersize.runtime.witness import (
     EXPIRE_SECONDS,
     LOOK_SECONDS,

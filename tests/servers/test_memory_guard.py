@@ -6,11 +6,10 @@ import http.client
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from tests.resources.machines import MB
-from tests.resources.real_groups import RealGroup, real_group
+from tests.resources.real_groups import RealGroup, group_or_skip
 from tests.servers.clients import PATH
 from tests.servers.serving import (
     CONF,
@@ -40,13 +39,7 @@ APP = "leaky:create_app"
 @pytest.fixture
 def group() -> Iterator[RealGroup]:
     """Make a group, or skip the test with the reason."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("control groups can be made by root on Linux only")
-    with ExitStack() as stack:
-        try:
-            group = stack.enter_context(real_group())
-        except OSError as error:
-            pytest.skip(f"no control group can be made here: {error}")
+    with group_or_skip() as group:
         yield group
 
 
