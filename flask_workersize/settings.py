@@ -322,8 +322,9 @@ class SizingSettings(BaseSettings):
     @model_validator(mode="after")
     def _recycle_below_critical(self) -> Self:
         if self.memory_recycle_percent > self.memory_critical_percent:
-            low = self.source_of("memory_recycle_percent")
-            high = self.source_of("memory_critical_percent")
+            low, high = map(
+                self._spoken_name, ("memory_recycle_percent", "memory_critical_percent")
+            )
             raise refusal(f"{low} is above {high}: lower the first or raise the second.")
         return self
 
@@ -354,6 +355,13 @@ class SizingSettings(BaseSettings):
     def source_of(self, name: str) -> str:
         """Return where the value of a setting came from: a name, or "default"."""
         return self.sources.get(name, "default")
+
+    def _spoken_name(self, name: str) -> str:
+        """Return what a person has set, or could set."""
+        source = self.source_of(name)
+        if source != "default":
+            return source
+        return f"{NAMES[name].variables[0]} (default {getattr(self, name)})"
 
     @property
     def addresses(self) -> tuple[str, ...]:

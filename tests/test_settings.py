@@ -371,6 +371,7 @@ def test_guard_may_be_a_switch_of_the_config(value: Any, guard: str) -> None:
 def test_recycling_that_would_begin_when_memory_is_critical_is_refused() -> None:
     line = refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "91"})
     assert line.startswith("NOW_LMS_MEMORY_RECYCLE_PERCENT is above ")
+    assert "NOW_LMS_MEMORY_CRITICAL_PERCENT (default 90)" in line
     same = {"NOW_LMS_MEMORY_RECYCLE_PERCENT": "90", "NOW_LMS_MEMORY_CRITICAL_PERCENT": "90"}
     assert load(same).memory_recycle_percent == 90
 
