@@ -6,6 +6,7 @@ fills it.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,11 +40,15 @@ class Hooks:
         self.monitor: Monitor = make_monitor(deployment, port, make_hand, self._settle)
         self.port = port
         self._cfg = cfg
+        self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
+        if not self._is_ours:
+            for number in _STOPS:
+                _keep_from_children(number)
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
@@ -56,7 +61,7 @@ class Hooks:
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in _STOPS:
             # Until a worker has handlers of its own it has the master's, which would swallow a
             # stop.
             signal.signal(number, signal.SIG_DFL)
@@ -111,6 +116,25 @@ class Hooks:
         :param options: gunicorn's settings; a hook may be a dotted name
         """
         return {name: _chain(name, getattr(self, name), options.get(name)) for name in _HOOKS}
+
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def _keep_from_children(number: int) -> None:
+    """Let a handler of the master be the master's alone: a child that was just forked ends.
+
+    Our own master blocks signals around a fork; gunicorn's would swallow a stop there.
+    """
+    master, handler = os.getpid(), signal.getsignal(number)
+
+    def handle(signum: int, frame: Any) -> None:
+        if os.getpid() != master:
+            os._exit(0)
+        if callable(handler):
+            handler(signum, frame)
+
+    signal.signal(number, handle)
 
 
 _HOOKS = (

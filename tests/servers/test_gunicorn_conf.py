@@ -134,6 +134,13 @@ def test_threads_of_the_command_line_leave_the_number_of_workers_true(
     assert len(server.booted_pids) == plan["workers"]
 
 
+def test_stop_that_reaches_a_worker_before_any_hook_is_not_lost(start: Starter) -> None:
+    server = start(conf("-w", "1", "--logger-class", "stopped_early.EarlyStop"))
+    server.wait_for_line("Booting worker", count=2)
+    assert server.get("/").json()["pid"] == server.booted_pids[1]
+    assert server.stop() == 0
+
+
 def test_other_words_of_the_command_line_leave_the_size_calculated(
     start: Starter, preload: str
 ) -> None:
