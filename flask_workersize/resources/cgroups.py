@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .files import Files, NotingReader, whole_number
 from .hierarchies import Hierarchies
@@ -34,9 +35,19 @@ _DEFAULT_PERIOD = 100_000
 """Microseconds; what the kernel takes where ``cpu.max`` was written without a period."""
 
 _V2_MEMORY_LIMITS = ("memory.max", "memory.high")
-_V2_STATISTICS = frozenset({"inactive_file"})
 _OOM_STATISTICS = frozenset({"oom_kill"})
-_V1_STATISTICS = frozenset({"total_inactive_file", "hierarchical_memory_limit"})
+
+
+class _Version(NamedTuple):
+    """Where a version keeps what is used: a file, and a line of ``memory.stat``."""
+
+    usage: str
+    cache: str
+
+
+_V1 = _Version("memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("memory.current", "inactive_file")
+_V1_STATISTICS = frozenset({_V1.cache, "hierarchical_memory_limit"})
 
 
 @dataclass(frozen=True)
@@ -46,14 +57,20 @@ class Limit:
     :param value: bytes for memory, CPUs (quota / period) for cpu
     :param source: version and file, "cgroup2:memory.max"
     :param at: the folder of the group that has it
-    :param used: bytes of this group that cannot be had without swapping (its working set); 0 for
-        cpu and where it cannot be read
+    :param usage: bytes that this group holds; 0 for cpu and where it cannot be read
+    :param cache: bytes among them that the kernel drops first: inactive page cache
     """
 
     value: float
     source: str
     at: str
-    used: int = 0
+    usage: int = 0
+    cache: int = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes that cannot be had without swapping: the working set, as kubelet counts it."""
+        return max(self.usage - self.cache, 0)
 
 
 class ControlGroups:
@@ -76,6 +93,15 @@ class ControlGroups:
         groups = self._hierarchies.groups("memory")
         limits = self._memory_v2 if groups.is_v2 else self._memory_v1
         yield from limits(groups.folders)
+
+    def usage_again(self, limit: Limit) -> int:
+        """Return what the group of a limit on memory holds now, in bytes."""
+        return self._bytes(f"{limit.at}/{_version_of(limit).usage}") or 0
+
+    def cache_again(self, limit: Limit) -> int:
+        """Return how much of it is inactive page cache now, in bytes."""
+        name = _version_of(limit).cache
+        return self._reader.table(f"{limit.at}/memory.stat", frozenset({name})).get(name, 0)
 
     def cpu_limits(self) -> Iterator[Limit]:
         """Yield every limit on CPU time, the leaf's first."""
@@ -107,12 +133,11 @@ class ControlGroups:
             limits = {name: self._bytes(f"{folder}/{name}") for name in _V2_MEMORY_LIMITS}
             if all(limit is None for limit in limits.values()):
                 continue
-            usage = self._bytes(f"{folder}/memory.current")
-            cache = self._reader.table(f"{folder}/memory.stat", _V2_STATISTICS)
-            used = _working_set(usage, cache.get("inactive_file"))
+            usage = self._bytes(f"{folder}/{_V2.usage}") or 0
+            stat = self._reader.table(f"{folder}/memory.stat", frozenset({_V2.cache}))
             for name, limit in limits.items():
                 if limit is not None:
-                    yield Limit(limit, f"cgroup2:{name}", folder, used)
+                    yield Limit(limit, f"cgroup2:{name}", folder, usage, stat.get(_V2.cache, 0))
 
     def _memory_v1(self, folders: Iterable[str]) -> Iterator[Limit]:
         # memory.stat also knows the limits of ancestors that are not to be seen from here. Where
@@ -124,13 +149,12 @@ class ControlGroups:
             hierarchical = stat.get("hierarchical_memory_limit")
             if own is None and hierarchical is None:
                 continue
-            usage = self._bytes(f"{folder}/memory.usage_in_bytes")
-            used = _working_set(usage, stat.get("total_inactive_file"))
+            usage, cache = self._bytes(f"{folder}/{_V1.usage}") or 0, stat.get(_V1.cache, 0)
             if own is not None:
-                yield Limit(own, "cgroup1:memory.limit_in_bytes", folder, used)
+                yield Limit(own, "cgroup1:memory.limit_in_bytes", folder, usage, cache)
             if hierarchical is not None:
                 source = "cgroup1:hierarchical_memory_limit"
-                inherited.append(Limit(hierarchical, source, folder, used))
+                inherited.append(Limit(hierarchical, source, folder, usage, cache))
         yield from inherited
 
     def _cpus_v2(self, folder: str) -> float | None:
@@ -173,6 +197,5 @@ class ControlGroups:
         return number
 
 
-def _working_set(usage: int | None, inactive_file: int | None) -> int:
-    """Return usage less the page cache that the kernel drops first, as kubelet counts it."""
-    return max((usage or 0) - (inactive_file or 0), 0)
+def _version_of(limit: Limit) -> _Version:
+    return _V2 if limit.source.startswith("cgroup2:") else _V1

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from .cgroups import ControlGroups
+from .cgroups import ControlGroups, Limit
 from .files import Files, RealFiles
 from .host import host_memory
+
+LIMITS_SECONDS = 0.9
+"""How often the limits themselves are read, and all that is used: they seldom change."""
+
+FULL_SHARE = 0.9
+"""Share of a limit above which the kernel may drop page cache at any moment."""
+
+CHANGED_SHARE = 0.005
+"""Share of a limit by which usage may change before it counts, and the page cache is read anew."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,13 @@ class MemoryState:
 class MemoryGauge:
     """Reads the few figures that change; where they are to be found is looked up once.
 
+    Between two looks at everything only the usage of each group is read: its statistics cost the
+    kernel several times as much, and are read where they could matter.
+
     :param host: returns total and available memory of the machine, in bytes
     :param files: where files are read
     :param platform: as :data:`sys.platform` gives it
+    :param clock: returns seconds
     """
 
     def __init__(
@@ -39,21 +53,34 @@ class MemoryGauge:
         host: Callable[[], tuple[int, int]] = host_memory,
         files: Files | None = None,
         platform: str = sys.platform,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._total = host()[0]
         files = RealFiles() if files is None else files
         self._groups = ControlGroups(files) if platform == "linux" else None
+        self._clock = clock
+        self._limits: list[Limit] = []
+        self._due = float("-inf")
 
     def read(self) -> MemoryState:
         """Return the state of the group that is fullest; of the machine where none has a limit."""
-        limits = list(self._groups.memory_limits()) if self._groups else []
-        limits = [item for item in limits if 0 < item.value < self._total]
-        if not limits:
+        if self._groups is not None:
+            self._limits = list(self._look(self._groups))
+        if not self._limits:
             total, available = self._host()
             return MemoryState(total, total - available, False)
-        fullest = max(limits, key=lambda item: item.used / item.value)
+        fullest = max(self._limits, key=lambda item: item.used / item.value)
         return MemoryState(int(fullest.value), fullest.used, True)
+
+    def _look(self, groups: ControlGroups) -> Iterable[Limit]:
+        now = self._clock()
+        if now < self._due:
+            return [_again(groups, limit) for limit in self._limits]
+        self._due = now + LIMITS_SECONDS
+        found = [item for item in groups.memory_limits() if 0 < item.value < self._total]
+        # Of the limits of one group the least is the nearest.
+        return {item.at: item for item in sorted(found, key=lambda item: -item.value)}.values()
 
     def oom_kills(self) -> int | None:
         """Return how many processes near this one the kernel has killed for want of memory.
@@ -61,3 +88,13 @@ class MemoryGauge:
         :returns: the number so far; ``None`` where the system does not count
         """
         return self._groups.oom_kills() if self._groups else None
+
+
+def _again(groups: ControlGroups, limit: Limit) -> Limit:
+    """Return what is used of a limit now."""
+    usage = groups.usage_again(limit)
+    is_full = usage >= FULL_SHARE * limit.value
+    if not is_full and abs(usage - limit.usage) < CHANGED_SHARE * limit.value:
+        # As it was, so that what creeps is compared with what it was, too.
+        return limit
+    return replace(limit, usage=usage, cache=groups.cache_again(limit))

@@ -134,6 +134,7 @@ class MemoryDuty:
         self._free_since: float | None = None
         self._short_since: float | None = None
         self._measured = (0, False)
+        self._met: Snapshot | None = None
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
         self.turn_seconds = SELDOM_SECONDS
@@ -192,6 +193,8 @@ class MemoryDuty:
 
     def _meet_new(self, snapshot: Snapshot) -> None:
         """Measure a worker when it is ready, and when it is warm: what comes then is growth."""
+        if snapshot is self._met:
+            return
         ages = {row.age for row in snapshot.rows}
         for age in self._known.keys() - ages:
             del self._known[age]
@@ -208,6 +211,7 @@ class MemoryDuty:
             if known.warm_bytes is None and row.served >= WARM_REQUESTS:
                 known.warm_bytes = self._measure(row)
                 return
+        self._met = snapshot
 
     def _measure(self, row: WorkerRow) -> int | None:
         """Return a worker's own memory, and write it down."""

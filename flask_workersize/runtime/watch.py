@@ -63,10 +63,6 @@ class Watch:
             return
         self._next_look = now + 0.9 * self.turn_seconds
         snapshot = self._read(now)
-        if not snapshot.is_saturated:
-            self._saturated_since = None
-        elif self._saturated_since is None:
-            self._saturated_since = now
         for duty in self._duties:
             duty.look(now, snapshot)
         if now >= self._next_sample:
@@ -79,6 +75,10 @@ class Watch:
         if self._snapshot is None or is_hurried or now >= self._next_read:
             self._next_read = now + 1.9 * TURN_SECONDS
             self._snapshot = self._board.read()
+            if not self._snapshot.is_saturated:
+                self._saturated_since = None
+            elif self._saturated_since is None:
+                self._saturated_since = now
         return self._snapshot
 
     def end(self) -> None:

@@ -121,27 +121,80 @@ def test_cache_that_is_more_than_the_usage_leaves_none() -> None:
     assert gauge(files).read() == MemoryState(512 * MB, 0, True)
 
 
-def test_each_look_reads_anew() -> None:
-    """Limits change while the app is served."""
+class Clock:
+    """A clock that tests set.
+
+    :param now: seconds
+    """
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_limits_that_change_while_the_app_is_served_are_seen_within_a_second() -> None:
     files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 300)}))
-    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux")
+    clock = Clock()
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", clock)
     assert made.read() == MemoryState(512 * MB, 300 * MB, True)
-    files.texts[f"{ROOT}/lms/memory.current"] = f"{400 * MB}\n"
     files.texts[f"{ROOT}/lms/memory.max"] = f"{GB}\n"
-    assert made.read() == MemoryState(GB, 400 * MB, True)
+    clock.now += 1
+    assert made.read() == MemoryState(GB, 300 * MB, True)
     files.texts[f"{ROOT}/lms/memory.max"] = "max\n"
+    clock.now += 1
     assert made.read() == HOST
 
 
-def test_where_the_groups_are_is_looked_up_once() -> None:
-    """It is read twenty times a second."""
-    files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 300)}))
-    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux")
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_usage_is_read_at_every_look(version: str) -> None:
+    make, name = (v1, "memory.usage_in_bytes") if version == "v1" else (v2, "memory.current")
+    make_group = v1_group if version == "v1" else group
+    files = FixtureFiles(make("/lms", {"/lms": make_group(512 * MB, 300)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", Clock())
+    assert made.read().used_bytes == 300 * MB
+    for used_mb in (303, 310, 200):
+        files.texts[f"{ROOT}{'/memory' if version == 'v1' else ''}/lms/{name}"] = str(used_mb * MB)
+        assert made.read().used_bytes == used_mb * MB
+
+
+def test_page_cache_that_fills_is_no_growth() -> None:
+    """A file that is read would otherwise look like a leak until the next full look."""
+    files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 200, 40)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", Clock())
+    assert made.read().used_bytes == 160 * MB
+    files.texts.update(v2("/lms", {"/lms": group(512 * MB, 400, 240)}))
+    assert made.read().used_bytes == 160 * MB
+
+
+def test_page_cache_that_the_kernel_drops_near_the_limit_is_seen_at_once() -> None:
+    """Usage stays where it is meanwhile."""
+    files = FixtureFiles(v2("/lms", {"/lms": group(512 * MB, 511, 240)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", Clock())
+    assert made.read().used_bytes == 271 * MB
+    files.texts.update(v2("/lms", {"/lms": group(512 * MB, 511, 40)}))
+    assert made.read().used_bytes == 471 * MB
+
+
+def test_what_creeps_is_seen_before_it_is_a_hundredth_of_the_limit() -> None:
+    files = FixtureFiles(v2("/lms", {"/lms": group(1000 * MB, 300)}))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", Clock())
+    for used_mb in range(300, 400):
+        files.texts.update(v2("/lms", {"/lms": group(1000 * MB, used_mb)}))
+        assert used_mb * MB - made.read().used_bytes < 5 * MB
+
+
+def test_look_that_sees_nothing_new_reads_one_file_of_each_group() -> None:
+    """It looks twenty times a second: statistics cost the kernel several times as much."""
+    groups = {"/shop": group(GB, 300), "/shop/lms": group(512 * MB, 300)}
+    files = FixtureFiles(v2("/shop/lms", groups))
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files, "linux", Clock())
     made.read()
     files.opened.clear()
     made.read()
-    assert [path for path in files.opened if path.startswith("/proc")] == []
-    assert len(files.opened) <= 2 * 4
+    names = [f"{ROOT}/shop/lms/memory.current", f"{ROOT}/shop/memory.current"]
+    assert sorted(files.opened) == names
 
 
 def test_machine_is_asked_anew_each_time() -> None:
