@@ -3,6 +3,9 @@
 The formula, in the words of the guide ("How It Works"): ``(cpu_count * 2) + 1`` by CPU,
 ``available_ram_mb / worker_memory_mb`` by memory, the lesser of the two, divided by the threads of
 a worker, rounded down, at least 1.
+
+Where the app was measured, memory that all workers share is taken off first, and a worker counts
+with its own memory at its peak, its threads included.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .resources import Resources
-from .settings import SizingSettings
+from .settings import MEASURED, SizingSettings
 from .values import ServerName
 
 MB = 1024 * 1024
@@ -33,12 +36,15 @@ class SizingPlan:
     :param threads: threads a worker
     :param worker_class: "sync", "gthread", or ``None`` for waitress
     :param concurrency: requests that can run at once, ``workers × threads``
-    :param worker_memory_mb: memory that one worker is taken to need, in MB
-    :param estimated_memory_mb: memory that all workers are taken to need, in MB
+    :param worker_memory_mb: memory that one worker is taken to need, in MB; where that was
+        measured, memory of its own
+    :param shared_memory_mb: memory that is needed once, in MB; 0 where that was not measured
+    :param estimated_memory_mb: memory that all of it is taken to need, in MB
     :param memory_available_mb: memory that was available at planning time, in MB, rounded down
     :param cpus: CPUs that were available at planning time
     :param cpu_bound: ``2 × CPUs + 1``, rounded down
-    :param memory_bound: workers that fit into available memory less the headroom
+    :param memory_bound: workers that fit into available memory less the headroom; where their
+        memory was measured, times their threads, which share it
     :param limited_by: which bound won
     :param sources: where each value came from, by its name
     :param warnings: what the operator should change, one sentence each
@@ -62,6 +68,7 @@ class SizingPlan:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fits: bool = True
+    shared_memory_mb: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
@@ -78,6 +85,11 @@ class SizingPlan:
     def reason(self) -> str:
         """Which bound won, and the figures of both."""
         memory = f"{self.memory_available_mb} MB available / {self.worker_memory_mb} MB a worker"
+        if self.sources.get("worker_memory_mb") == MEASURED:
+            memory = (
+                f"({self.memory_available_mb} MB available - {self.shared_memory_mb} MB shared) / "
+                f"{self.worker_memory_mb} MB a worker, measured"
+            )
         if self.limited_by == "memory":
             return f"memory: {memory}; CPU bound {self.cpu_bound}"
         if self.limited_by == "cpu":
@@ -104,18 +116,28 @@ def compute_plan(
     usable = resources.memory_available * (100 - settings.memory_headroom_percent) // 100
     # 2 × CPUs is exact for a float, 2 × CPUs + 1 is not.
     cpu_bound = math.floor(2 * resources.cpus) + 1
-    memory_bound = usable // (settings.worker_memory_mb * MB)
+    shared, own = settings.memory_of_a_worker(
+        (settings.threads or 1) if server == "gunicorn" else 1
+    )
+    memory_bound = max(usable - shared * MB, 0) // (own * MB)
+    if settings.profile is not None and server == "gunicorn":
+        # Measured with all its threads: the division by them is undone.
+        memory_bound *= settings.threads or 1
     size = _gunicorn_size if server == "gunicorn" else _waitress_size
     workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
-    estimate = workers * settings.worker_memory_mb
+    if server == "waitress":
+        own = settings.memory_of_a_worker(threads)[1]
+    estimate = shared + workers * own
     fits = estimate * MB <= usable
+    misfit = _does_not_fit(settings, resources, (workers, own, shared), limited_by)
     return SizingPlan(
         server=server,
         workers=workers,
         threads=threads,
         worker_class=_worker_class(server, threads),
         concurrency=workers * threads,
-        worker_memory_mb=settings.worker_memory_mb,
+        worker_memory_mb=own,
+        shared_memory_mb=shared,
         estimated_memory_mb=estimate,
         memory_available_mb=resources.memory_available // MB,
         cpus=resources.cpus,
@@ -123,8 +145,7 @@ def compute_plan(
         memory_bound=memory_bound,
         limited_by=limited_by,
         sources=_sources(settings, resources, server),
-        warnings=settings.warnings
-        + (() if fits else (_does_not_fit(settings, resources, workers, limited_by),)),
+        warnings=settings.warnings if fits else (*settings.warnings, misfit),
         notes=_notes(estimate, resources.memory_available),
         fits=fits,
     )
@@ -186,13 +207,18 @@ _PLANNED = (
 
 
 def _does_not_fit(
-    settings: SizingSettings, resources: Resources, workers: int, limited_by: Limit
+    settings: SizingSettings,
+    resources: Resources,
+    memory: tuple[int, int, int],
+    limited_by: Limit,
 ) -> str:
+    workers, own, shared = memory
     available = f"{resources.memory_available // MB} MB available"
     if settings.memory_headroom_percent:
         available += f", {settings.memory_headroom_percent} % of it left alone"
-    total = workers * settings.worker_memory_mb
-    needed = f"{workers} × {settings.worker_memory_mb} MB = {total} MB"
+    needed = f"{workers} × {own} MB = {shared + workers * own} MB"
+    if settings.profile is not None:
+        needed = f"{shared} MB shared + {needed}, as measured"
     if limited_by in ("explicit", "min_workers") and workers > 1:
         setting = "workers" if limited_by == "explicit" else "min_workers"
         return (

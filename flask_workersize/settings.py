@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import WorkerSizeConfigError
+from .measure.profile import Home, SizingProfile, find_profile
 from .sources import (
     CONFIG_PREFIX,
     DEFAULT_SERVER,
@@ -32,6 +33,7 @@ from .values import (
     HostOrNone,
     MegabytesOrPercent,
     Networks,
+    ProfileChoice,
     Server,
     Whole,
     WholeOrAuto,
@@ -48,6 +50,9 @@ YEAR_SECONDS = 365 * 24 * 3600
 
 DEFAULT_WORKER_MEMORY_MB = 200
 """Memory that one worker is taken to need, in MB (guide, "NOW_LMS_WORKER_MEMORY_MB")."""
+
+MEASURED = "measured"
+"""The source of a number that a profile has."""
 
 _GUNICORN = "gunicorn"
 _WAITRESS = "waitress"
@@ -102,6 +107,7 @@ NAMES: Mapping[str, Names] = {
     "memory_recycle_percent": Names(("NOW_LMS_MEMORY_RECYCLE_PERCENT",)),
     "memory_critical_percent": Names(("NOW_LMS_MEMORY_CRITICAL_PERCENT",)),
     "worker_memory_max_mb": Names(("NOW_LMS_WORKER_MEMORY_MAX_MB",)),
+    "sizing_profile": Names(("NOW_LMS_SIZING_PROFILE",)),
 }
 
 HEALTH_URL_KEY = f"{CONFIG_PREFIX}HEALTH_URL"
@@ -259,6 +265,16 @@ class SizingSettings(BaseSettings):
         examples=[300],
     )
 
+    sizing_profile: ProfileChoice = Field(
+        None,
+        description='file that says what the app was measured to cost; "off" for none, "learn" to '
+        "write it while serving",
+        examples=["learn"],
+    )
+
+    profile: SizingProfile | None = Field(None, repr=False, exclude=True)
+    """What the app was measured to cost, where the plan is to be made from it."""
+
     sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, by setting."""
 
@@ -280,6 +296,7 @@ class SizingSettings(BaseSettings):
         config: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         option_source: str = "--{option}",
+        home: Home | None = None,
     ) -> Self:
         """Read the settings from every layer.
 
@@ -287,6 +304,7 @@ class SizingSettings(BaseSettings):
         :param config: the config of the app
         :param options: options of a command or function, by setting; ``None`` is not set
         :param option_source: how such an option is called in messages; ``{option}`` is its name
+        :param home: where the profile of the app is looked for
         :returns: the settings, with the source of each and what the operator should know
         :raises WorkerSizeConfigError: if a value is refused, or ``config`` has an unknown
             ``WORKERSIZE_`` key
@@ -299,7 +317,40 @@ class SizingSettings(BaseSettings):
             options or {},
             option_source,
         )
-        return cls(**resolve(layers))
+        return cls(**resolve(layers))._with_profile(home)
+
+    def _with_profile(self, home: Home | None) -> Self:
+        """Find out what the app was measured to cost; who has set a number is not overruled."""
+        found = find_profile(self.sizing_profile, home, self.preload)
+        if isinstance(found, str):
+            if self.is_profile_named:
+                raise WorkerSizeConfigError(f"{self.source_of('sizing_profile')} {found}")
+            return self.model_copy(update={"warnings": (*self.warnings, f"The {found}")})
+        profile, doubts = found
+        if profile is None:
+            return self
+        if self.source_of("worker_memory_mb") != "default":
+            return self
+        update = {
+            "profile": profile,
+            "sources": {**self.sources, "worker_memory_mb": MEASURED},
+            "warnings": (*self.warnings, *doubts),
+        }
+        return self.model_copy(update=update)
+
+    @property
+    def is_profile_named(self) -> bool:
+        """Whether the operator has named the file of a profile."""
+        return self.sizing_profile not in (None, "off", "learn")
+
+    def memory_of_a_worker(self, threads: int) -> tuple[int, int]:
+        """Return the memory that is needed once, and that of each worker, in MB.
+
+        :param threads: threads a worker
+        """
+        if self.profile is None:
+            return 0, self.worker_memory_mb
+        return self.profile.once_mb, self.profile.own_mb(threads)
 
     @classmethod
     def settings_customise_sources(

@@ -15,6 +15,7 @@ from .deployment import Deployment, process
 from .errors import WorkerSizeConfigError
 from .health.report import CapacityReport, Live
 from .log import say
+from .measure.profile import Home
 from .plan import SizingPlan, compute_plan
 from .resources import Resources
 from .runtime.backlog import queued_connections
@@ -143,7 +144,7 @@ def prepare(
     """
     state = get_state(app)
     settings = SizingSettings.load(
-        config=app.config, options=options, option_source=option_source
+        config=app.config, options=options, option_source=option_source, home=Home.of(app)
     ).for_platform(sys.platform)
     health_url(app)
     plan = compute_plan(settings, state.resources)

@@ -60,7 +60,8 @@ def memory_needed_mb(settings: SizingSettings, workers: int) -> int:
 
     The guide's formula, solved for memory and rounded up.
     """
-    return -(-workers * settings.worker_memory_mb * 100 // (100 - settings.memory_headroom_percent))
+    shared, own = settings.memory_of_a_worker(settings.threads or 1)
+    return -(-(shared + workers * own) * 100 // (100 - settings.memory_headroom_percent))
 
 
 def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | int | str]:
@@ -87,5 +88,6 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
     if plan.cpu_bound < bound:
         needed["cpus"] = (bound - 1) / 2
     if plan.memory_bound < bound:
-        needed["memory_available_mb"] = memory_needed_mb(settings, bound)
+        shares = plan.threads if settings.profile is not None and not is_waitress else 1
+        needed["memory_available_mb"] = memory_needed_mb(settings, bound // shares)
     return needed

@@ -37,6 +37,7 @@ VARIABLES = {
     "memory_recycle_percent": ["NOW_LMS_MEMORY_RECYCLE_PERCENT"],
     "memory_critical_percent": ["NOW_LMS_MEMORY_CRITICAL_PERCENT"],
     "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
+    "sizing_profile": ["NOW_LMS_SIZING_PROFILE"],
 }
 DEFAULTS = {
     "workers": None,
@@ -62,6 +63,7 @@ DEFAULTS = {
     "memory_recycle_percent": 70,
     "memory_critical_percent": 90,
     "worker_memory_max_mb": None,
+    "sizing_profile": None,
 }
 NUMBERS = [
     "workers",
@@ -142,6 +144,9 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("worker_memory_max_mb", "300", 300),
         ("worker_memory_max_mb", " 25 % ", "25%"),
         ("worker_memory_max_mb", "100%", "100%"),
+        ("sizing_profile", " OFF ", "off"),
+        ("sizing_profile", "0", "off"),
+        ("sizing_profile", "Learn", "learn"),
     ],
 )
 def test_text_of_a_variable_becomes_the_value(name: str, text: str, value: Any) -> None:
@@ -432,6 +437,9 @@ def test_error_keeps_no_other_error_that_would_show_the_value() -> None:
         ("worker_memory_max_mb", True),
         ("worker_memory_max_mb", 25.5),
         ("worker_memory_max_mb", ["25%"]),
+        ("sizing_profile", 918273),
+        ("sizing_profile", True),
+        ("sizing_profile", [SECRET]),
     ],
 )
 def test_config_value_of_another_kind_is_refused(name: str, value: Any) -> None:

@@ -335,6 +335,7 @@ class SettingsReference(SphinxDirective):
 
 _DEFAULTS = {
     "health_host": "the app's",
+    "sizing_profile": "the one in the instance folder, if any",
     "workers": "calculated",
     "threads": "calculated for waitress, 1 for gunicorn",
     "bind": "host:port",

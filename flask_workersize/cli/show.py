@@ -60,7 +60,7 @@ def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
         "wsgi_server": plan.server,
         "workers": str(plan.workers),
         "threads": str(plan.threads),
-        "worker_memory_mb": f"{settings.worker_memory_mb} MB",
+        "worker_memory_mb": f"{plan.worker_memory_mb} MB",
         "memory_headroom_percent": f"{settings.memory_headroom_percent} %",
         "timeout": f"{settings.timeout} s",
         "graceful_timeout": f"{settings.graceful_timeout} s",
@@ -115,10 +115,18 @@ def _bounds(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
     yield "CPU bound", str(plan.cpu_bound), formula + _binds(plan, "cpu")
     share = 100 - settings.memory_headroom_percent
     available = f"{plan.memory_available_mb} MB" + ("" if share == 100 else f" × {share} %")
-    formula = f"{available} / {settings.worker_memory_mb} MB, rounded down"
-    yield "memory bound", str(plan.memory_bound), formula + _binds(plan, "memory")
+    yield "memory bound", str(plan.memory_bound), _memory_formula(settings, plan, available)
     yield "limited by", plan.limited_by, ""
     yield "estimated memory", f"{plan.estimated_memory_mb} MB", _estimate(settings, plan)
+
+
+def _memory_formula(settings: SizingSettings, plan: SizingPlan, available: str) -> str:
+    shared, own = settings.memory_of_a_worker(plan.threads if plan.server == "gunicorn" else 1)
+    formula = f"({available} - {shared} MB shared)" if settings.profile else available
+    formula += f" / {own} MB, rounded down"
+    if settings.profile and plan.server == "gunicorn" and plan.threads > 1:
+        formula += f", × {plan.threads} threads"
+    return formula + _binds(plan, "memory")
 
 
 def _binds(plan: SizingPlan, bound: str) -> str:
@@ -127,6 +135,8 @@ def _binds(plan: SizingPlan, bound: str) -> str:
 
 def _estimate(settings: SizingSettings, plan: SizingPlan) -> str:
     formula = f"{plan.workers} × {plan.worker_memory_mb} MB"
+    if plan.shared_memory_mb:
+        formula = f"{plan.shared_memory_mb} MB shared + {formula}"
     needed = memory_needed_mb(settings, plan.workers)
     return formula if plan.fits else f"{formula}: needs {needed} MB available"
 

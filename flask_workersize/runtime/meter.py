@@ -1,14 +1,15 @@
 """The WSGI middleware that keeps a worker's row: what runs, how much was served, how long it took.
 
-It stands outermost, where it sees all that holds a thread. Two stores at the start of a request
-and three at its end, into a slot that only this thread writes.
+It stands outermost, where it sees all that holds a thread. One store at the start of a request and
+four at its end, into a slot that only this thread writes. The CPU time of a thread costs a system
+call, so it is read once a request: what the server does between two requests counts, too.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from time import monotonic_ns
+from time import monotonic_ns, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 from .scoreboard import Slot
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SLOT_KEY = "flask_workersize.slot"
 """Where a request finds the slot that it runs in."""
 
-_SERVED, _BUSY = Slot.SERVED, Slot.BUSY
+_SERVED, _BUSY, _CPU = Slot.SERVED, Slot.BUSY, Slot.CPU
 
 
 class Meter:
@@ -49,6 +50,9 @@ class Meter:
         except AttributeError:
             # A thread more than there are slots is not counted; neither server starts one.
             slot = self._mine.slot = next(self._free, None)
+            if slot is not None:
+                # What it has computed so far, such as to load the app, was for no request.
+                self._cells[slot + Slot.CPU_BEFORE] = self._cells[slot + _CPU] = thread_time_ns()
         if slot is None:
             return self.app(environ, start_response)
         begun = monotonic_ns()
@@ -111,6 +115,7 @@ def _end(cells: memoryview[int], slot: int, begun: int) -> None:
         return
     cells[slot + _BUSY] += monotonic_ns() - begun
     cells[slot + _SERVED] += 1
+    cells[slot + _CPU] = thread_time_ns()
     cells[slot] = 0
 
 

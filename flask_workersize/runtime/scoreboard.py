@@ -57,9 +57,10 @@ class _Header:
     GUARD = 13
     EXIT_ASKED = 14
     WORKERS_OOM_KILLED = 15
-    LISTENERS = 16
-    FIRST_LISTENER = 17
-    WORDS = 17 + _MOST_LISTENERS
+    CPU_BEFORE = 16
+    LISTENERS = 17
+    FIRST_LISTENER = 18
+    WORDS = 18 + _MOST_LISTENERS
 
 
 class _Cell:
@@ -76,20 +77,24 @@ class _Cell:
     SAMPLED = 10
     WAITING = 11
     TOLD = 12
-    WORDS = 13
+    PEAK = 13
+    WORDS = 14
 
 
 class Slot:
     """The words of a slot: plain numbers, since an enumeration costs time at every request.
 
     ``BEGUN`` is when the running request began, in nanoseconds of the monotonic clock, 0 where
-    none runs; ``SERVED`` counts requests, ``BUSY`` the nanoseconds spent on them.
+    none runs; ``SERVED`` counts requests, ``BUSY`` the nanoseconds spent on them. ``CPU`` are those
+    that the thread had computed when the last one ended, ``CPU_BEFORE`` when the first one began.
     """
 
     BEGUN = 0
     SERVED = 1
     BUSY = 2
-    WORDS = 3
+    CPU = 3
+    CPU_BEFORE = 4
+    WORDS = 5
 
 
 T = TypeVar("T", bound=int)
@@ -238,6 +243,7 @@ class Scoreboard:
             slots = self.cells[start + _Cell.WORDS : start + self._row_words].tolist()
             self.cells[_Header.SERVED_BEFORE] += sum(slots[Slot.SERVED :: Slot.WORDS])
             self.cells[_Header.BUSY_BEFORE] += sum(slots[Slot.BUSY :: Slot.WORDS])
+            self.cells[_Header.CPU_BEFORE] += _computed(slots)
             if self.state < State.STOPPING:
                 self.cells[_Header.RESTARTS] += 1
             if not self.cells[start + _Cell.LEFT]:
@@ -286,6 +292,8 @@ class Scoreboard:
             served=cells[_Header.SERVED_BEFORE] + sum(row.served for row in rows),
             busy_seconds=cells[_Header.BUSY_BEFORE] / NANOSECONDS
             + sum(row.busy_seconds for row in rows),
+            cpu_seconds=cells[_Header.CPU_BEFORE] / NANOSECONDS
+            + sum(row.cpu_seconds for row in rows),
             task_queue=self.task_queue,
             wanted=self.wanted,
             memory_limit_bytes=cells[_Header.MEMORY_LIMIT],
@@ -304,9 +312,22 @@ class Scoreboard:
         cells = self.cells[start : start + self._row_words].tolist()
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
-        age, born, pid, started, ready, heartbeat, _, rss, pss, uss, sampled, waiting, told = cells[
-            : _Cell.WORDS
-        ]
+        (
+            age,
+            born,
+            pid,
+            started,
+            ready,
+            heartbeat,
+            _,
+            rss,
+            pss,
+            uss,
+            sampled,
+            waiting,
+            told,
+            peak,
+        ) = cells[: _Cell.WORDS]
         slots = cells[_Cell.WORDS :]
         memory = None
         if sampled:
@@ -315,6 +336,7 @@ class Scoreboard:
                 None if pss < 0 else pss,
                 None if uss < 0 else uss,
                 (now - sampled) / NANOSECONDS if now > sampled else 0.0,
+                peak,
             )
         return WorkerRow(
             number=number,
@@ -330,6 +352,7 @@ class Scoreboard:
             is_leaving=told != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
+            cpu_seconds=_computed(slots) / NANOSECONDS,
             memory=memory,
         )
 
@@ -341,6 +364,7 @@ class Scoreboard:
         self.cells[start + _Cell.RSS] = rss_bytes
         self.cells[start + _Cell.PSS] = -1 if pss_bytes is None else pss_bytes
         self.cells[start + _Cell.USS] = -1 if uss_bytes is None else uss_bytes
+        self.cells[start + _Cell.PEAK] = max(uss_bytes or 0, self.cells[start + _Cell.PEAK])
         self.cells[start + _Cell.SAMPLED] = time.monotonic_ns()
 
     def _start(self, number: int) -> int:
@@ -395,6 +419,11 @@ class WriterRow:
     def leave(self) -> None:
         """Say that this worker ends by its own will: whoever does not was killed."""
         self.cells[self._start + _Cell.LEFT] = 1
+
+
+def _computed(slots: list[int]) -> int:
+    """Return the nanoseconds that threads have computed for requests."""
+    return sum(slots[Slot.CPU :: Slot.WORDS]) - sum(slots[Slot.CPU_BEFORE :: Slot.WORDS])
 
 
 def _seconds(nanoseconds: int) -> float:

@@ -41,12 +41,15 @@ class MemorySample(NamedTuple):
         the system does not tell
     :param uss_bytes: memory that is the worker's alone; ``None`` where the system does not tell
     :param age_seconds: how long ago
+    :param peak_bytes: the most memory of its own that it was ever seen with; 0 where the system
+        does not tell
     """
 
     rss_bytes: int
     pss_bytes: int | None
     uss_bytes: int | None
     age_seconds: float
+    peak_bytes: int = 0
 
 
 class WorkerRow(NamedTuple):
@@ -65,6 +68,7 @@ class WorkerRow(NamedTuple):
     :param waiting: connections that it has accepted and has no thread for yet
     :param served: requests that it has served
     :param busy_seconds: time that its threads have spent on them, summed up
+    :param cpu_seconds: time that its threads have computed for them, the server's part included
     :param memory: what the monitor saw; ``None`` before it looked
     """
 
@@ -81,6 +85,7 @@ class WorkerRow(NamedTuple):
     is_leaving: bool
     served: int
     busy_seconds: float
+    cpu_seconds: float
     memory: MemorySample | None
 
     @property
@@ -99,6 +104,7 @@ class Snapshot:
     :param kills: workers that ended without leaving, by SIGKILL or a crash
     :param served: requests served so far, by workers that have ended too
     :param busy_seconds: time that threads have spent on them
+    :param cpu_seconds: time that they have computed for them, the server's part included
     :param task_queue: requests that wait in waitress for a thread
     :param wanted: workers that there should be: those that are planned, and what the guard and a
         limit that has changed have made of them
@@ -116,6 +122,7 @@ class Snapshot:
     kills: int
     served: int
     busy_seconds: float
+    cpu_seconds: float
     task_queue: int
     wanted: int
     memory_limit_bytes: int

@@ -70,7 +70,8 @@ def hand_over(
             {
                 "import_path": location.import_path,
                 "settings": settings.model_dump()
-                | {"sources": settings.sources, "warnings": settings.warnings},
+                | {"sources": settings.sources, "warnings": settings.warnings}
+                | {"profile": settings.profile and settings.profile.model_dump(mode="json")},
                 "resources": asdict(deployment.resources),
                 "plan": deployment.plan.to_dict(),
                 "options": dict(options),

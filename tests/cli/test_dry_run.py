@@ -64,6 +64,7 @@ def test_explanation_says_every_value_and_its_source() -> None:
         "  memory_recycle_percent   70 %           default",
         "  memory_critical_percent  90 %           default",
         "  worker_memory_max_mb     none           default",
+        "  sizing_profile           none           default",
         "  address                  0.0.0.0:5000   default, PORT",
         "found:",
         "  CPUs                     2.5            host",

@@ -1,0 +1,259 @@
+"""The sizing profile: what an app was measured to cost, in a small file.
+
+``flask workersize measure`` writes it, and so does the monitor of a server that learns; the
+settings find it. It is JSON, with the version of its schema in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+FILE_NAME = "workersize-profile.json"
+"""What the file is called in the app's instance folder."""
+
+STALE_AFTER = timedelta(days=30)
+"""How much newer code may be than its profile: what was written since may cost more."""
+
+_MOST_BYTES = 64 * 1024
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Figure(BaseModel):
+    """A measured number with its spread.
+
+    :param value: the number that is planned with
+    :param low: the least that was seen
+    :param high: the most that was seen
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    value: float = Field(ge=0)
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+
+    @classmethod
+    def of(cls, values: Iterable[float], value: float | None = None) -> Self:
+        """Make a figure of what was seen: its median, or another number that is planned with."""
+        seen = sorted(values)
+        middle = seen[len(seen) // 2] if value is None else value
+        return cls(value=round(middle, 3), low=round(seen[0], 3), high=round(seen[-1], 3))
+
+    def __str__(self) -> str:
+        """Return the number and its spread, with one decimal."""
+        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+class SizingProfile(BaseModel):
+    """What an app costs. Memory is in MB, times are in milliseconds.
+
+    :raises ValidationError: if a number is missing or out of its range
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    version: Literal[1] = Field(1, alias="schema", description="version of this schema")
+    app: str = Field(description="name of the app, Flask's import_name")
+    made_at: AwareDatetime = Field(description="when it was measured")
+    made_by: Literal["measure", "learn"] = Field(
+        description='"measure" from requests that were sent for it, "learn" from real traffic'
+    )
+    python: str = Field(description="version of Python")
+    gunicorn: str = Field(description="version of gunicorn")
+    flask_workersize: str = Field(description="version of flask-workersize")
+    preload: bool = Field(description="whether the app was loaded before the workers were forked")
+    requests: int = Field(ge=1, description="requests that it was measured with")
+    shared_mb: float = Field(ge=0, description="memory that is needed once, for all workers")
+    boot_mb: Figure = Field(description="a worker's own memory when it has started")
+    warm_mb: Figure = Field(description="the same after its first requests")
+    peak_mb: Figure = Field(description="the same at its most; what is planned with is the most")
+    thread_mb: float = Field(ge=0, description="memory of each thread more, at its most")
+    growth_mb: float = Field(description="own memory that 1,000 requests more have added")
+    grows: bool = Field(description="whether it was still growing at the end")
+    cpu_ms: Figure = Field(description="CPU time of a request, the server's part included")
+    wait_ms: Figure = Field(description="time that a request waits: for a database, for a service")
+
+    @model_validator(mode="after")
+    def _is_larger_than_nothing(self) -> Self:
+        if not self.peak_mb.value:
+            raise ValueError("a worker without memory of its own")
+        return self
+
+    def own_mb(self, threads: int) -> int:
+        """Return the most memory that a worker has of its own, in MB, rounded up, at least 1.
+
+        :param threads: threads a worker: each more than the first needs ``thread_mb``
+        """
+        return max(1, _ceiling(self.peak_mb.value + (threads - 1) * self.thread_mb))
+
+    @property
+    def once_mb(self) -> int:
+        """Memory that is needed once, in MB, rounded up."""
+        return _ceiling(self.shared_mb)
+
+    def save(self, path: Path) -> None:
+        """Write the file: whoever reads it has the old one or the new one, whole.
+
+        :raises OSError: if it cannot be written
+        """
+        text = self.model_dump_json(indent=2, by_alias=True) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: saying in a few words what is wrong with it
+        """
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        try:
+            told = json.loads(raw[:_MOST_BYTES])
+        except (ValueError, RecursionError):
+            raise ValueError("it is no JSON") from None
+        if not isinstance(told, dict) or len(raw) > _MOST_BYTES:
+            raise ValueError("it is no sizing profile")
+        if told.get("schema") != 1:
+            raise ValueError("its schema is not 1: another version of flask-workersize wrote it")
+        try:
+            return cls.model_validate(told)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "peak_mb"
+            raise ValueError(f"its {place} is missing or not valid") from None
+
+
+@dataclass(frozen=True)
+class Home:
+    """Whose profile it is.
+
+    :param app: name of the app, Flask's ``import_name``
+    :param folder: its instance folder, where the profile is looked for
+    :param code_folder: the folder of its code
+    """
+
+    app: str
+    folder: str
+    code_folder: str
+
+    @classmethod
+    def of(cls, app: Flask) -> Home:
+        """Return the home of an app's profile."""
+        return cls(app.import_name, app.instance_path, app.root_path)
+
+    @property
+    def path(self) -> Path:
+        """Where the profile is, if nothing else is said."""
+        return Path(self.folder) / FILE_NAME
+
+    def code_changed_at(self) -> datetime | None:
+        """Return when the newest module of the app was written; ``None`` if that is unknown."""
+        times = [_written_at(path) for path in self._modules()]
+        return datetime.fromtimestamp(max(times), UTC) if any(times) else None
+
+    def _modules(self) -> Iterable[str]:
+        """Yield the files of what was loaded of the app's code, not of what it has installed."""
+        inside = os.path.join(self.code_folder, "")
+        for module in list(sys.modules.values()):
+            path = getattr(module, "__file__", None)
+            if not isinstance(path, str) or not path.startswith(inside):
+                continue
+            # The folder of a single module may have the environment in it.
+            if "site-packages" not in path.removeprefix(inside).split(os.sep):
+                yield path
+
+
+Found = tuple[SizingProfile | None, tuple[str, ...]]
+"""A profile to plan with, if there is one, and what is to be said of it."""
+
+
+def find_profile(choice: str | None, home: Home | None, preload: bool) -> Found | str:
+    """Find the profile to plan with.
+
+    :param choice: the path of its file; "off" for none; ``None`` and "learn" for the one in the
+        instance folder, if there is one
+    :param home: whose it is to be; ``None`` where that is not known
+    :param preload: whether the app is loaded before the workers are forked
+    :returns: the profile, or, as the end of a sentence, why the one that is there is refused
+    """
+    is_named = choice not in (None, "learn")
+    path = Path(str(choice)) if is_named else home.path if home else None
+    if choice == "off" or path is None:
+        return None, ()
+    name = "file of a sizing profile" if is_named else "sizing profile in the instance folder"
+    try:
+        profile = SizingProfile.load(path)
+    except FileNotFoundError:
+        return f"names a {name} that is not there. {_REMEDY}" if is_named else (None, ())
+    except (OSError, ValueError) as error:
+        why = (error.strerror or "unknown error") if isinstance(error, OSError) else str(error)
+    else:
+        why = _refused(profile, home, preload)
+        if not why:
+            doubts = "; ".join(_doubts(profile, home))
+            return profile, (f"The sizing profile may be wrong: {doubts}. {_REMEDY}",) * bool(
+                doubts
+            )
+    verb = "names a" if is_named else ""
+    return f"{verb} {name} that cannot be used: {why}. {_REMEDY}".strip()
+
+
+_REMEDY = "Make it anew with flask workersize measure, or set NOW_LMS_SIZING_PROFILE=off."
+
+
+def _refused(profile: SizingProfile, home: Home | None, preload: bool) -> str:
+    if home is not None and profile.app != home.app:
+        return "it is another app's"
+    if profile.preload != preload:
+        return f"it was made with preload {'on' if profile.preload else 'off'}"
+    return ""
+
+
+def _doubts(profile: SizingProfile, home: Home | None) -> Iterable[str]:
+    if _minor(profile.python) != _PYTHON:
+        yield f"it was made with Python {_minor(profile.python)}, this is {_PYTHON}"
+    changed = home.code_changed_at() if home is not None else None
+    if changed is not None and changed > profile.made_at + STALE_AFTER:
+        yield f"the code is more than {STALE_AFTER.days} days newer"
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _written_at(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _ceiling(number: float) -> int:
+    return -int(-number // 1)
