@@ -125,9 +125,7 @@ def compute_plan(
         memory_bound *= settings.threads or 1
     size = _gunicorn_size if server == "gunicorn" else _waitress_size
     workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
-    if server == "waitress":
-        own = settings.memory_of_a_worker(threads)[1]
-    estimate = shared + workers * own
+    estimate = shared + workers * settings.memory_of_a_worker(threads)[1]
     fits = estimate * MB <= usable
     misfit = _does_not_fit(settings, resources, (workers, own, shared), limited_by)
     return SizingPlan(

@@ -39,6 +39,7 @@ from .values import (
     WholeOrAuto,
     WholeOrNone,
     explain,
+    profile_choice,
     refusal,
 )
 
@@ -327,9 +328,15 @@ class SizingSettings(BaseSettings):
                 raise WorkerSizeConfigError(f"{self.source_of('sizing_profile')} {found}")
             return self.model_copy(update={"warnings": (*self.warnings, f"The {found}")})
         profile, doubts = found
-        if profile is None:
-            return self
-        if self.source_of("worker_memory_mb") != "default":
+        return self if profile is None else self.measured_by(profile, doubts)
+
+    def measured_by(self, profile: SizingProfile, doubts: tuple[str, ...] = ()) -> Self:
+        """Return the settings with a profile, unless a number for the memory of a worker is set.
+
+        :param profile: what the app was measured to cost
+        :param doubts: what is to be said of it
+        """
+        if self.source_of("worker_memory_mb") not in ("default", MEASURED):
             return self
         update = {
             "profile": profile,
@@ -342,6 +349,17 @@ class SizingSettings(BaseSettings):
     def is_profile_named(self) -> bool:
         """Whether the operator has named the file of a profile."""
         return self.sizing_profile not in (None, "off", "learn")
+
+    @staticmethod
+    def profile_named(config: Mapping[str, Any]) -> str | None:
+        """Return the file that is named for a profile, whether it is there or not.
+
+        :param config: the config of the app
+        """
+        layers = Layers(NAMES, os.environ, config)
+        found = next(layers.candidates("sizing_profile"), None)
+        choice = profile_choice(found.value) if found else None
+        return None if choice in (None, "off", "learn") else choice
 
     def memory_of_a_worker(self, threads: int) -> tuple[int, int]:
         """Return the memory that is needed once, and that of each worker, in MB.

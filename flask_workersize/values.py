@@ -100,8 +100,8 @@ def _megabytes_or_percent(value: Any) -> Any:
     return number
 
 
-def _profile_choice(value: Any) -> Any:
-    """Accept a path, or a word for none and for learning."""
+def profile_choice(value: Any) -> str | None:
+    """Accept a path, or a word for none or for learning."""
     if value is None or value is False:
         return None if value is None else "off"
     if not isinstance(value, str) or "\0" in value:
@@ -118,7 +118,7 @@ WholeOrAuto = Annotated[int | None, BeforeValidator(_whole_number_or_auto)]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
 MegabytesOrPercent = Annotated[int | str | None, BeforeValidator(_megabytes_or_percent)]
-ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
+ProfileChoice = Annotated[str | None, BeforeValidator(profile_choice)]
 Host = Annotated[str, BeforeValidator(_host)]
 HostOrNone = Annotated[str | None, BeforeValidator(_host)]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]

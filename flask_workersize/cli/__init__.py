@@ -1,4 +1,4 @@
-"""The commands: ``flask serve-prod`` and ``flask workersize plan``, each over plain functions."""
+"""The commands: ``flask serve-prod`` and the group ``flask workersize``, over plain functions."""
 
 from __future__ import annotations
 
@@ -125,3 +125,46 @@ def plan_command(
     resources = on_another_machine(get_state(app).resources, cpus, memory)
     show = as_json if json_ else explain
     click.echo(show(settings, resources, compute_plan(settings, resources)))
+
+
+@workersize.command("measure")
+@click.option(
+    "--path",
+    "paths",
+    metavar="PATH",
+    multiple=True,
+    default=("/",),
+    help="What is asked for, by GET; may be repeated.  [default: /]",
+)
+@click.option(
+    "--requests", metavar="NUMBER", default="200", help="Requests of each trial.  [default: 200]"
+)
+@click.option(
+    "--concurrency",
+    metavar="NUMBER",
+    default="8",
+    help="Threads of the second trial, and requests at once.  [default: 8]",
+)
+@click.option("--write", metavar="FILE", help="Write the proposed lines to a .env file, too.")
+@pass_script_info
+def measure_command(info: ScriptInfo, /, **options: Any) -> None:
+    """Measure what the app costs, and plan from that instead of from a guess.
+
+    The app is served for real, by gunicorn in processes of its own on a free
+    port of the loopback interface, and asked. Only paths that are named are
+    asked, since even a GET may change something. What is found out is written to
+    a profile, from which later plans are made: workersize-profile.json in the
+    instance folder, or the file that NOW_LMS_SIZING_PROFILE names.
+    """
+    from ..errors import WorkerSizeConfigError
+    from ..measure.command import Asked, measure_app
+    from ..servers.handover import AppLocation
+
+    app = info.load_app()
+    location = AppLocation.of(info)
+    if location is None:
+        raise WorkerSizeConfigError(
+            "Measuring starts the app in processes of its own, and this command was handed a "
+            "loaded one: use flask --app ... workersize measure."
+        )
+    measure_app(app, location.import_path, Asked(**options))

@@ -30,6 +30,10 @@ class WorkerReport(BaseModel):
     busy_seconds: float = Field(
         ge=0, description="time that its threads have spent on them, summed up"
     )
+    cpu_seconds: float = Field(
+        ge=0,
+        description="time that they have computed for them, the server's part included",
+    )
     rss_mb: float | None = Field(
         description="resident memory, in MB; pages that it shares with others count in full; null "
         "until it is measured"
@@ -37,6 +41,9 @@ class WorkerReport(BaseModel):
     pss_mb: float | None = Field(
         description="the same with each shared page divided among who shares it; null where the "
         "system does not tell"
+    )
+    uss_mb: float | None = Field(
+        description="memory that is its own alone; null where the system does not tell"
     )
     memory_age_seconds: float | None = Field(description="how long ago memory was measured")
 
@@ -53,9 +60,11 @@ class WorkerReport(BaseModel):
             busy=row.busy,
             running_seconds=_rounded(max(row.running_seconds, default=0.0)),
             served=row.served,
-            busy_seconds=_rounded(row.busy_seconds),
+            busy_seconds=round(row.busy_seconds, 6),
+            cpu_seconds=round(row.cpu_seconds, 6),
             rss_mb=_mb(memory.rss_bytes) if memory else None,
             pss_mb=_mb(memory.pss_bytes) if memory else None,
+            uss_mb=_mb(memory.uss_bytes) if memory else None,
             memory_age_seconds=_rounded(memory.age_seconds) if memory else None,
         )
 
@@ -89,8 +98,14 @@ class CapacityReport(BaseModel):
     limited_by: Literal["cpu", "memory", "explicit", "min_workers", "max_workers"] = Field(
         description="which bound set the size"
     )
-    worker_memory_mb: int = Field(ge=1, description="memory a worker is taken to need, in MB")
-    estimated_memory_mb: int = Field(ge=1, description="the same for all workers, in MB")
+    worker_memory_mb: int = Field(
+        ge=1,
+        description="memory a worker is taken to need, in MB; where it was measured, of its own",
+    )
+    shared_memory_mb: int = Field(
+        ge=0, description="memory that is needed once, in MB; 0 where it was not measured"
+    )
+    estimated_memory_mb: int = Field(ge=1, description="memory of all that, in MB")
     memory_available_mb: int = Field(
         ge=0, description="memory that was available at planning time, in MB"
     )
@@ -112,6 +127,11 @@ class CapacityReport(BaseModel):
     served: int | None = Field(None, ge=0, description="live: requests served since the start")
     busy_seconds: float | None = Field(
         None, ge=0, description="live: time that threads have spent on them, summed up"
+    )
+    cpu_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="live: time that they have computed for them, the server's part included",
     )
     restarts: int | None = Field(
         None,
@@ -225,6 +245,7 @@ class Live:
             "queued": None if self.queued is None else self.queued + now.waiting,
             "served": now.served,
             "busy_seconds": _rounded(now.busy_seconds),
+            "cpu_seconds": _rounded(now.cpu_seconds),
             "restarts": now.restarts,
             "kills": now.kills,
             "draining": now.is_leaving,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 import psutil
@@ -39,6 +40,19 @@ def resident_memory(pid: int) -> int | None:
         return int(psutil.Process(pid).memory_info().rss)
     except (psutil.Error, OSError):
         return None
+
+
+def peak_resident_memory(pid: int) -> int | None:
+    """Return the most resident memory that a process has had since it was forked, in bytes.
+
+    :returns: "VmHWM" of proc_pid_status(5); ``None`` where the system does not tell
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            found = re.search(rb"^VmHWM:\s+([0-9]+) kB$", file.read(), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def process_memory(pid: int) -> ProcessMemory | None:

@@ -8,7 +8,7 @@ half-written:
 
 - the master writes the header, and gives and takes rows;
 - a worker's main thread writes its process id, its start, its heartbeat, whether it is ready and
-  how many connections wait in it;
+  how many requests it holds;
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
@@ -38,6 +38,8 @@ _SPARE_ROWS = 64
 _MOST_LISTENERS = 8
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
+_SILENT_NANOSECONDS = 3 * NANOSECONDS
+"""After so long a worker's main loop hangs: it goes round once a second."""
 
 
 class _Header:
@@ -75,7 +77,7 @@ class _Cell:
     PSS = 8
     USS = 9
     SAMPLED = 10
-    WAITING = 11
+    HELD = 11
     TOLD = 12
     PEAK = 13
     WORDS = 14
@@ -304,6 +306,13 @@ class Scoreboard:
             guard=GuardState(cells[_Header.GUARD]),
         )
 
+    def held(self) -> Iterable[tuple[int, int]]:
+        """Return what each worker holds that is ready, and when its main loop last went round."""
+        first, step = _Header.WORDS, self._row_words
+        columns = (_Cell.AGE, _Cell.READY, _Cell.HELD, _Cell.HEARTBEAT)
+        rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
+        return [(held, beat) for age, ready, held, beat in rows if age and ready]
+
     def _ages(self) -> list[int]:
         return self.cells[_Header.WORDS :: self._row_words].tolist()
 
@@ -324,7 +333,7 @@ class Scoreboard:
             pss,
             uss,
             sampled,
-            waiting,
+            held,
             told,
             peak,
         ) = cells[: _Cell.WORDS]
@@ -348,7 +357,7 @@ class Scoreboard:
             silent_seconds=_seconds(now - max(heartbeat, born)),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=waiting,
+            waiting=max(held - self.threads, 0),
             is_leaving=told != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
@@ -388,6 +397,7 @@ class WriterRow:
 
     def __init__(self, board: Scoreboard, start: int) -> None:
         self.cells = board.cells
+        self._board = board
         self._start = start
         first = start + _Cell.WORDS
         self.slots = range(first, first + board.threads * Slot.WORDS, Slot.WORDS)
@@ -407,9 +417,15 @@ class WriterRow:
         """Say that the main loop of this worker goes round."""
         self.cells[self._start + _Cell.HEARTBEAT] = time.monotonic_ns()
 
-    def note_waiting(self, count: int) -> None:
-        """Say how many connections this worker has accepted and has no thread for yet."""
-        self.cells[self._start + _Cell.WAITING] = count
+    def note_held(self, count: int) -> None:
+        """Say how many connections this worker has accepted and not answered yet."""
+        self.cells[self._start + _Cell.HELD] = count
+
+    def holds_least(self) -> bool:
+        """Return whether no other worker that takes requests holds fewer than this one."""
+        mine = self.cells[self._start + _Cell.HELD]
+        since = time.monotonic_ns() - _SILENT_NANOSECONDS
+        return all(mine <= held for held, beat in self._board.held() if beat > since)
 
     @property
     def is_told_to_leave(self) -> bool:

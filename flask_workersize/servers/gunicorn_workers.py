@@ -28,6 +28,11 @@ from .stopping import (
 )
 
 _CUT_EVERY_SECONDS = 0.1
+
+_LEAVE_SECONDS = 0.05
+"""How long a worker whose threads are all busy leaves a connection to one that holds fewer: should
+that one not take it, this one does."""
+
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
 its worker stops meanwhile."""
@@ -133,17 +138,43 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
 
 
 class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
-    """gunicorn's threaded worker, which serves what is queued before it ends with the server."""
+    """gunicorn's threaded worker, which serves what is queued before it ends with the server.
+
+    It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
+    all there are, so that of five workers one may serve everybody and four nobody.
+    """
 
     _stopped_at = 0.0
+    _accepted_at = 0.0
+    _accepting: bool
     pending_conns: Any
     keepalived_conns: Any
+    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive and self._server_stops():
             self._drain()
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection."""
+        self._accepted_at = time.monotonic()
+        super().accept(listener)
+
+    def _share_queue(self) -> None:
+        """Leave a connection that there is no thread for here to a worker that holds fewer."""
+        held = self._busy()
+        is_left = False
+        if self.row is not None:
+            self.row.note_held(held)
+            is_left = (
+                held >= self.cfg.threads
+                and time.monotonic() < self._accepted_at + _LEAVE_SECONDS
+                and not self.row.holds_least()
+            )
+        can_accept = self.nr_conns < self.worker_connections
+        super().set_accept_enabled(can_accept and not is_left)
 
     def _drain(self) -> None:
         """Accept what is queued, as threads get free: other workers share the queue.
@@ -179,9 +210,11 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events; at a stop no longer than idle and silent connections may hold it."""
         if not self._stopped_at:
-            super().wait_for_and_dispatch_events(timeout)
+            if self.alive:
+                self._share_queue()
+            super().wait_for_and_dispatch_events(timeout if self._accepting else _LEAVE_SECONDS)
             if self.row is not None:
-                self.row.note_waiting(max(0, self._busy() - self.cfg.threads))
+                self.row.note_held(self._busy())
             return
         silence_ends = self._stopped_at + SILENCE_SECONDS
         for conn in self.pending_conns:

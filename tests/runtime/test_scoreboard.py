@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_workersize.resources.processes import start_time
-from flask_workersize.runtime.scoreboard import Scoreboard, Slot, WriterRow
+from flask_workersize.runtime.scoreboard import NANOSECONDS, Scoreboard, Slot, WriterRow
 from flask_workersize.runtime.snapshot import MemorySample, State
 from tests.plain import untimed
 from tests.runtime.children import Children, Pipe, status_of
@@ -182,12 +182,42 @@ def test_state_says_whether_the_deployment_leaves(state: State, is_leaving: bool
 
 def test_what_waits_is_the_queue_of_waitress_and_what_waits_in_each_worker() -> None:
     board = Scoreboard(2, 1)
-    for age, waiting in ((1, 2), (2, 3)):
-        given_row(board, age).note_waiting(waiting)
+    for age, held in ((1, 3), (2, 4)):
+        given_row(board, age).note_held(held)
     assert board.read().waiting == 5
     board.task_queue = 9
     assert board.task_queue == board.read().task_queue == 9
     assert board.read().waiting == 14
+
+
+def test_worker_that_holds_least_is_told_so() -> None:
+    """Those that are not ready, or that hang, do not count: nobody could wait for them."""
+    board = Scoreboard(4, 2)
+    rows = [given_row(board, age) for age in (1, 2, 3)]
+    for row in rows[:2]:
+        row.set_ready()
+    rows[0].note_held(5)
+    rows[1].note_held(4)
+    assert [row.holds_least() for row in rows[:2]] == [False, True]
+    rows[1].note_held(5)
+    assert [row.holds_least() for row in rows[:2]] == [True, True]
+    rows[2].set_ready()
+    assert [row.holds_least() for row in rows] == [False, False, True]
+    board.free_row(3)
+    assert [row.holds_least() for row in rows[:2]] == [True, True]
+
+
+def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Scoreboard(2, 2)
+    rows = [given_row(board, age) for age in (1, 2)]
+    for row in rows:
+        row.set_ready()
+    rows[0].note_held(5)
+    assert not rows[0].holds_least()
+    now = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 4 * NANOSECONDS)
+    rows[0].beat()
+    assert rows[0].holds_least()
 
 
 # Memory
@@ -239,7 +269,7 @@ def test_freed_row_is_given_again_and_is_blank() -> None:
     row.enter()
     row.set_ready()
     serve(row, times=4)
-    row.note_waiting(5)
+    row.note_held(5)
     begin(row, 1)
     board.free_row(1)
     assert 1 not in [seen.age for seen in board.read().rows]

@@ -1,0 +1,109 @@
+"""What workers and threads follow from what was measured; pure.
+
+The number of requests that should run at once to keep the CPUs busy is, after Goetz ("Java
+Concurrency in Practice", section 8.2, "Sizing thread pools")::
+
+    slots = CPUs × (1 + waiting time / computing time)
+
+An app that computes only needs as many as there are CPUs; one that waits nine tenths of its time
+needs ten times as many. The guide says the same in words ("I/O-Bound vs CPU-Bound"): threads for
+what waits, workers for what computes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..plan import MB
+from ..resources import Resources
+from ..settings import SizingSettings
+from ..values import ServerName
+from .profile import SizingProfile
+
+SPARE = 1.5
+"""Times as many slots as the formula asks for: connections spread unevenly over the workers."""
+
+MOST_THREADS = 64
+"""Most threads of a worker: more have no CPU to run on, and make each request later."""
+
+_LEAST_COMPUTING_MS = 0.5
+"""CPU time that any request takes: below that the clock and the server are measured."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Workers and threads that keep the CPUs busy.
+
+    :param server: the server that it is for
+    :param workers: worker processes; 1 for waitress
+    :param threads: threads a worker
+    :param slots: requests at once that the formula asks for
+    :param is_short: whether memory is too small for that many
+    """
+
+    server: ServerName
+    workers: int
+    threads: int
+    slots: float
+    is_short: bool
+
+    def lines(self) -> list[str]:
+        """Return the lines for .env."""
+        workers = [] if self.server == "waitress" else [f"NOW_LMS_WORKERS={self.workers}"]
+        return [*workers, f"NOW_LMS_THREADS={self.threads}"]
+
+
+def slots_of(profile: SizingProfile, cpus: float) -> float:
+    """Return how many requests should run at once: CPUs × (1 + waiting / computing).
+
+    :param profile: what the app costs
+    :param cpus: CPUs, a quota included
+    """
+    computing = max(profile.cpu_ms.value, _LEAST_COMPUTING_MS)
+    return cpus * (1 + profile.wait_ms.value / computing)
+
+
+def advise(
+    profile: SizingProfile, settings: SizingSettings, resources: Resources, server: ServerName
+) -> Advice:
+    """Propose workers and threads.
+
+    Where the plan's workers of one thread are enough, they are the proposal: a process for each
+    request is what computes best. Else there are few workers, since each needs memory, and as many
+    threads as the slots need.
+
+    :param profile: what the app costs
+    :param settings: what the operator asked for; only the headroom is used
+    :param resources: what the machine gives
+    :param server: "gunicorn" or "waitress", whose one process computes on one CPU at a time
+    """
+    cpus = min(resources.cpus, 1.0) if server == "waitress" else resources.cpus
+    slots = slots_of(profile, cpus)
+    most = math.floor(2 * resources.cpus) + 1
+    usable_mb = resources.memory_available * (100 - settings.memory_headroom_percent) // 100 // MB
+
+    def fits(workers: int, threads: int) -> bool:
+        return profile.once_mb + workers * profile.own_mb(threads) <= usable_mb
+
+    workers, threads = _shape(slots, most, resources.cpus, server)
+    while not fits(workers, threads) and workers > 1:
+        workers -= 1
+        threads = _threads(slots, workers) if threads > 1 else 1
+    while not fits(workers, threads) and threads > 1:
+        threads -= 1
+    return Advice(server, workers, threads, slots, workers * threads < min(slots, most))
+
+
+def _shape(slots: float, most: int, cpus: float, server: ServerName) -> tuple[int, int]:
+    """Return workers and threads where there is memory enough."""
+    if server == "waitress":
+        return 1, max(most, _threads(slots, 1))
+    if slots * SPARE <= most:
+        return most, 1
+    workers = min(2 * math.ceil(cpus), most)
+    return workers, _threads(slots, workers)
+
+
+def _threads(slots: float, workers: int) -> int:
+    return min(MOST_THREADS, math.ceil(slots * SPARE / workers))

@@ -1,0 +1,123 @@
+"""``flask workersize measure``: measure an app, keep what it costs, say what follows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import WorkerSizeConfigError, WorkerSizeStartError
+from ..plan import compute_plan
+from ..settings import SizingSettings
+from ..state import get_state, prepare
+from . import show
+from .advice import advise
+from .dotenv_file import write_lines
+from .measurement import Task, measure
+from .profile import Home, SizingProfile
+from .trial import flask_command
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..resources import Resources
+
+MOST_REQUESTS = 1_000_000
+MOST_CLIENTS = 256
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command, as they were typed.
+
+    :param paths: what is asked for, in turn
+    :param requests: requests of each trial
+    :param concurrency: requests at once in the second trial, and its threads
+    :param write: a .env file for the lines that are proposed; ``None`` only prints them
+    """
+
+    paths: Sequence[str]
+    requests: str
+    concurrency: str
+    write: str | None
+
+
+def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
+    """Measure an app, print what it costs, write its profile, and print what follows.
+
+    :param app: an app with :class:`flask_workersize.WorkerSizing`
+    :param import_path: where ``flask`` finds it
+    :param asked: the options of the command
+    :raises click.ClickException: with one line, if something is not valid or does not start
+    """
+    settings, _ = prepare(app, {"sizing_profile": "off"})
+    task = Task(
+        app=app.import_name,
+        command=flask_command(import_path),
+        preload=settings.preload,
+        paths=[_path(item) for item in asked.paths],
+        requests=_number("--requests", asked.requests, MOST_REQUESTS),
+        threads=_number("--concurrency", asked.concurrency, MOST_CLIENTS),
+    )
+    path = Path(SizingSettings.profile_named(app.config) or Home.of(app).path)
+    if sys.platform == "win32":
+        raise WorkerSizeStartError("Measuring needs gunicorn, which does not run on Windows.")
+    with click.progressbar(length=task.length, label="Measuring", file=sys.stderr) as bar:
+        profile, answers = measure(task, bar.update)
+    _say(show.table(profile))
+    _say(f"Warning: {line}" for line in (*show.errors(answers), *show.leak(profile)))
+    _keep(profile, path)
+    _propose(settings.measured_by(profile), get_state(app).resources, asked.write)
+
+
+def _keep(profile: SizingProfile, path: Path) -> None:
+    try:
+        profile.save(path)
+    except OSError as error:
+        raise WorkerSizeStartError(
+            f"The profile cannot be written to {path}: {error.strerror}. Name a file that can be "
+            "written with NOW_LMS_SIZING_PROFILE."
+        ) from None
+    click.echo(f"written to {path}")
+
+
+def _propose(settings: SizingSettings, resources: Resources, write: str | None) -> None:
+    if settings.profile is None:
+        source = settings.source_of("worker_memory_mb")
+        click.echo(f"Note: plans go on with {source}: unset it to plan with what was measured.")
+        return
+    click.echo(f"with it, here: {compute_plan(settings, resources)}")
+    advice = advise(settings.profile, settings, resources, settings.wsgi_server)
+    click.echo(f"for .env: {show.because(advice, settings.profile, resources.cpus)}")
+    _say(f"  {line}" for line in advice.lines())
+    if write is not None:
+        write_lines(Path(write), advice.lines())
+        click.echo(f"written to {write}")
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _path(text: str) -> str:
+    """Return a path as it may stand in a request."""
+    if not re.fullmatch(r"/[!-~]*", text) or text.startswith("//"):
+        raise WorkerSizeConfigError(
+            "--path is not a path: it has to begin with one slash and to hold no blank. Correct "
+            "it, for example to /courses."
+        )
+    return text
+
+
+def _number(option: str, text: str, most: int) -> int:
+    if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= most:
+        return int(text)
+    raise WorkerSizeConfigError(
+        f"{option} is not a whole number from 1 to {most:,}. Correct it, for example to 8."
+    )

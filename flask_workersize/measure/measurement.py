@@ -1,0 +1,211 @@
+"""Measure what an app costs: a few hundred requests, seen from outside its processes."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from ..errors import WorkerSizeConfigError
+from ..runtime.guard import WARM_REQUESTS
+from .profile import Figure, SizingProfile
+from .trial import Answers, Trial, WorkerState, trial
+
+ROUNDS = 10
+"""Times that figures are taken: their spread is what one of them is worth."""
+
+PHASE_SECONDS = 90.0
+"""How long each of the two trials may ask, however slow the app is."""
+
+_LEAST_GROWTH_MB = 0.25
+"""Growth during the measuring that is more than noise: some pages come and go."""
+
+_SURE = 3.0
+"""How many times its own error a slope has to be, to be one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be measured, and how.
+
+    :param app: name of the app
+    :param command: the command line of ``flask`` for it
+    :param preload: whether it is loaded before the workers are forked
+    :param paths: what is asked for, in turn
+    :param requests: requests of each of the two trials
+    :param threads: threads of the second one, which get as many requests at once
+    """
+
+    app: str
+    command: Sequence[str]
+    preload: bool
+    paths: Sequence[str]
+    requests: int
+    threads: int
+
+    @property
+    def length(self) -> int:
+        """Requests in all."""
+        trials = 1 if self.threads == 1 else 2
+        return trials * self.requests + WARM_REQUESTS
+
+
+@dataclass
+class _Seen:
+    """What the first trial has seen."""
+
+    boot: list[float]
+    warm: list[float]
+    cpu_ms: list[float] = field(default_factory=list)
+    wait_ms: list[float] = field(default_factory=list)
+    growth: list[tuple[int, float]] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
+    shared: float = 0.0
+
+
+def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, list[Answers]]:
+    """Serve an app twice, ask it, and return what it costs.
+
+    First two workers of one thread are asked one request after the other: so neither waits for the
+    other, and what is not computing is waiting. Then one worker with threads is asked by as many
+    clients at once: what it needs more is the memory of its threads.
+
+    :param task: what to measure
+    :param done: called with the number of requests that were answered since
+    :returns: the profile, and what was answered in each trial
+    :raises WorkerSizeStartError: if the app does not start, or ends meanwhile
+    :raises WorkerSizeConfigError: if no path gives an answer to measure with
+    """
+    with trial(task.command, 2, 1, task.paths) as first:
+        seen = _one_by_one(first, task, done)
+    answers, peak, thread_mb = [first.answers], max(seen.peak), 0.0
+    if task.threads > 1:
+        with trial(task.command, 1, task.threads, task.paths) as second:
+            _ask_until(second, task.requests, task.threads, done)
+            most = max((worker.peak_mb for worker in second.workers()), default=peak)
+        thread_mb = max(most - peak, 0.0) / (task.threads - 1)
+        answers.append(second.answers)
+    per_request, grows = slope(seen.growth)
+    profile = SizingProfile(
+        schema=1,
+        app=task.app,
+        made_at=datetime.now(UTC).replace(microsecond=0),
+        made_by="measure",
+        python=platform.python_version(),
+        gunicorn=version("gunicorn"),
+        flask_workersize=version("flask-workersize"),
+        preload=task.preload,
+        requests=sum(item.good for item in answers),
+        shared_mb=round(seen.shared, 3),
+        boot_mb=Figure.of(seen.boot),
+        warm_mb=Figure.of(seen.warm),
+        peak_mb=Figure.of(seen.peak, peak),
+        thread_mb=round(thread_mb, 3),
+        growth_mb=round(1000 * per_request, 3),
+        grows=grows,
+        cpu_ms=Figure.of(seen.cpu_ms),
+        wait_ms=Figure.of(seen.wait_ms),
+    )
+    return profile, answers
+
+
+def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Seen:
+    boot = [worker.own_mb for worker in server.workers()]
+    server.ask(WARM_REQUESTS, 1, done)
+    check(server.answers)
+    seen = _Seen(boot, [worker.own_mb for worker in server.workers() if worker.served])
+    begun = time.monotonic()
+    before = server.workers()
+    for count in _parts(task.requests):
+        server.ask(count, 1, done)
+        now = server.workers()
+        _compare(before, now, seen)
+        before = now
+        if time.monotonic() > begun + PHASE_SECONDS:
+            break
+    check(server.answers)
+    if not seen.cpu_ms:
+        raise WorkerSizeConfigError(
+            "The workers end after a few requests each, so nothing can be measured: leave out "
+            "max_requests while measuring."
+        )
+    seen.peak = [worker.peak_mb for worker in before if worker.served]
+    seen.shared = server.shared_mb()
+    return seen
+
+
+def _compare(before: list[WorkerState], now: list[WorkerState], seen: _Seen) -> None:
+    """Take down what the requests between two looks have cost, by workers that live on."""
+    first = {worker.pid: worker for worker in before}
+    pairs = [(first[worker.pid], worker) for worker in now if worker.pid in first]
+    served = sum(b.served - a.served for a, b in pairs)
+    if not served:
+        return
+    cpu = sum(b.cpu_seconds - a.cpu_seconds for a, b in pairs)
+    busy = sum(b.busy_seconds - a.busy_seconds for a, b in pairs)
+    seen.cpu_ms.append(1000 * cpu / served)
+    seen.wait_ms.append(1000 * max(busy - cpu, 0.0) / served)
+    # What both have had more is what the requests of both have added.
+    own = sum(worker.own_mb for worker in now)
+    seen.growth.append((sum(worker.served for worker in now), own))
+
+
+def _ask_until(server: Trial, requests: int, clients: int, done: Callable[[int], object]) -> None:
+    begun = time.monotonic()
+    for count in _parts(requests):
+        server.ask(count, clients, done)
+        if time.monotonic() > begun + PHASE_SECONDS:
+            return
+
+
+def _parts(requests: int) -> Iterable[int]:
+    """Divide requests into as many parts as figures are taken, at least one in each."""
+    parts = min(ROUNDS, requests)
+    for number in range(parts):
+        yield requests * (number + 1) // parts - requests * number // parts
+
+
+def check(answers: Answers) -> None:
+    """Refuse to measure what is no answer.
+
+    :raises WorkerSizeConfigError: saying in one line what came instead
+    """
+    if answers.good:
+        return
+    paths = ", ".join(dict.fromkeys([*answers.statuses, *answers.failed])) or "no path"
+    statuses = {status for counts in answers.statuses.values() for status in counts}
+    what = ", ".join(map(str, sorted(statuses))) or "nothing"
+    why = "The server hangs up: see what it says under flask serve-prod."
+    if statuses & {401, 403} or any("login" in place for place in answers.moved_to.values()):
+        why = "That needs a login: choose paths that are open with --path."
+    elif statuses and max(statuses) >= 500:
+        why = "The app fails: see what it says under flask serve-prod."
+    elif statuses and min(statuses) < 400:
+        led = next(iter(answers.moved_to.values()), "").split("?")[0]
+        why = f"That leads elsewhere{f' ({led})' if led else ''}: choose where to with --path."
+    elif statuses:
+        why = "There is no such page: choose paths that exist with --path."
+    raise WorkerSizeConfigError(f"Nothing to measure: {paths} answered {what}. {why}")
+
+
+def slope(points: Sequence[tuple[int, float]]) -> tuple[float, bool]:
+    """Return by how much something grows with each request, and whether that is sure.
+
+    A straight line through the later two thirds, when caches are full (least squares).
+
+    :param points: requests so far, and how much there was then
+    """
+    later = points[len(points) // 3 :]
+    if len(later) < 4 or later[0][0] == later[-1][0]:
+        return 0.0, False
+    xs, ys = zip(*later, strict=True)
+    line = statistics.linear_regression(xs, ys)
+    errors = [y - line.slope * x - line.intercept for x, y in later]
+    width = sum((x - statistics.fmean(xs)) ** 2 for x in xs)
+    error = (sum(item**2 for item in errors) / (len(later) - 2) / width) ** 0.5
+    grown = line.slope * (xs[-1] - xs[0])
+    return line.slope, grown >= _LEAST_GROWTH_MB and line.slope > _SURE * error
