@@ -1,7 +1,10 @@
-"""The commands: ``flask serve-prod`` and ``flask workersize plan``, each over plain functions."""
+"""The commands ``serve-prod`` and ``workersize plan`` and ``doctor``, each over plain functions."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -125,3 +128,37 @@ def plan_command(
     resources = on_another_machine(get_state(app).resources, cpus, memory)
     show = as_json if json_ else explain
     click.echo(show(settings, resources, compute_plan(settings, resources)))
+
+
+@workersize.command("doctor")
+@pass_script_info
+def doctor_command(info: ScriptInfo, /) -> None:
+    """Say what of this app more than one worker breaks or multiplies.
+
+    Each finding is a line with its remedy. The exit status is 1 if something
+    breaks, and 0 otherwise. Nothing is served; to see what a worker would have,
+    a worker is forked for a moment, and the app is loaded a second time to see
+    whether its SECRET_KEY stays the same.
+    """
+    from ..doctor import examine
+    from ..plan import compute_plan
+    from ..servers.handover import AppLocation
+    from ..state import get_state, prepare
+    from .diagnosis import diagnosis
+
+    app = info.load_app()
+    settings, plan = prepare(app)
+    location = AppLocation.of(info)
+    gunicorn_plan = compute_plan(settings, get_state(app).resources, server="gunicorn")
+    findings = examine(app, gunicorn_plan, settings.preload, location)
+    click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
+    status = int(any(finding.level == "breaks" for finding in findings))
+    if location is not None and any(not thread.daemon for thread in _other_threads()):
+        # Python would wait for them, and they may never end.
+        sys.stdout.flush()
+        os._exit(status)
+    raise click.exceptions.Exit(status)
+
+
+def _other_threads() -> set[threading.Thread]:
+    return {*threading.enumerate()} - {threading.main_thread()}
