@@ -54,7 +54,10 @@ MACHINE = {
     "group": directives.path,
     "limits": directives.unchanged,
 }
-COMMANDS = {"serve-prod": serve_prod, "workersize plan": workersize.commands["plan"]}
+COMMANDS = {
+    "serve-prod": serve_prod,
+    **{f"workersize {name}": workersize.commands[name] for name in ("plan", "doctor")},
+}
 
 
 class ControlGroupFiles:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -168,3 +171,37 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
             "loaded one: use flask --app ... workersize measure."
         )
     measure_app(app, location.import_path, Asked(**options))
+
+
+@workersize.command("doctor")
+@pass_script_info
+def doctor_command(info: ScriptInfo, /) -> None:
+    """Say what of this app more than one worker breaks or multiplies.
+
+    Each finding is a line with its remedy. The exit status is 1 if something
+    breaks, and 0 otherwise. Nothing is served; to see what a worker would have,
+    a worker is forked for a moment, and the app is loaded a second time to see
+    whether its SECRET_KEY stays the same.
+    """
+    from ..doctor import examine
+    from ..plan import compute_plan
+    from ..servers.handover import AppLocation
+    from ..state import get_state, prepare
+    from .diagnosis import diagnosis
+
+    app = info.load_app()
+    settings, plan = prepare(app)
+    location = AppLocation.of(info)
+    gunicorn_plan = compute_plan(settings, get_state(app).resources, server="gunicorn")
+    findings = examine(app, gunicorn_plan, settings.preload, location)
+    click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
+    status = int(any(finding.level == "breaks" for finding in findings))
+    if location is not None and any(not thread.daemon for thread in _other_threads()):
+        # Python would wait for them, and they may never end.
+        sys.stdout.flush()
+        os._exit(status)
+    raise click.exceptions.Exit(status)
+
+
+def _other_threads() -> set[threading.Thread]:
+    return {*threading.enumerate()} - {threading.main_thread()}

@@ -143,3 +143,34 @@ def test_five_lines_serve_now_lms(
 
         process.terminate()
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({"SECRET_KEY": "a secret of this test, 32 characters or more"}, 0),
+        ({"NOW_LMS_PRELOAD": "off"}, 0),
+        # Its testing mode makes a key at each start.
+        ({"CI": "1"}, 1),
+    ],
+)
+def test_doctor_finds_nothing_in_now_lms(
+    python: Path, tmp_path: Path, settings: dict[str, str], status: int
+) -> None:
+    """The doctor raises no false alarm, and knows a true one."""
+    (tmp_path / "run_lms.py").write_text(WRAPPER)
+    env = {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'lms.db'}",
+        "NOW_LMS_DATA_DIR": str(tmp_path / "static"),
+        **settings,
+    }
+    command = [str(python), "-m", "flask", "--app", "run_lms:lms_app", "workersize", "doctor"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    *findings, last = [line for line in done.stdout.splitlines() if " now_lms - " not in line]
+    assert [finding.partition(":")[0] for finding in findings] == ["Breaks"] * status
+    assert last.startswith("With more than one" if status else "Nothing found")

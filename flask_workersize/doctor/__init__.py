@@ -1,0 +1,57 @@
+"""Say what of an app more than one worker breaks or multiplies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import engines, in_memory, schedulers, secret_key, threads
+from .finding import Case, Check, Finding
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..plan import SizingPlan
+    from ..servers.handover import AppLocation
+
+__all__ = ["Finding", "examine"]
+
+_CHECKS: dict[str, Check] = {
+    "Flask-Limiter": in_memory.rate_limits,
+    "Flask-Caching": in_memory.caches,
+    "APScheduler": schedulers.running_schedulers,
+    "SECRET_KEY": secret_key.made_at_start,
+    "the threads of the app": threads.threads_before_fork,
+    "the connections of SQLAlchemy": engines.connected_before_fork,
+    "the pools of SQLAlchemy": engines.pools_multiplied,
+}
+_ORDER = ("breaks", "multiplies", "unseen")
+
+
+def examine(
+    app: Flask, plan: SizingPlan, preload: bool = True, location: AppLocation | None = None
+) -> list[Finding]:
+    """Look at an app that has been loaded, and return what is found, the worst first.
+
+    It forks a worker for a moment where that answers a question, and with a location it loads the
+    app once more, in a process of its own. A check that fails is a finding with level "unseen".
+
+    :param app: an app that was initialised
+    :param plan: the size that gunicorn would have
+    :param preload: whether workers are forked from a process that has loaded the app
+    :param location: where a new process finds the app; ``None`` leaves ``SECRET_KEY`` out
+    """
+    case = Case(app, preload, max(2, plan.workers), location)
+    found: list[Finding] = []
+    for name, check in _CHECKS.items():
+        try:
+            found += check(case)
+        # Whatever an extension of an unknown version does, it is no reason to end here.
+        except Exception as error:
+            found.append(
+                Finding(
+                    "unseen",
+                    f"{name}: not what is known of it ({type(error).__name__}).",
+                    "Look at it yourself.",
+                )
+            )
+    return sorted(found, key=lambda finding: _ORDER.index(finding.level))

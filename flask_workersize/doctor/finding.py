@@ -1,0 +1,109 @@
+"""What the doctor finds, and what a check is handed."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .trial import Trial, fork_a_worker
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..servers.handover import AppLocation
+
+Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
+
+_SETTLING_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that more than one worker changes.
+
+    :param level: "breaks" for what is wrong then, "multiplies" for what still works and is there
+        more than once, "unseen" for what could not be looked at
+    :param what: what was found, as a sentence
+    :param remedy: what to do, as a sentence
+    """
+
+    level: Level
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """The app that is looked at, and how it would be served.
+
+    :param app: the app
+    :param preload: whether workers are forked from a process that has loaded the app
+    :param workers: how many workers, at least 2
+    :param location: where a new process finds the app; ``None`` for nowhere
+    """
+
+    app: Flask
+    preload: bool
+    workers: int
+    location: AppLocation | None = None
+
+    @cached_property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that loading the app has left, without the one that asks.
+
+        Those that end by themselves in a moment are waited for.
+        """
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return sorted(filter(threading.Thread.is_alive, others), key=lambda thread: thread.name)
+
+    @cached_property
+    def engines(self) -> list[Any]:
+        """The engines of SQLAlchemy in this process, each pool once."""
+        pools = {id(engine.pool): engine for engine in living(known("sqlalchemy.engine", "Engine"))}
+        return list(pools.values())
+
+    @cached_property
+    def worker(self) -> Trial | None:
+        """What a worker that is forked now would find; ``None`` where none could be forked."""
+        return fork_a_worker(self.app, self.engines)
+
+
+Check: TypeAlias = Callable[[Case], Iterable[Finding]]
+
+
+def known(module: str, name: str) -> Any:
+    """Return a class of an optional package, or ``None`` where the app has not imported it."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def living(*classes: Any) -> list[Any]:
+    """Return the instances of some classes, subclasses too; a class may be ``None``."""
+    wanted = {item for item in classes if isinstance(item, type)}
+    if not wanted:
+        return []
+    gc.collect()
+    # By type(), and not by isinstance(): a proxy would be asked for what it stands for.
+    return [thing for thing in gc.get_objects() if not wanted.isdisjoint(type(thing).__mro__)]
+
+
+def shown(names: Iterable[str], most: int = 5) -> str:
+    """Return names of the app's own as a part of one line.
+
+    :param names: the names
+    :param most: how many of them are shown
+    """
+    quoted = ['"' + "".join(c if c.isprintable() else "?" for c in name) + '"' for name in names]
+    rest = len(quoted) - most
+    return ", ".join(quoted[:most]) + (f" and {rest} more" if rest > 0 else "")

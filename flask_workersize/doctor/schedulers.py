@@ -1,0 +1,78 @@
+"""Schedulers of APScheduler, also those of Flask-APScheduler, that run after loading the app."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from .finding import Case, Finding, known, living
+from .trial import origin
+
+PACKAGE = "apscheduler"
+
+_REMEDY = (
+    "Run the scheduler in a process of its own, as a command of the app, or hand the jobs to a "
+    "queue of tasks or to cron."
+)
+
+
+def running_schedulers(case: Case) -> Iterable[Finding]:
+    """Find schedulers whose jobs more than one worker repeats or cannot reach.
+
+    A scheduler that nothing has started, neither loading the app nor the start of a worker, is no
+    finding: it may belong to another command.
+    """
+    schedulers = _schedulers()
+    running = [scheduler for scheduler in schedulers if _runs(scheduler)]
+    everywhere = bool(running) and any(map(_may_have_jobs, running))
+    if case.preload:
+        worker = case.worker if schedulers else None
+        everywhere = worker is not None and any(_is_ours(each) for each in worker.threads)
+    if everywhere:
+        yield Finding(
+            "breaks",
+            f"APScheduler runs in each worker: {case.workers} workers run each job "
+            f"{case.workers} times.",
+            _REMEDY,
+        )
+    elif running and case.preload:
+        yield Finding(
+            "breaks",
+            "APScheduler is started when the app is loaded: its jobs run in the launcher alone, "
+            "and a job that a request adds, in the copy of a worker, never runs.",
+            _REMEDY,
+        )
+
+
+def scheduler_threads() -> set[threading.Thread]:
+    """Return the threads that belong to a scheduler or run its jobs."""
+    threads = {thread for thread in threading.enumerate() if _is_ours(origin(thread))}
+    for scheduler in _schedulers():
+        for executor in getattr(scheduler, "_executors", {}).values():
+            threads |= getattr(getattr(executor, "_pool", None), "_threads", set())
+    return threads
+
+
+def _schedulers() -> list[Any]:
+    version_3 = known("apscheduler.schedulers.base", "BaseScheduler")
+    version_4 = known(PACKAGE, "Scheduler"), known(PACKAGE, "AsyncScheduler")
+    return living(version_3, *version_4)
+
+
+def _runs(scheduler: Any) -> bool:
+    running = getattr(scheduler, "running", None)
+    # Version 4 has a state with a name, and no such flag.
+    return bool(scheduler.state.name == "started" if running is None else running)
+
+
+def _may_have_jobs(scheduler: Any) -> bool:
+    """Say whether there is a job; of version 4, and of a store that cannot be read, suppose so."""
+    try:
+        return not hasattr(scheduler, "running") or bool(scheduler.get_jobs())
+    except Exception:
+        return True
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == PACKAGE

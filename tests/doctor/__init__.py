@@ -1,0 +1,1 @@
+"""Tests of the doctor, with the extensions that it looks at."""
