@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from .measure.profile import Home
 from .plan import SizingPlan
 from .resources import Resources
 from .runtime.scoreboard import Scoreboard
@@ -29,11 +30,15 @@ ENVIRON_KEY = "flask_workersize.deployment"
 
 @dataclass(frozen=True)
 class Deployment:
-    """One decision: what was asked for, what was found, what follows, and where it is watched."""
+    """One decision: what was asked for, what was found, what follows, and where it is watched.
+
+    ``home`` says whose profile it is; ``None`` where the app is not known.
+    """
 
     settings: SizingSettings
     resources: Resources
     plan: SizingPlan
+    home: Home | None = None
     board: Scoreboard = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -368,7 +368,7 @@ class SizingSettings(BaseSettings):
         """
         if self.profile is None:
             return 0, self.worker_memory_mb
-        return self.profile.once_mb, self.profile.own_mb(threads)
+        return self.profile.costs.once_mb, self.profile.costs.own_mb(threads)
 
     @classmethod
     def settings_customise_sources(

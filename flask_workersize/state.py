@@ -13,6 +13,7 @@ from flask import Flask, current_app
 
 from .deployment import Deployment, process
 from .errors import WorkerSizeConfigError
+from .health.learnt import LearntReport
 from .health.report import CapacityReport, Live
 from .log import say
 from .measure.profile import Home
@@ -101,7 +102,12 @@ def report_of(
 
 def _look(deployment: Deployment, asking: int | None) -> Live:
     board = deployment.board
-    return Live(board.read(asking), queued_connections(board.listeners))
+    snapshot = board.read(asking)
+    learnt = None
+    if snapshot.learnt is not None:
+        facts = deployment.settings, deployment.resources, deployment.plan
+        learnt = LearntReport.of(snapshot.learnt, *facts)
+    return Live(snapshot, queued_connections(board.listeners), learnt)
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:

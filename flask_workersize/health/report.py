@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..plan import MB, SizingPlan
 from ..runtime.snapshot import GuardState, Snapshot, WorkerRow
+from .learnt import LearntReport
 
 
 class WorkerReport(BaseModel):
@@ -172,6 +173,11 @@ class CapacityReport(BaseModel):
     rows: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
+    learnt: LearntReport | None = Field(
+        None,
+        description="with the token: what the app costs, as its traffic shows, and the lines to "
+        "set; null before enough is known",
+    )
     sources: dict[str, str] | None = Field(
         None, description="with the token: where each value came from"
     )
@@ -203,14 +209,16 @@ class CapacityReport(BaseModel):
         :returns: the report; what was left out is unset
         """
         shown = {name: value for name, value in plan.to_dict().items() if name in _OPEN_TO_ALL}
+        learnt: LearntReport | None = None
         if live is not None:
             shown |= live.to_dict()
             if details:
                 shown["rows"] = [WorkerReport.of(row) for row in live.snapshot.rows]
+                shown["learnt"] = learnt = live.learnt
         if details:
             shown |= {
                 "sources": dict(plan.sources),
-                "warnings": list(plan.warnings),
+                "warnings": [*plan.warnings, *(learnt.warnings if learnt else ())],
                 "notes": [_without_folder(note) for note in detection_notes] + list(plan.notes),
                 "pid": os.getpid(),
             }
@@ -229,10 +237,12 @@ class Live:
 
     :param snapshot: the scoreboard
     :param queued: connections that wait in the kernel; ``None`` where the system does not tell
+    :param learnt: what the app costs; ``None`` before enough is known
     """
 
     snapshot: Snapshot
     queued: int | None
+    learnt: LearntReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the live figures by their names in the report."""

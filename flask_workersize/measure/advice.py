@@ -19,7 +19,7 @@ from ..plan import MB
 from ..resources import Resources
 from ..settings import SizingSettings
 from ..values import ServerName
-from .profile import SizingProfile
+from .profile import Costs
 
 SPARE = 1.5
 """Times as many slots as the formula asks for: connections spread unevenly over the workers."""
@@ -54,18 +54,17 @@ class Advice:
         return [*workers, f"NOW_LMS_THREADS={self.threads}"]
 
 
-def slots_of(profile: SizingProfile, cpus: float) -> float:
+def slots_of(costs: Costs, cpus: float) -> float:
     """Return how many requests should run at once: CPUs × (1 + waiting / computing).
 
-    :param profile: what the app costs
+    :param costs: what the app costs
     :param cpus: CPUs, a quota included
     """
-    computing = max(profile.cpu_ms.value, _LEAST_COMPUTING_MS)
-    return cpus * (1 + profile.wait_ms.value / computing)
+    return cpus * (1 + costs.wait_ms / max(costs.cpu_ms, _LEAST_COMPUTING_MS))
 
 
 def advise(
-    profile: SizingProfile, settings: SizingSettings, resources: Resources, server: ServerName
+    costs: Costs, settings: SizingSettings, resources: Resources, server: ServerName
 ) -> Advice:
     """Propose workers and threads.
 
@@ -73,18 +72,18 @@ def advise(
     request is what computes best. Else there are few workers, since each needs memory, and as many
     threads as the slots need.
 
-    :param profile: what the app costs
+    :param costs: what the app costs
     :param settings: what the operator asked for; only the headroom is used
     :param resources: what the machine gives
     :param server: "gunicorn" or "waitress", whose one process computes on one CPU at a time
     """
     cpus = min(resources.cpus, 1.0) if server == "waitress" else resources.cpus
-    slots = slots_of(profile, cpus)
+    slots = slots_of(costs, cpus)
     most = math.floor(2 * resources.cpus) + 1
     usable_mb = resources.memory_available * (100 - settings.memory_headroom_percent) // 100 // MB
 
     def fits(workers: int, threads: int) -> bool:
-        return profile.once_mb + workers * profile.own_mb(threads) <= usable_mb
+        return costs.once_mb + workers * costs.own_mb(threads) <= usable_mb
 
     workers, threads = _shape(slots, most, resources.cpus, server)
     while not fits(workers, threads) and workers > 1:

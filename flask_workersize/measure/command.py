@@ -92,8 +92,9 @@ def _propose(settings: SizingSettings, resources: Resources, write: str | None) 
         click.echo(f"Note: plans go on with {source}: unset it to plan with what was measured.")
         return
     click.echo(f"with it, here: {compute_plan(settings, resources)}")
-    advice = advise(settings.profile, settings, resources, settings.wsgi_server)
-    click.echo(f"for .env: {show.because(advice, settings.profile, resources.cpus)}")
+    costs = settings.profile.costs
+    advice = advise(costs, settings, resources, settings.wsgi_server)
+    click.echo(f"for .env: {show.because(advice, costs, resources.cpus)}")
     _say(f"  {line}" for line in advice.lines())
     if write is not None:
         write_lines(Path(write), advice.lines())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 
 from ..errors import WorkerSizeConfigError
 from ..runtime.guard import WARM_REQUESTS
+from .growth import slope
 from .profile import Figure, SizingProfile
 from .trial import Answers, Trial, WorkerState, trial
 
@@ -20,12 +17,6 @@ ROUNDS = 10
 
 PHASE_SECONDS = 90.0
 """How long each of the two trials may ask, however slow the app is."""
-
-_LEAST_GROWTH_MB = 0.25
-"""Growth during the measuring that is more than noise: some pages come and go."""
-
-_SURE = 3.0
-"""How many times its own error a slope has to be, to be one."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,10 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
         thread_mb = max(most - peak, 0.0) / (task.threads - 1)
         answers.append(second.answers)
     per_request, grows = slope(seen.growth)
-    profile = SizingProfile(
-        schema=1,
-        app=task.app,
-        made_at=datetime.now(UTC).replace(microsecond=0),
-        made_by="measure",
-        python=platform.python_version(),
-        gunicorn=version("gunicorn"),
-        flask_workersize=version("flask-workersize"),
+    profile = SizingProfile.made_now(
+        "measure",
+        task.app,
+        "gunicorn",
         preload=task.preload,
         requests=sum(item.good for item in answers),
         shared_mb=round(seen.shared, 3),
@@ -190,22 +177,3 @@ def check(answers: Answers) -> None:
     elif statuses:
         why = "There is no such page: choose paths that exist with --path."
     raise WorkerSizeConfigError(f"Nothing to measure: {paths} answered {what}. {why}")
-
-
-def slope(points: Sequence[tuple[int, float]]) -> tuple[float, bool]:
-    """Return by how much something grows with each request, and whether that is sure.
-
-    A straight line through the later two thirds, when caches are full (least squares).
-
-    :param points: requests so far, and how much there was then
-    """
-    later = points[len(points) // 3 :]
-    if len(later) < 4 or later[0][0] == later[-1][0]:
-        return 0.0, False
-    xs, ys = zip(*later, strict=True)
-    line = statistics.linear_regression(xs, ys)
-    errors = [y - line.slope * x - line.intercept for x, y in later]
-    width = sum((x - statistics.fmean(xs)) ** 2 for x in xs)
-    error = (sum(item**2 for item in errors) / (len(later) - 2) / width) ** 0.5
-    grown = line.slope * (xs[-1] - xs[0])
-    return line.slope, grown >= _LEAST_GROWTH_MB and line.slope > _SURE * error

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -58,6 +60,36 @@ class Figure(BaseModel):
         return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a plan needs to know of an app.
+
+    :param shared_mb: memory that is needed once, in MB
+    :param peak_mb: the most memory that a worker with one thread has of its own, in MB
+    :param thread_mb: memory of each thread more, in MB
+    :param cpu_ms: CPU time of a request, in milliseconds
+    :param wait_ms: time that a request waits, in milliseconds
+    """
+
+    shared_mb: float
+    peak_mb: float
+    thread_mb: float
+    cpu_ms: float
+    wait_ms: float
+
+    def own_mb(self, threads: int) -> int:
+        """Return the most memory that a worker has of its own, in MB, rounded up, at least 1.
+
+        :param threads: threads a worker: each more than the first needs ``thread_mb``
+        """
+        return max(1, _ceiling(self.peak_mb + (threads - 1) * self.thread_mb))
+
+    @property
+    def once_mb(self) -> int:
+        """Memory that is needed once, in MB, rounded up."""
+        return _ceiling(self.shared_mb)
+
+
 class SizingProfile(BaseModel):
     """What an app costs. Memory is in MB, times are in milliseconds.
 
@@ -73,7 +105,7 @@ class SizingProfile(BaseModel):
         description='"measure" from requests that were sent for it, "learn" from real traffic'
     )
     python: str = Field(description="version of Python")
-    gunicorn: str = Field(description="version of gunicorn")
+    server: str = Field(description="the server and its version")
     flask_workersize: str = Field(description="version of flask-workersize")
     preload: bool = Field(description="whether the app was loaded before the workers were forked")
     requests: int = Field(ge=1, description="requests that it was measured with")
@@ -81,7 +113,11 @@ class SizingProfile(BaseModel):
     boot_mb: Figure = Field(description="a worker's own memory when it has started")
     warm_mb: Figure = Field(description="the same after its first requests")
     peak_mb: Figure = Field(description="the same at its most; what is planned with is the most")
-    thread_mb: float = Field(ge=0, description="memory of each thread more, at its most")
+    thread_mb: float = Field(
+        ge=0,
+        description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
+        "the threads that there were",
+    )
     growth_mb: float = Field(description="own memory that 1,000 requests more have added")
     grows: bool = Field(description="whether it was still growing at the end")
     cpu_ms: Figure = Field(description="CPU time of a request, the server's part included")
@@ -93,17 +129,38 @@ class SizingProfile(BaseModel):
             raise ValueError("a worker without memory of its own")
         return self
 
-    def own_mb(self, threads: int) -> int:
-        """Return the most memory that a worker has of its own, in MB, rounded up, at least 1.
-
-        :param threads: threads a worker: each more than the first needs ``thread_mb``
-        """
-        return max(1, _ceiling(self.peak_mb.value + (threads - 1) * self.thread_mb))
-
     @property
-    def once_mb(self) -> int:
-        """Memory that is needed once, in MB, rounded up."""
-        return _ceiling(self.shared_mb)
+    def costs(self) -> Costs:
+        """What a plan needs to know of it."""
+        return Costs(
+            self.shared_mb,
+            self.peak_mb.value,
+            self.thread_mb,
+            self.cpu_ms.value,
+            self.wait_ms.value,
+        )
+
+    @classmethod
+    def made_now(
+        cls, made_by: Literal["measure", "learn"], app: str, server: str, **figures: Any
+    ) -> Self:
+        """Make a profile of this moment.
+
+        :param made_by: how it came about
+        :param app: name of the app
+        :param server: name of the server
+        :param figures: all that was measured, by the names above
+        """
+        return cls(
+            schema=1,
+            app=app,
+            made_at=datetime.now(UTC).replace(microsecond=0),
+            made_by=made_by,
+            python=platform.python_version(),
+            server=f"{server} {version(server)}",
+            flask_workersize=version("flask-workersize"),
+            **figures,
+        )
 
     def save(self, path: Path) -> None:
         """Write the file: whoever reads it has the old one or the new one, whole.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .advice import Advice
-from .profile import SizingProfile
+from .profile import Costs, SizingProfile
 from .trial import Answers
 
 
@@ -13,7 +13,7 @@ def table(profile: SizingProfile) -> Iterable[str]:
     """Yield what was measured; in parentheses the least and the most that was seen."""
     how = "preloaded" if profile.preload else "not preloaded"
     yield (
-        f"measured: {profile.app}, {profile.requests} requests, gunicorn {profile.gunicorn}, "
+        f"measured: {profile.app}, {profile.requests} requests, {profile.server}, "
         f"Python {profile.python}, {how}"
     )
     growth = f"{profile.growth_mb:.1f} MB per 1,000 requests"
@@ -57,12 +57,12 @@ def errors(answers: Sequence[Answers]) -> Iterable[str]:
             yield f"{path} answered: {told}. These requests count as well."
 
 
-def because(advice: Advice, profile: SizingProfile, cpus: float) -> str:
+def because(advice: Advice, costs: Costs, cpus: float) -> str:
     """Return a proposal and how it came about."""
     used = min(cpus, 1.0) if advice.server == "waitress" else cpus
     formula = (
-        f"{used:g} CPU{'' if used == 1 else 's'} × (1 + {profile.wait_ms.value:.1f} ms waiting / "
-        f"{profile.cpu_ms.value:.1f} ms computing) = {advice.slots:.1f} requests at once"
+        f"{used:g} CPU{'' if used == 1 else 's'} × (1 + {costs.wait_ms:.1f} ms waiting / "
+        f"{costs.cpu_ms:.1f} ms computing) = {advice.slots:.1f} requests at once"
     )
     shape = f"{advice.workers} × {advice.threads} (workers × threads)"
     if advice.server == "waitress":

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from ..resources.processes import start_time
-from .snapshot import GuardState, MemorySample, Snapshot, State, WorkerRow
+from .snapshot import GuardState, Learnt, MemorySample, Snapshot, State, WorkerRow
 
 _WORD = 8
 NANOSECONDS = 1_000_000_000
@@ -60,9 +60,13 @@ class _Header:
     EXIT_ASKED = 14
     WORKERS_OOM_KILLED = 15
     CPU_BEFORE = 16
-    LISTENERS = 17
-    FIRST_LISTENER = 18
-    WORDS = 18 + _MOST_LISTENERS
+    LEARNT = 17
+    LISTENERS = 22
+    FIRST_LISTENER = 23
+    WORDS = 23 + _MOST_LISTENERS
+
+
+_LEARNT = slice(_Header.LEARNT, _Header.LISTENERS)
 
 
 class _Cell:
@@ -176,6 +180,11 @@ class Scoreboard:
     def count_oom_killed(self, workers: int) -> None:
         """Count workers that the kernel has killed for want of memory."""
         self.cells[_Header.WORKERS_OOM_KILLED] += workers
+
+    def note_learnt(self, learnt: Learnt) -> None:
+        """Write down what the app costs."""
+        for offset, value in reversed(list(enumerate(learnt))):
+            self.cells[_Header.LEARNT + offset] = value
 
     def tell_to_leave(self, number: int, is_told: bool = True) -> None:
         """Write down whether a worker is recycled: it need not wait for the stop of the server."""
@@ -304,6 +313,7 @@ class Scoreboard:
             oom_kills=cells[_Header.OOM_KILLS],
             workers_oom_killed=cells[_Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[_Header.GUARD]),
+            learnt=Learnt(*cells[_LEARNT]) if cells[_Header.LEARNT] else None,
         )
 
     def held(self) -> Iterable[tuple[int, int]]:
@@ -366,14 +376,28 @@ class Scoreboard:
         )
 
     def note_memory(
-        self, number: int, rss_bytes: int, pss_bytes: int | None, uss_bytes: int | None
+        self,
+        number: int,
+        rss_bytes: int,
+        pss_bytes: int | None,
+        uss_bytes: int | None,
+        peak_rss_bytes: int | None = None,
     ) -> None:
-        """Write down what the monitor has seen of a worker's memory."""
+        """Write down what the monitor has seen of a worker's memory.
+
+        :param number: its row
+        :param rss_bytes: resident memory
+        :param pss_bytes: its proportional share; ``None`` where the system does not tell
+        :param uss_bytes: what is its own alone; ``None`` likewise
+        :param peak_rss_bytes: the most resident memory that it has had; ``None`` likewise
+        """
         start = self._start(number)
         self.cells[start + _Cell.RSS] = rss_bytes
         self.cells[start + _Cell.PSS] = -1 if pss_bytes is None else pss_bytes
         self.cells[start + _Cell.USS] = -1 if uss_bytes is None else uss_bytes
-        self.cells[start + _Cell.PEAK] = max(uss_bytes or 0, self.cells[start + _Cell.PEAK])
+        if uss_bytes is not None:
+            own_then = uss_bytes + max((peak_rss_bytes or 0) - rss_bytes, 0)
+            self.cells[start + _Cell.PEAK] = max(own_then, self.cells[start + _Cell.PEAK])
         self.cells[start + _Cell.SAMPLED] = time.monotonic_ns()
 
     def _start(self, number: int) -> int:

@@ -94,6 +94,23 @@ class WorkerRow(NamedTuple):
         return len(self.running_seconds)
 
 
+class Learnt(NamedTuple):
+    """What the monitor has learnt of the app from its traffic.
+
+    :param requests: requests that it was learnt from
+    :param cpu_ns: CPU time of a request, in nanoseconds, the server's part included
+    :param wait_ns: time that a request waits, in nanoseconds
+    :param shared_bytes: memory that is needed once
+    :param peak_bytes: the most memory of its own that a warm worker was seen with
+    """
+
+    requests: int
+    cpu_ns: int
+    wait_ns: int
+    shared_bytes: int
+    peak_bytes: int
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The table at one moment.
@@ -114,6 +131,7 @@ class Snapshot:
     :param oom_kills: processes that the kernel has killed for want of memory since the start
     :param workers_oom_killed: workers among them
     :param guard: what the memory guard has to say
+    :param learnt: what the app costs; ``None`` before enough is known
     """
 
     state: State
@@ -131,6 +149,7 @@ class Snapshot:
     oom_kills: int
     workers_oom_killed: int
     guard: GuardState
+    learnt: Learnt | None = None
 
     @property
     def waiting(self) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from ..resources.processes import process_memory
+from ..resources.processes import peak_resident_memory, process_memory
 from .scoreboard import Scoreboard
 from .snapshot import Snapshot
 
@@ -100,5 +100,9 @@ class Watch:
         memory = process_memory(row.pid)
         if memory is not None:
             self._board.note_memory(
-                row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes
+                row.number,
+                memory.rss_bytes,
+                memory.pss_bytes,
+                memory.uss_bytes,
+                peak_resident_memory(row.pid),
             )

@@ -18,6 +18,7 @@ import click
 from ..deployment import Deployment
 from ..errors import WorkerSizeStartError
 from ..log import say
+from ..measure.profile import Home
 from ..state import adopt, get_state, prepare
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def launch(
         )
     settings, plan = prepare(app, options, option_source)
     plan = check_options(app, settings, plan)
-    deployment = Deployment(settings, get_state(app).resources, plan)
+    deployment = Deployment(settings, get_state(app).resources, plan, Home.of(app))
     adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)

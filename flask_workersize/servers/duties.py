@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from ..deployment import Deployment
+from ..log import say
+from ..measure.learn import Learner, ProfileWriter
 from ..plan import MB
 from ..resources import detect_resources
 from ..resources.gauge import MemoryGauge
@@ -35,6 +38,7 @@ def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watc
     duties: list[Duty] = [
         OomWitness(board, plan, gauge.oom_kills),
         LimitFollower(settings, plan, detect_resources, hand, (given.memory_limit, given.cpus)),
+        Learner(board, plan, given.cpus, master, _writer(deployment)),
     ]
     if settings.memory_guard == "off":
         duties.append(MemoryNote(board, hand, gauge))
@@ -42,6 +46,23 @@ def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watc
         rules = rules_of(settings)
         duties.append(MemoryDuty(board, plan, rules, hand, gauge))
     return Watch(board, duties)
+
+
+def _writer(deployment: Deployment) -> ProfileWriter | None:
+    """Return what writes the profile, where that is asked for and the app is known."""
+    settings, home = deployment.settings, deployment.home
+    if settings.sizing_profile != "learn":
+        return None
+    if home is None:
+        say(logging.WARNING, NO_HOME_WARNING)
+        return None
+    return ProfileWriter(home.path, home.app, deployment.plan.server, settings.preload)
+
+
+NO_HOME_WARNING = (
+    "NOW_LMS_SIZING_PROFILE=learn writes no profile here: a gunicorn that was started directly "
+    "does not know the app's instance folder. Start it with flask serve-prod."
+)
 
 
 def rules_of(settings: SizingSettings) -> Rules:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from ..deployment import Deployment, process
 from ..errors import WorkerSizeConfigError
+from ..measure.profile import Home, SizingProfile
 from ..plan import SizingPlan
 from ..resources import Resources
 from ..settings import SizingSettings
@@ -71,9 +72,13 @@ def hand_over(
                 "import_path": location.import_path,
                 "settings": settings.model_dump()
                 | {"sources": settings.sources, "warnings": settings.warnings}
-                | {"profile": settings.profile and settings.profile.model_dump(mode="json")},
+                | {
+                    "profile": settings.profile
+                    and settings.profile.model_dump(mode="json", by_alias=True)
+                },
                 "resources": asdict(deployment.resources),
                 "plan": deployment.plan.to_dict(),
+                "home": deployment.home and asdict(deployment.home),
                 "options": dict(options),
             },
             default=_secret_or_refuse,
@@ -94,6 +99,10 @@ def hand_over(
         os.execv(sys.executable, [sys.executable, "-m", __name__, str(file.fileno())])
 
 
+def _dumped(profile: SizingProfile | None) -> dict[str, Any] | None:
+    return None if profile is None else profile.model_dump(mode="json", by_alias=True)
+
+
 def _secret_or_refuse(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
@@ -110,6 +119,7 @@ def take_over(descriptor: int) -> None:
         SizingPlan(
             **handed["plan"] | {name: tuple(handed["plan"][name]) for name in ("warnings", "notes")}
         ),
+        Home(**handed["home"]) if handed["home"] else None,
     )
     process.deployment = deployment
     location = AppLocation(handed["import_path"])

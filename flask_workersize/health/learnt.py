@@ -1,0 +1,77 @@
+"""What the report says of what was learnt from traffic, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..measure.advice import advise
+from ..measure.profile import Costs
+from ..plan import MB, SizingPlan
+from ..resources import Resources
+from ..runtime.snapshot import Learnt
+from ..settings import SizingSettings
+
+OFF_SHARE = 0.25
+"""How far measured memory may be from what was planned, either way."""
+
+
+class LearntReport(BaseModel):
+    """What the app costs, as its traffic shows, and the lines to set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: int = Field(ge=1, description="requests that it was learnt from")
+    cpu_ms: float = Field(
+        ge=0, description="CPU time of a request, in milliseconds, the server's part included"
+    )
+    wait_ms: float = Field(ge=0, description="time that a request waits, in milliseconds")
+    shared_memory_mb: float = Field(ge=0, description="memory that is needed once, in MB")
+    worker_memory_mb: float = Field(
+        ge=0, description="the most memory of its own that a worker was seen with, in MB"
+    )
+    advice: list[str] = Field(description="the lines to set for workers and threads")
+    warnings: list[str] = Field(exclude=True, description="where that is far from what was planned")
+
+    @classmethod
+    def of(
+        cls, learnt: Learnt, settings: SizingSettings, resources: Resources, plan: SizingPlan
+    ) -> Self:
+        """Make the report of what was learnt.
+
+        :param learnt: what the monitor has seen
+        :param settings: what the operator asked for
+        :param resources: what the machine gave when it was planned
+        :param plan: the plan that the app is served under
+        """
+        costs = Costs(
+            learnt.shared_bytes / MB,
+            learnt.peak_bytes / MB,
+            0.0,
+            learnt.cpu_ns / 1e6,
+            learnt.wait_ns / 1e6,
+        )
+        return cls(
+            requests=learnt.requests,
+            cpu_ms=round(costs.cpu_ms, 3),
+            wait_ms=round(costs.wait_ms, 3),
+            shared_memory_mb=round(costs.shared_mb, 1),
+            worker_memory_mb=round(costs.peak_mb, 1),
+            advice=advise(costs, settings, resources, plan.server).lines(),
+            warnings=list(_too_far(costs, plan)),
+        )
+
+
+def _too_far(costs: Costs, plan: SizingPlan) -> Iterable[str]:
+    measured = costs.once_mb + plan.workers * costs.own_mb(1)
+    off = measured / plan.estimated_memory_mb - 1
+    if abs(off) <= OFF_SHARE:
+        return
+    each = -(-measured // plan.workers)
+    yield (
+        f"measured are {costs.once_mb} MB shared + {plan.workers} × {costs.own_mb(1)} MB = "
+        f"{measured} MB, planned were {plan.estimated_memory_mb} MB ({off:+.0%}): set "
+        f"NOW_LMS_SIZING_PROFILE=learn and restart, or NOW_LMS_WORKER_MEMORY_MB={each}."
+    )

@@ -1,0 +1,225 @@
+"""Learn from real traffic what the app costs: a duty of the monitor."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from ..log import say
+from ..plan import MB, SizingPlan
+from ..resources.processes import process_memory, resident_memory
+from ..runtime.guard import WARM_REQUESTS
+from ..runtime.scoreboard import NANOSECONDS, Scoreboard
+from ..runtime.snapshot import Learnt, Snapshot
+from .growth import slope
+from .profile import Figure, SizingProfile
+
+LOOK_SECONDS = 1.0
+"""How often the counts are compared: a mean of one second's requests is a figure."""
+
+SHARED_SECONDS = 60.0
+"""How often the memory of the master is read: it seldom changes."""
+
+SAVE_SECONDS = 600.0
+"""How often the profile is written."""
+
+ENOUGH_REQUESTS = 200
+"""Requests from which figures are told: as many as ``flask workersize measure`` sends."""
+
+ENOUGH_CALM = 50
+"""Requests among them that came while there was CPU time to be had."""
+
+CALM_SHARE = 0.5
+"""Share of the CPUs up to which time that was not computed was waited: above it, requests also wait
+for each other."""
+
+_MOST_SECONDS = 3600
+_MOST_WORKERS = 200
+
+
+class Learner:
+    """Keeps what requests and workers cost, tells it in the scoreboard, and may write a profile.
+
+    :param board: the shared table
+    :param plan: the plan that the server was started with
+    :param cpus: CPUs, a quota included
+    :param master: the process of the master
+    :param save: writes a profile; ``None`` where none is to be written
+    """
+
+    turn_seconds = LOOK_SECONDS
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        plan: SizingPlan,
+        cpus: float,
+        master: int,
+        save: Callable[[Learner], None] | None = None,
+    ) -> None:
+        self._board = board
+        self._is_alone = plan.server == "waitress"
+        self._cpus = cpus
+        self._master = master
+        self._save = save
+        self._before: tuple[float, Snapshot] | None = None
+        self._due = self._shared_due = 0.0
+        self._save_due: float | None = None
+        self._requests = self._calm_requests = 0
+        self._cpu = self._calm_wait = 0.0
+        self.cpu_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
+        self.wait_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
+        self.boot_mb: dict[int, float] = {}
+        self.warm_mb: dict[int, float] = {}
+        self.peak_mb: dict[int, float] = {}
+        self._growth: dict[int, deque[tuple[int, float]]] = {}
+        self._shared_bytes = 0
+
+    def look(self, now: float, snapshot: Snapshot) -> None:
+        """Compare with what was seen before, and tell what has become of it."""
+        if now < self._due or snapshot.is_leaving:
+            return
+        self._due = now + LOOK_SECONDS
+        if self._before is not None:
+            self._count(self._before[1], snapshot, now - self._before[0])
+        self._before = (now, snapshot)
+        self._remember(snapshot)
+        if now >= self._shared_due:
+            self._shared_due = now + SHARED_SECONDS
+            self._shared_bytes = self._shared()
+        learnt = self.learnt()
+        if learnt is None:
+            return
+        self._board.note_learnt(learnt)
+        if self._save_due is None or now >= self._save_due:
+            # The first time as soon as there is enough: the server may not live for long.
+            self._save_due = now + SAVE_SECONDS
+            self._keep()
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Write the profile for the next start."""
+        if self.learnt() is not None:
+            self._keep()
+
+    def learnt(self) -> Learnt | None:
+        """Return what is known; ``None`` before it is enough."""
+        peak = max((self.peak_mb.get(age, 0.0) for age in self.warm_mb), default=0.0)
+        is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
+        if not is_enough or not peak or not self._shared_bytes:
+            return None
+        return Learnt(
+            requests=self._requests,
+            cpu_ns=int(self._cpu / self._requests * NANOSECONDS),
+            wait_ns=int(self._calm_wait / self._calm_requests * NANOSECONDS),
+            shared_bytes=self._shared_bytes,
+            peak_bytes=int(peak * MB),
+        )
+
+    def growth(self) -> tuple[float, bool]:
+        """Return by how many MB a worker grows with each request, and whether that is sure.
+
+        Of the worker that was seen longest.
+        """
+        longest = max(self._growth.values(), key=len, default=deque())
+        return slope(list(longest))
+
+    def _count(self, before: Snapshot, now: Snapshot, seconds: float) -> None:
+        served = now.served - before.served
+        if served <= 0:
+            return
+        cpu = max(now.cpu_seconds - before.cpu_seconds, 0.0)
+        wait = max(now.busy_seconds - before.busy_seconds - cpu, 0.0)
+        self._requests += served
+        self._cpu += cpu
+        self.cpu_ms.append(1000 * cpu / served)
+        if cpu <= CALM_SHARE * self._cpus * seconds:
+            self._calm_requests += served
+            self._calm_wait += wait
+            self.wait_ms.append(1000 * wait / served)
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        for row in snapshot.ready:
+            if row.memory is None or not row.memory.uss_bytes:
+                continue
+            own = row.memory.uss_bytes / MB
+            self.boot_mb.setdefault(row.age, own)
+            self.peak_mb[row.age] = row.memory.peak_bytes / MB
+            if row.served >= WARM_REQUESTS:
+                self.warm_mb.setdefault(row.age, own)
+                points = self._growth.setdefault(row.age, deque(maxlen=_MOST_SECONDS))
+                if not points or points[-1][0] != row.served:
+                    points.append((row.served, own))
+        for ages in (self.boot_mb, self.warm_mb, self.peak_mb, self._growth):
+            while len(ages) > _MOST_WORKERS:
+                del ages[min(ages)]
+
+    def _shared(self) -> int:
+        """Return the memory that is needed once: the master's, and this process' own."""
+        mine = process_memory(os.getpid()) if os.getpid() != self._master else None
+        own = (mine.uss_bytes or 0) if mine else 0
+        # A server of one process shares nothing: what it has counts as its own.
+        return own if self._is_alone else own + (resident_memory(self._master) or 0)
+
+    def _keep(self) -> None:
+        if self._save is not None:
+            self._save(self)
+
+
+def profile_of(learner: Learner, app: str, server: str, preload: bool) -> SizingProfile:
+    """Make a profile of what was learnt; there has to be enough.
+
+    :param learner: what was learnt
+    :param app: name of the app
+    :param server: name of the server
+    :param preload: whether the app was loaded before the workers were forked
+    """
+    learnt = learner.learnt()
+    assert learnt is not None
+    per_request, grows = learner.growth()
+    return SizingProfile.made_now(
+        "learn",
+        app,
+        server,
+        preload=preload,
+        requests=learnt.requests,
+        shared_mb=round(learnt.shared_bytes / MB, 3),
+        boot_mb=Figure.of(learner.boot_mb.values()),
+        warm_mb=Figure.of(learner.warm_mb.values()),
+        peak_mb=Figure.of(learner.peak_mb.values(), learnt.peak_bytes / MB),
+        thread_mb=0.0,
+        growth_mb=round(1000 * per_request, 3),
+        grows=grows,
+        cpu_ms=Figure.of(learner.cpu_ms, learnt.cpu_ns / 1e6),
+        wait_ms=Figure.of(learner.wait_ms, learnt.wait_ns / 1e6),
+    )
+
+
+class ProfileWriter:
+    """Writes what was learnt into the profile of an app.
+
+    :param path: the file
+    :param app: name of the app
+    :param server: name of the server
+    :param preload: whether the app was loaded before the workers were forked
+    """
+
+    def __init__(self, path: Path, app: str, server: str, preload: bool) -> None:
+        self._path = path
+        self._facts = (app, server, preload)
+        self._has_failed = False
+
+    def __call__(self, learner: Learner) -> None:
+        """Write it; what cannot be written is said once."""
+        try:
+            profile_of(learner, *self._facts).save(self._path)
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                say(
+                    logging.WARNING,
+                    f"what was learnt cannot be written to {self._path}: {error.strerror}. Let the "
+                    "user of the workers write there, or unset NOW_LMS_SIZING_PROFILE.",
+                )
