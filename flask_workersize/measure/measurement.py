@@ -63,7 +63,8 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
 
     First two workers of one thread are asked one request after the other: so neither waits for the
     other, and what is not computing is waiting. Then one worker with threads is asked by as many
-    clients at once: what it needs more is the memory of its threads.
+    clients at once: what it needs more is the memory of its threads, and what it computes is what
+    a request costs a server that does not rest between two of them.
 
     :param task: what to measure
     :param done: called with the number of requests that were answered since
@@ -76,9 +77,9 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
     answers, peak, thread_mb = [first.answers], max(seen.peak), 0.0
     if task.threads > 1:
         with trial(task.command, 1, task.threads, task.paths) as second:
-            _ask_until(second, task.requests, task.threads, done)
-            most = max((worker.peak_mb for worker in second.workers()), default=peak)
+            most, loaded = _at_once(second, task, done)
         thread_mb = max(most - peak, 0.0) / (task.threads - 1)
+        seen.cpu_ms = loaded or seen.cpu_ms
         answers.append(second.answers)
     per_request, grows = slope(seen.growth)
     profile = SizingProfile.made_now(
@@ -127,8 +128,7 @@ def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Se
 
 def _compare(before: list[WorkerState], now: list[WorkerState], seen: _Seen) -> None:
     """Take down what the requests between two looks have cost, by workers that live on."""
-    first = {worker.pid: worker for worker in before}
-    pairs = [(first[worker.pid], worker) for worker in now if worker.pid in first]
+    pairs = _pairs(before, now)
     served = sum(b.served - a.served for a, b in pairs)
     if not served:
         return
@@ -141,12 +141,33 @@ def _compare(before: list[WorkerState], now: list[WorkerState], seen: _Seen) -> 
     seen.growth.append((sum(worker.served for worker in now), own))
 
 
-def _ask_until(server: Trial, requests: int, clients: int, done: Callable[[int], object]) -> None:
+def _at_once(server: Trial, task: Task, done: Callable[[int], object]) -> tuple[float, list[float]]:
+    """Return the most memory of a worker with threads, and CPU time of a request, in each part."""
     begun = time.monotonic()
-    for count in _parts(requests):
-        server.ask(count, clients, done)
+    before, most = server.workers(), 0.0
+    computed = []
+    for count in _parts(task.requests):
+        server.ask(count, task.threads, done)
+        now = server.workers()
+        most = max([most, *(worker.peak_mb for worker in now)])
+        pairs = _pairs(before, now)
+        served = sum(b.served - a.served for a, b in pairs)
+        if served:
+            cpu = sum(b.process_seconds - a.process_seconds for a, b in pairs)
+            computed.append(1000 * cpu / served)
+        before = now
         if time.monotonic() > begun + PHASE_SECONDS:
-            return
+            break
+    # The first requests fill caches.
+    return most, computed[1:] or computed
+
+
+def _pairs(
+    before: list[WorkerState], now: list[WorkerState]
+) -> list[tuple[WorkerState, WorkerState]]:
+    """Return what was and what is of each worker that lives on."""
+    first = {worker.pid: worker for worker in before}
+    return [(first[worker.pid], worker) for worker in now if worker.pid in first]
 
 
 def _parts(requests: int) -> Iterable[int]:

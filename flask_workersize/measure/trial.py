@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ..errors import WorkerSizeStartError
-from ..resources.processes import peak_resident_memory, process_memory
+from ..resources.processes import cpu_seconds, peak_resident_memory, process_memory
 
 START_SECONDS = 120.0
 """How long the app may take to start: the default of ``NOW_LMS_TIMEOUT``."""
@@ -43,6 +43,7 @@ class WorkerState:
     :param served: requests that it has served
     :param busy_seconds: time that its threads have spent on them
     :param cpu_seconds: time that they have computed for them
+    :param process_seconds: CPU time of the whole process
     :param own_mb: memory of its own, in MB
     :param peak_mb: the most memory of its own that it has had so far, in MB
     """
@@ -51,6 +52,7 @@ class WorkerState:
     served: int
     busy_seconds: float
     cpu_seconds: float
+    process_seconds: float
     own_mb: float
     peak_mb: float
 
@@ -295,6 +297,7 @@ def _look(row: dict[str, Any]) -> WorkerState | None:
         row["served"],
         row["busy_seconds"],
         row["cpu_seconds"],
+        cpu_seconds(row["pid"]),
         own / _MB,
         (own + max(most - rss, 0)) / _MB,
     )

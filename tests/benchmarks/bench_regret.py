@@ -120,7 +120,7 @@ class Bench:
     :param seconds: of load in each run
     """
 
-    def __init__(self, start: Starter, folder: Path, seconds: float) -> None:
+    def __init__(self, start: Starter, folder: Path, seconds: int) -> None:
         self._start = start
         self._folder = folder
         self._seconds = seconds
@@ -147,8 +147,10 @@ class Bench:
             launcher = psutil.Process(server.pid)
             await_that(lambda: len(launcher.children()) > shape[0], "all workers are there")
             time.sleep(_SETTLE_SECONDS)
-            self._load(port, place.app, WARM_SECONDS)
-            told = self._load(port, place.app, self._seconds)
+            # What is queued of the first load would be served before the second.
+            slots = min(CLIENTS, shape[0] * shape[1])
+            self._load(port, place.app, WARM_SECONDS, slots)
+            told = self._load(port, place.app, self._seconds, CLIENTS)
             runs.rates.append(told[0])
             runs.p99_ms.append(told[1])
             runs.failed += int(told[2])
@@ -200,8 +202,8 @@ class Bench:
         folder = self._folder / "none" if instance == "off" else Path(instance)
         return {"PYTHONPATH": path, "COSTLY_INSTANCE": str(folder)}
 
-    def _load(self, port: int, app: str, seconds: float) -> tuple[float, float, int]:
-        command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds:g}s", "--latency"]
+    def _load(self, port: int, app: str, seconds: int, clients: int) -> tuple[float, float, int]:
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--latency"]
         command += ["--timeout", f"{LATE_SECONDS}s", f"http://127.0.0.1:{port}/{app}"]
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=seconds + 60
@@ -359,11 +361,11 @@ def plot(rows: Sequence[Row]) -> str:
         out.append(f'<rect x="{x}" y="8" width="10" height="10" fill="{_COLOURS[rule]}"/>')
         out.append(f'<text x="{x + 14}" y="17">{escape(rule)}</text>')
     top = 40.0
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        x = left + scale * share
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        mark = left + scale * share
         out.append(
-            f'<line x1="{x}" y1="{top}" x2="{x}" y2="{height - 10}" stroke="#dddddd"/>'
-            f'<text x="{x}" y="{top - 4}" text-anchor="middle">{share:.0%}</text>'
+            f'<line x1="{mark}" y1="{top}" x2="{mark}" y2="{height - 10}" stroke="#dddddd"/>'
+            f'<text x="{mark}" y="{top - 4}" text-anchor="middle">{share:.0%}</text>'
         )
     y = float(top + gap / 2)
     for place in places:
@@ -410,7 +412,7 @@ def arguments() -> argparse.Namespace:
     add("--apps", nargs="+", choices=APPS, default=list(APPS))
     add("--cpus", nargs="+", type=int, default=list(CPUS))
     add("--limits", nargs="+", type=int, default=list(LIMITS_MB), metavar="MB")
-    add("--seconds", type=float, default=2.5, help="of load in each run (default: 2.5)")
+    add("--seconds", type=int, default=3, help="of load in each run (default: 3)")
     add("--write", type=Path, metavar="FILE", help="write the table as CSV")
     add("--plot", type=Path, metavar="FILE", help="write the plot as SVG")
     return parser.parse_args()
