@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import WorkerSizeConfigError
-from .measure.profile import Home, SizingProfile, find_profile
+from .measure.profile import REMEDY, Home, SizingProfile, find_profile
 from .sources import (
     CONFIG_PREFIX,
     DEFAULT_SERVER,
@@ -324,9 +324,12 @@ class SizingSettings(BaseSettings):
         """Find out what the app was measured to cost; who has set a number is not overruled."""
         found = find_profile(self.sizing_profile, home, self.preload)
         if isinstance(found, str):
-            if self.is_profile_named:
-                raise WorkerSizeConfigError(f"{self.source_of('sizing_profile')} {found}")
-            return self.model_copy(update={"warnings": (*self.warnings, f"The {found}")})
+            told = f"cannot be used: {found}. {REMEDY}"
+            if self.sizing_profile not in (None, "learn"):
+                source = self.source_of("sizing_profile")
+                raise WorkerSizeConfigError(f"{source} names a sizing profile that {told}")
+            warning = f"The sizing profile in the instance folder {told}"
+            return self.model_copy(update={"warnings": (*self.warnings, warning)})
         profile, doubts = found
         return self if profile is None else self.measured_by(profile, doubts)
 
@@ -344,11 +347,6 @@ class SizingSettings(BaseSettings):
             "warnings": (*self.warnings, *doubts),
         }
         return self.model_copy(update=update)
-
-    @property
-    def is_profile_named(self) -> bool:
-        """Whether the operator has named the file of a profile."""
-        return self.sizing_profile not in (None, "off", "learn")
 
     @staticmethod
     def profile_named(config: Mapping[str, Any]) -> str | None:

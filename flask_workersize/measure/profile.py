@@ -258,31 +258,28 @@ def find_profile(choice: str | None, home: Home | None, preload: bool) -> Found 
         instance folder, if there is one
     :param home: whose it is to be; ``None`` where that is not known
     :param preload: whether the app is loaded before the workers are forked
-    :returns: the profile, or, as the end of a sentence, why the one that is there is refused
+    :returns: the profile, or why the one that is there cannot be used
     """
     is_named = choice not in (None, "learn")
     path = Path(str(choice)) if is_named else home.path if home else None
     if choice == "off" or path is None:
         return None, ()
-    name = "file of a sizing profile" if is_named else "sizing profile in the instance folder"
     try:
         profile = SizingProfile.load(path)
     except FileNotFoundError:
-        return f"names a {name} that is not there. {_REMEDY}" if is_named else (None, ())
-    except (OSError, ValueError) as error:
-        why = (error.strerror or "unknown error") if isinstance(error, OSError) else str(error)
-    else:
-        why = _refused(profile, home, preload)
-        if not why:
-            doubts = "; ".join(_doubts(profile, home))
-            return profile, (f"The sizing profile may be wrong: {doubts}. {_REMEDY}",) * bool(
-                doubts
-            )
-    verb = "names a" if is_named else ""
-    return f"{verb} {name} that cannot be used: {why}. {_REMEDY}".strip()
+        return "there is no such file" if is_named else (None, ())
+    except OSError as error:
+        return error.strerror or "it cannot be read"
+    except ValueError as error:
+        return str(error)
+    if why := _refused(profile, home, preload):
+        return why
+    doubts = "; ".join(_doubts(profile, home))
+    said = f"The sizing profile may be wrong: {doubts}. {REMEDY}"
+    return profile, (said,) if doubts else ()
 
 
-_REMEDY = "Make it anew with flask workersize measure, or set NOW_LMS_SIZING_PROFILE=off."
+REMEDY = "Make it anew with flask workersize measure, or set NOW_LMS_SIZING_PROFILE=off."
 
 
 def _refused(profile: SizingProfile, home: Home | None, preload: bool) -> str:

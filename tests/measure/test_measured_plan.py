@@ -1,0 +1,163 @@
+"""Plans from a profile: (available - headroom - shared) / own memory, bounded by CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_workersize import SizingPlan, SizingSettings
+from flask_workersize.cli.show import explain
+from flask_workersize.plan import compute_plan
+from flask_workersize.values import ServerName
+from flask_workersize.whatif import memory_needed_mb, one_more
+from tests.measure.profiles import profile
+from tests.plain import load, resources, untimed
+
+
+def measured(environ: dict[str, str] | None = None, **others: Any) -> SizingSettings:
+    """Return settings with a profile: 60 MB once, 30 MB a worker, 2 MB a thread more."""
+    return load(environ).measured_by(profile(**others))
+
+
+def plan(
+    settings: SizingSettings, cpus: float, memory_mb: int, server: ServerName = "gunicorn"
+) -> SizingPlan:
+    """Return the plan on a machine."""
+    return compute_plan(settings, resources(cpus, memory_mb), server)
+
+
+@pytest.mark.parametrize(
+    ("environ", "cpus", "memory_mb", "workers", "limited_by"),
+    [
+        ({}, 2, 512, 5, "cpu"),
+        ({}, 2, 210, 5, "cpu"),
+        ({}, 2, 209, 4, "memory"),
+        ({}, 8, 512, 15, "memory"),
+        ({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "50"}, 8, 512, 6, "memory"),
+        ({}, 2, 89, 1, "memory"),
+        ({}, 2, 60, 1, "memory"),
+        ({"NOW_LMS_WORKERS": "9"}, 2, 512, 9, "explicit"),
+        ({"NOW_LMS_MAX_WORKERS": "3"}, 2, 512, 3, "max_workers"),
+        ({"NOW_LMS_MIN_WORKERS": "7"}, 2, 512, 7, "min_workers"),
+    ],
+)
+def test_workers_are_what_is_left_divided_by_their_own_memory(
+    environ: dict[str, str], cpus: float, memory_mb: int, workers: int, limited_by: str
+) -> None:
+    made = plan(measured(environ), cpus, memory_mb)
+    assert (made.workers, made.limited_by) == (workers, limited_by)
+    assert made.estimated_memory_mb == 60 + workers * 30
+    assert (made.worker_memory_mb, made.shared_memory_mb) == (30, 60)
+    assert made.sources["worker_memory_mb"] == "measured"
+
+
+@pytest.mark.parametrize(
+    ("threads", "memory_mb", "workers"),
+    [(2, 512, 2), (4, 512, 1), (1, 512, 5), (2, 160, 2), (2, 123, 1)],
+)
+def test_threads_divide_what_cpus_bound_and_share_the_memory_of_their_worker(
+    threads: int, memory_mb: int, workers: int
+) -> None:
+    """2 × 2 CPUs + 1 = 5 by CPU, as in the guide; a worker of two threads has 32 MB."""
+    made = plan(measured({"NOW_LMS_THREADS": str(threads)}), 2, memory_mb)
+    assert made.workers == workers
+    assert made.worker_memory_mb == 30 + (threads - 1) * 2
+
+
+def test_waitress_has_one_process_with_all_its_threads() -> None:
+    made = plan(measured(), 2, 512, "waitress")
+    assert (made.workers, made.threads) == (1, 5)
+    assert made.estimated_memory_mb == 60 + 30 + 4 * 2
+
+
+def test_start_line_has_the_numbers_and_says_that_they_were_measured() -> None:
+    assert str(plan(measured(), 8, 512)) == (
+        "gunicorn: 15 workers × 1 thread (memory: (512 MB available - 60 MB shared) / 30 MB a "
+        "worker, measured; CPU bound 17), about 510 MB"
+    )
+
+
+def test_explanation_has_the_formula_with_its_numbers() -> None:
+    environ = {"NOW_LMS_THREADS": "2", "NOW_LMS_MEMORY_HEADROOM_PERCENT": "10"}
+    settings, machine = measured(environ), resources(2, 512)
+    told = explain(settings, machine, compute_plan(settings, machine, "gunicorn"))
+    assert "worker_memory_mb         32 MB          measured" in told
+    assert (
+        "24             (512 MB × 90 % - 60 MB shared) / 32 MB, rounded down, × 2 threads" in told
+    )
+    assert "60 MB shared + 2 × 32 MB" in told
+
+
+def test_plan_that_does_not_fit_says_so_with_the_breakdown() -> None:
+    made = plan(measured({"NOW_LMS_WORKERS": "20"}), 2, 512)
+    (warning,) = made.warnings
+    assert "60 MB shared + 20 × 30 MB = 660 MB, as measured, 512 MB available" in warning
+    (warning,) = plan(measured(), 2, 70).warnings
+    assert warning.startswith("not even one worker fits: 60 MB shared + 1 × 30 MB = 90 MB")
+
+
+def test_fractions_of_a_megabyte_are_rounded_up() -> None:
+    made = plan(measured(shared_mb=60.1, thread_mb=0.2), 2, 512)
+    assert made.shared_memory_mb == 61
+    assert plan(measured({"NOW_LMS_THREADS": "2"}, thread_mb=0.2), 2, 512).worker_memory_mb == 31
+
+
+machines = st.tuples(st.sampled_from([0.1, 0.5, 1, 2, 4, 16]), st.integers(1, 4096))
+sizes = st.floats(0, 300).map(lambda number: round(number, 3))
+
+
+@given(
+    machine=machines,
+    shared=sizes,
+    own=sizes.filter(bool),
+    thread=sizes,
+    threads=st.integers(1, 16),
+    headroom=st.integers(0, 99),
+)
+@untimed
+def test_what_is_planned_fits_or_is_one_worker(
+    *,
+    machine: tuple[float, int],
+    shared: float,
+    own: float,
+    thread: float,
+    threads: int,
+    headroom: int,
+) -> None:
+    environ = {
+        "NOW_LMS_THREADS": str(threads),
+        "NOW_LMS_MEMORY_HEADROOM_PERCENT": str(headroom),
+    }
+    peak = {"value": own, "low": own, "high": own}
+    settings = measured(environ, shared_mb=shared, peak_mb=peak, thread_mb=thread)
+    made = plan(settings, *machine)
+    assert made.fits or made.workers == 1
+    assert made.workers <= max(1, made.cpu_bound // threads)
+    assert made.estimated_memory_mb >= shared + made.workers * (own + (threads - 1) * thread)
+    if made.limited_by == "memory" and made.workers * threads < made.cpu_bound - threads:
+        more = memory_needed_mb(settings, made.workers + 1)
+        assert more > made.memory_available_mb
+
+
+@given(machine=machines, threads=st.integers(1, 8))
+@untimed
+def test_one_worker_more_needs_what_is_said_and_not_a_megabyte_less(
+    machine: tuple[float, int], threads: int
+) -> None:
+    settings = measured({"NOW_LMS_THREADS": str(threads)})
+    made = plan(settings, *machine)
+    needed = one_more(settings, made)
+    cpus = float(needed.get("cpus", machine[0]))
+    memory_mb = int(needed.get("memory_available_mb", machine[1]))
+    assert plan(settings, cpus, memory_mb).workers == made.workers + 1
+    if "memory_available_mb" in needed:
+        assert plan(settings, cpus, memory_mb - 1).workers <= made.workers
+
+
+def test_without_a_profile_everything_is_the_guide_s() -> None:
+    made = compute_plan(load(), resources(4, 1024), "gunicorn")
+    assert (made.workers, made.worker_memory_mb, made.shared_memory_mb) == (5, 200, 0)
+    assert made.estimated_memory_mb == 1000
