@@ -57,6 +57,11 @@ PLAIN = [
     "values.py",
     "plan.py",
     "resources/*.py",
+    "measure/advice.py",
+    "measure/growth.py",
+    "measure/learn.py",
+    "measure/measurement.py",
+    "measure/profile.py",
     "runtime/guard.py",
     "runtime/backlog.py",
     "runtime/follow.py",
@@ -173,6 +178,7 @@ def is_prometheus(name: str) -> bool:
     [
         ("runtime", ["health", "servers", "extension", "cli"]),
         ("health", ["servers", "extension", "cli"]),
+        ("measure", ["health", "servers", "extension", "cli"]),
         ("resources", ["settings", "plan", "health", "servers", "extension", "cli", "runtime"]),
     ],
 )

@@ -35,6 +35,9 @@ from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.show import explain
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live, WorkerReport
+from flask_workersize.measure import show
+from flask_workersize.measure.advice import advise
+from flask_workersize.measure.profile import SizingProfile
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
 from flask_workersize.settings import NAMES
@@ -121,6 +124,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
                 running_seconds=tuple(0.5 + 0.25 * number for number in range(running)),
                 served=1200 - 10 * row.number,
                 busy_seconds=420.0 - row.number,
+                cpu_seconds=61.0 - row.number / 4,
                 memory=MemorySample(96 * MB, 41 * MB, 30 * MB, 0.75),
             )
         )
@@ -129,6 +133,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
         rows=tuple(rows),
         served=sum(row.served for row in rows),
         busy_seconds=sum(row.busy_seconds for row in rows),
+        cpu_seconds=sum(row.cpu_seconds for row in rows),
         memory_limit_bytes=1024 * MB,
         memory_used_bytes=412 * MB,
         guard=GuardState.OK,
@@ -445,6 +450,38 @@ class ReportSchema(SphinxDirective):
         return [literal(json.dumps(CapacityReport.model_json_schema(), indent=2), "json")]
 
 
+class Measured(SphinxDirective):
+    """What ``flask workersize measure`` says of a profile that it has written, on a machine.
+
+    The argument is the file; ``:show: file`` is the file itself.
+    """
+
+    required_arguments = 1
+    option_spec: ClassVar = {
+        **MACHINE,
+        "show": lambda value: directives.choice(value, ("all", "file")),
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Read the profile, and say it."""
+        name, path = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(name)
+        if self.options.get("show") == "file":
+            return [literal(Path(path).read_text(encoding="utf-8").rstrip(), "json")]
+        profile, resources = SizingProfile.load(Path(path)), machine(self.options)
+        settings = SizingSettings.load(environ={"NOW_LMS_WSGI_SERVER": "gunicorn"})
+        settings = settings.measured_by(profile)
+        advice = advise(profile.costs, settings, resources, "gunicorn")
+        lines = [
+            *show.table(profile),
+            f"with it, here: {compute_plan(settings, resources)}",
+            f"for .env: {show.because(advice, profile.costs, resources.cpus)}",
+            *(f"  {line}" for line in advice.lines()),
+        ]
+        command = "$ NOW_LMS_WSGI_SERVER=gunicorn flask workersize measure"
+        return [literal("\n".join([command, *lines]))]
+
+
 class Changelog(SphinxDirective):
     """CHANGES.md: headings, and lists with one sentence each."""
 
@@ -477,6 +514,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "capacity-fields": ReportFields,
         "capacity-schema": ReportSchema,
         "capacity-metrics": Metrics,
+        "measured": Measured,
     }.items():
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +34,6 @@ class LearntReport(BaseModel):
         ge=0, description="the most memory of its own that a worker was seen with, in MB"
     )
     advice: list[str] = Field(description="the lines to set for workers and threads")
-    warnings: list[str] = Field(exclude=True, description="where that is far from what was planned")
 
     @classmethod
     def of(
@@ -60,18 +60,21 @@ class LearntReport(BaseModel):
             shared_memory_mb=round(costs.shared_mb, 1),
             worker_memory_mb=round(costs.peak_mb, 1),
             advice=advise(costs, settings, resources, plan.server).lines(),
-            warnings=list(_too_far(costs, plan)),
         )
 
+    def warnings(self, plan: SizingPlan) -> Iterable[str]:
+        """Yield what is to be said where measured memory is far from what was planned.
 
-def _too_far(costs: Costs, plan: SizingPlan) -> Iterable[str]:
-    measured = costs.once_mb + plan.workers * costs.own_mb(1)
-    off = measured / plan.estimated_memory_mb - 1
-    if abs(off) <= OFF_SHARE:
-        return
-    each = -(-measured // plan.workers)
-    yield (
-        f"measured are {costs.once_mb} MB shared + {plan.workers} × {costs.own_mb(1)} MB = "
-        f"{measured} MB, planned were {plan.estimated_memory_mb} MB ({off:+.0%}): set "
-        f"NOW_LMS_SIZING_PROFILE=learn and restart, or NOW_LMS_WORKER_MEMORY_MB={each}."
-    )
+        :param plan: the plan that the app is served under
+        """
+        once, own = ceil(self.shared_memory_mb), max(1, ceil(self.worker_memory_mb))
+        measured = once + plan.workers * own
+        off = measured / plan.estimated_memory_mb - 1
+        if abs(off) <= OFF_SHARE:
+            return
+        each = -(-measured // plan.workers)
+        yield (
+            f"measured are {once} MB shared + {plan.workers} × {own} MB = {measured} MB, planned "
+            f"were {plan.estimated_memory_mb} MB ({off:+.0%}): set NOW_LMS_SIZING_PROFILE=learn "
+            f"and restart, or NOW_LMS_WORKER_MEMORY_MB={each}."
+        )

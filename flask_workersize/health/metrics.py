@@ -37,6 +37,7 @@ _MB_GAUGES = {
 _COUNTERS = {
     "requests": ("served", "Requests served."),
     "busy_seconds": ("busy_seconds", "Time that threads have spent on requests."),
+    "cpu_seconds": ("cpu_seconds", "Time that threads have computed for requests."),
     "worker_restarts": ("restarts", "Workers that ended and were replaced."),
     "workers_recycled": ("recycled", "Workers that the memory guard has recycled."),
     "oom_kills": ("oom_kills", "Processes that the kernel has killed for want of memory."),

@@ -218,7 +218,7 @@ class CapacityReport(BaseModel):
         if details:
             shown |= {
                 "sources": dict(plan.sources),
-                "warnings": [*plan.warnings, *(learnt.warnings if learnt else ())],
+                "warnings": [*plan.warnings, *(learnt.warnings(plan) if learnt else ())],
                 "notes": [_without_folder(note) for note in detection_notes] + list(plan.notes),
                 "pid": os.getpid(),
             }

@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 FILE_NAME = "workersize-profile.json"
 """What the file is called in the app's instance folder."""
@@ -207,6 +204,12 @@ class SizingProfile(BaseModel):
             raise ValueError(f"its {place} is missing or not valid") from None
 
 
+class _App(Protocol):
+    import_name: str
+    instance_path: str
+    root_path: str
+
+
 @dataclass(frozen=True)
 class Home:
     """Whose profile it is.
@@ -221,8 +224,8 @@ class Home:
     code_folder: str
 
     @classmethod
-    def of(cls, app: Flask) -> Home:
-        """Return the home of an app's profile."""
+    def of(cls, app: _App) -> Home:
+        """Return the home of an app's profile; the app is Flask's."""
         return cls(app.import_name, app.instance_path, app.root_path)
 
     @property

@@ -18,6 +18,7 @@ LIVE = {
     "queued",
     "served",
     "busy_seconds",
+    "cpu_seconds",
     "restarts",
     "kills",
     "draining",
@@ -52,6 +53,7 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
         "slots": slots,
         "served": 10,
         "busy_seconds": 2.5,
+        "cpu_seconds": 0.5,
         "memory": MEMORY,
     }
     return _BLANK.rows[0]._replace(**{**values, **others})
@@ -66,6 +68,7 @@ def snapshot(*rows: WorkerRow, **others: Any) -> Snapshot:
         "kills": 1,
         "served": 1234,
         "busy_seconds": 56.5,
+        "cpu_seconds": 12.25,
     }
     return replace(_BLANK, **{**values, **others})
 

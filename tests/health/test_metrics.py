@@ -92,6 +92,7 @@ def test_figures_of_the_report_are_read_back(accept: str, read: Read, content_ty
         "workersize_memory_used_bytes": 300 * MB,
         "workersize_requests_total": 1234,
         "workersize_busy_seconds_total": 56.5,
+        "workersize_cpu_seconds_total": 12.25,
         "workersize_worker_restarts_total": 3,
         "workersize_worker_kills_total": 1,
         "workersize_workers_recycled_total": 6,
@@ -107,6 +108,7 @@ def test_kind_and_meaning_of_each_metric_are_said(accept: str, read: Read) -> No
     assert counters == {
         "workersize_requests",
         "workersize_busy_seconds",
+        "workersize_cpu_seconds",
         "workersize_worker_restarts",
         "workersize_worker_kills",
         "workersize_workers_recycled",

@@ -25,11 +25,12 @@ OPEN = {
     "worker_class",
     "limited_by",
     "worker_memory_mb",
+    "shared_memory_mb",
     "estimated_memory_mb",
     "memory_available_mb",
     "cpus",
 }
-ROWS = {"rows"}
+ROWS = {"rows", "learnt"}
 
 
 def report(
@@ -58,6 +59,7 @@ def test_open_report_of_gunicorn() -> None:
         "worker_class": "gthread",
         "limited_by": "memory",
         "worker_memory_mb": 200,
+        "shared_memory_mb": 0,
         "estimated_memory_mb": 400,
         "memory_available_mb": 1024,
         "cpus": 4.0,
@@ -124,9 +126,10 @@ def test_schema_describes_every_field() -> None:
     assert set(schema["properties"]) == OPEN | LIVE | ROWS | DETAILS
     assert set(schema["required"]) == OPEN
     assert all(item["description"] for item in schema["properties"].values())
-    worker = schema["$defs"]["WorkerReport"]
-    assert all(item["description"] for item in worker["properties"].values())
-    assert set(worker["required"]) == set(worker["properties"])
+    for part in ("WorkerReport", "LearntReport"):
+        described = schema["$defs"][part]
+        assert all(item["description"] for item in described["properties"].values())
+        assert set(described["required"]) == set(described["properties"])
 
 
 @pytest.mark.parametrize("now", [None, live(row((1.0,)), row(memory=None), queued=None)])
@@ -152,6 +155,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
         "queued": 7,
         "served": 1234,
         "busy_seconds": 56.5,
+        "cpu_seconds": 12.25,
         "restarts": 3,
         "kills": 1,
         "draining": False,
@@ -189,8 +193,10 @@ def test_row_tells_how_its_worker_fares() -> None:
         "running_seconds": 61.25,
         "served": 10,
         "busy_seconds": 2.5,
+        "cpu_seconds": 0.5,
         "rss_mb": 200.0,
         "pss_mb": 150.0,
+        "uss_mb": 100.0,
         "memory_age_seconds": 0.5,
     }
 

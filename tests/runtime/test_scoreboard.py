@@ -235,7 +235,7 @@ def test_memory_is_told_as_it_was_noted(pss: int | None, uss: int | None) -> Non
     given_row(board)
     board.note_memory(0, 300, pss, uss)
     memory = board.read().rows[0].memory
-    assert memory == MemorySample(300, pss, uss, memory.age_seconds if memory else -1)
+    assert memory == MemorySample(300, pss, uss, memory.age_seconds if memory else -1, uss or 0)
 
 
 def test_memory_of_one_worker_is_not_told_of_the_next_in_its_row() -> None:

@@ -29,16 +29,6 @@ LIVE = (
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a queue's length")
 
 
-@pytest.fixture(params=["waitress", "sync", "gthread-1x4"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Run the test on each server and kind of worker, once, with four slots.
-
-    Two gthread workers share four requests unevenly: one accepts more than it has threads for.
-    """
-    chosen: str = request.param
-    return chosen
-
-
 def start_probed(start: Starter, *args: str, **environ: str) -> Server:
     """Start the slow app with a health port, and wait until it is ready."""
     return start(serve_prod(*args, app=SLOW), None, **PATH, **ON, **environ).await_ready()
@@ -77,7 +67,7 @@ def test_probes_answer_while_every_slot_is_busy_and_say_so(start: Starter, kind:
         for path in ("/live", "/ready"):
             assert server.probe(path).json()["status"] == "pass"
         now = figures(server.live_report())
-    processes = {"waitress": 1, "sync": 4, "gthread-1x4": 1}[kind]
+    processes = {"waitress": 1, "sync": 4, "gthread-2x2": 2}[kind]
     assert now == before | {
         "workers_alive": processes,
         "slots": 4,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from flask import Flask
+from flask import Flask, abort, redirect
+from werkzeug.wrappers import Response
 
 from flask_workersize import WorkerSizing
 
@@ -56,5 +57,25 @@ def create_app() -> Flask:
         _compute(0.005)
         time.sleep(0.005)
         return {"pid": os.getpid()}
+
+    @app.get("/closed")
+    def closed() -> Response:
+        return redirect("/login?next=/closed")
+
+    @app.get("/forbidden")
+    def forbidden() -> str:
+        abort(403)
+
+    @app.get("/moved")
+    def moved() -> Response:
+        return redirect("/none")
+
+    @app.get("/fails")
+    def fails() -> str:
+        raise RuntimeError("on purpose")
+
+    @app.get("/dies")
+    def dies() -> str:
+        os._exit(1)
 
     return app

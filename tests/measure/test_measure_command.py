@@ -1,0 +1,201 @@
+"""flask workersize measure: real servers, real requests; and what is said where there are none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from flask.cli import FlaskGroup
+
+from flask_workersize import WorkerSizing
+from flask_workersize.measure.profile import FILE_NAME, SizingProfile
+from tests.plain import clear_environment, new_app
+from tests.servers.clients import PATH
+from tests.servers.serving import Finished, Starter, flask, starter
+
+APP = "costly:create_app"
+FEW = ["--requests", "60", "--concurrency", "4"]
+GUNICORN = {"NOW_LMS_WSGI_SERVER": "gunicorn"}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """Run commands in a folder of the test's own."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+def measure(start: Starter, folder: Path, *args: str, app: str = APP, **environ: str) -> Finished:
+    """Run the command with an instance folder of the test's own."""
+    env = {**PATH, "COSTLY_INSTANCE": str(folder / "instance"), **environ}
+    return start.run(flask("workersize", "measure", *args, app=app), None, **env)
+
+
+def saved(folder: Path) -> SizingProfile:
+    """Return the profile that was written."""
+    return SizingProfile.load(folder / "instance" / FILE_NAME)
+
+
+def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("MINE=1\nNOW_LMS_THREADS=1\n")
+    done = measure(start, tmp_path, "--path", "/both", "--write", str(env), *FEW, **GUNICORN)
+    assert done.status == 0, done.stderr
+    made = saved(tmp_path)
+    assert (made.app, made.made_by, made.preload) == ("costly", "measure", True)
+    assert made.requests == 60 + 60 + 25
+    assert made.wait_ms.value > made.cpu_ms.value > 0
+    for figure in (made.cpu_ms, made.wait_ms, made.peak_mb, made.warm_mb, made.boot_mb):
+        assert figure.low <= figure.value <= figure.high
+    assert 0 < made.boot_mb.value <= made.peak_mb.value < made.shared_mb
+    found = re.search(r"^  NOW_LMS_WORKERS=(\d+)\n  NOW_LMS_THREADS=(\d+)$", done.stdout, re.M)
+    assert found
+    assert int(found[2]) > 1
+    expected = f"MINE=1\nNOW_LMS_THREADS={found[2]}\nNOW_LMS_WORKERS={found[1]}\n"
+    assert env.read_text() == expected
+    for row in ("shared memory", "own memory at its peak", "CPU time", "waiting time", "growth"):
+        assert re.search(rf"^  {row} +\d", done.stdout, re.M), row
+    assert "with it, here: gunicorn: " in done.stdout
+    assert "Measuring" in done.stderr
+    (server,) = start.servers
+    assert server.members() == []
+
+
+def test_memory_of_a_request_is_in_the_peak_and_not_in_the_start(
+    start: Starter, tmp_path: Path
+) -> None:
+    """Each process keeps 40 MB from its first request on."""
+    assert measure(start, tmp_path, "--path", "/memory", *FEW).status == 0
+    made = saved(tmp_path)
+    assert made.boot_mb.value < 40 < made.warm_mb.value <= made.peak_mb.value
+    assert made.peak_mb.value < 60
+
+
+def test_app_that_leaks_is_told_a_bound(start: Starter, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    environ = {"NOW_LMS_SIZING_PROFILE": str(file)}
+    done = measure(start, tmp_path, "--path", "/leak", *FEW, app="leaky:create_app", **environ)
+    made = SizingProfile.load(file)
+    assert made.grows
+    assert made.growth_mb == pytest.approx(500, rel=0.2)
+    assert re.search(r"it may leak\. .* NOW_LMS_WORKER_MEMORY_MAX_MB=\d+", done.stdout)
+
+
+def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "profile.json"
+    environ = {"NOW_LMS_SIZING_PROFILE": str(file), "COSTLY_INSTANCE": str(tmp_path)}
+    assert measure(start, tmp_path, "--path", "/none", *FEW, **environ).status == 0
+    plan = start.run(
+        flask("workersize", "plan", "--json", app=APP), None, **PATH, **environ, **GUNICORN
+    )
+    told = json.loads(plan.stdout)["plan"]
+    made = SizingProfile.load(file)
+    assert told["worker_memory_mb"] == made.costs.own_mb(1)
+    assert told["shared_memory_mb"] == made.costs.once_mb
+    assert told["sources"]["worker_memory_mb"] == "measured"
+
+
+def test_one_client_alone_needs_one_trial(start: Starter, tmp_path: Path) -> None:
+    done = measure(start, tmp_path, "--path", "/none", "--requests", "40", "--concurrency", "1")
+    assert done.status == 0, done.stderr
+    assert saved(tmp_path).requests == 40 + 25
+    assert saved(tmp_path).thread_mb == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/closed", "/closed answered 302. That needs a login: choose paths that are open"),
+        ("/forbidden", "/forbidden answered 403. That needs a login"),
+        ("/moved", "/moved answered 302. That leads elsewhere (/none): choose where to"),
+        ("/missing", "/missing answered 404. There is no such page"),
+        ("/fails", "/fails answered 500. The app fails: see what it says under flask serve-prod"),
+        ("/dies", "/dies answered nothing. The server hangs up"),
+    ],
+)
+def test_path_without_a_page_is_one_line(
+    start: Starter, tmp_path: Path, path: str, expected: str
+) -> None:
+    done = measure(start, tmp_path, "--path", path, *FEW)
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert line.startswith(f"Error: Nothing to measure: {expected}")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.status == 2
+    assert not (tmp_path / "instance").exists()
+
+
+def test_some_pages_that_fail_are_told_and_the_others_measured(
+    start: Starter, tmp_path: Path
+) -> None:
+    done = measure(start, tmp_path, "--path", "/none", "--path", "/fails", *FEW)
+    assert done.status == 0, done.stderr
+    assert re.search(r"^Warning: /fails answered: \d+ × 500\.", done.stdout, re.M)
+    assert saved(tmp_path).requests < 145
+
+
+def test_server_that_does_not_start_is_one_line(start: Starter, tmp_path: Path) -> None:
+    done = measure(start, tmp_path, *FEW, GUNICORN_CMD_ARGS="--worker-class nonsense")
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert line.startswith("Error: The app does not start: ")
+    assert "worker" in line
+    assert done.status == 1
+
+
+def test_figures_are_shown_also_where_they_cannot_be_kept(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "instance").write_text("no folder")
+    done = measure(start, tmp_path, "--path", "/none", *FEW)
+    assert "  CPU time " in done.stdout
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert line.startswith("Error: The profile cannot be written to ")
+    assert "NOW_LMS_SIZING_PROFILE" in line
+    assert done.status == 1
+
+
+def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Path) -> None:
+    done = measure(start, tmp_path, "--path", "/none", *FEW, NOW_LMS_WORKER_MEMORY_MB="150")
+    assert done.status == 0
+    assert "Note: plans go on with NOW_LMS_WORKER_MEMORY_MB: unset it" in done.stdout
+
+
+# Bad input, before anything is started
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *args: str, loaded: bool = True) -> Any:
+    """Run the command in this process, with an app or with its name."""
+    clear_environment(monkeypatch)
+    app = new_app()
+    WorkerSizing(app)
+    group = FlaskGroup(create_app=(lambda: app) if loaded else None)
+    return CliRunner().invoke(group, ["workersize", "measure", *args])
+
+
+def test_app_that_was_handed_over_cannot_be_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = invoke(monkeypatch)
+    assert done.exit_code == 2
+    assert "use flask --app ... workersize measure" in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--path", "courses"], "--path is not a path"),
+        (["--path", "//elsewhere.example/"], "--path is not a path"),
+        (["--path", "/a b"], "--path is not a path"),
+        (["--path", "/a\r\nX: y"], "--path is not a path"),
+        (["--requests", "0"], "--requests is not a whole number from 1 to 1,000,000"),
+        (["--requests", "many"], "--requests is not a whole number"),
+        (["--concurrency", "257"], "--concurrency is not a whole number from 1 to 256"),
+    ],
+)
+def test_option_that_cannot_be_is_one_line(
+    start: Starter, tmp_path: Path, args: list[str], expected: str
+) -> None:
+    done = measure(start, tmp_path, *args)
+    line = done.assert_one_line_error(2)
+    assert line.startswith(f"Error: {expected}")

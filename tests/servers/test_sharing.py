@@ -1,0 +1,81 @@
+"""Threaded workers share what comes: none queues requests while another has threads to spare."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from tests.servers.clients import PATH, SLOW
+from tests.servers.serving import Server, Starter, ask, await_that, serve_prod
+
+WORKERS, THREADS = 3, 2
+SLOTS = WORKERS * THREADS
+ON = {**PATH, "NOW_LMS_HEALTH_PORT": "0"}
+
+
+@pytest.fixture
+def server(start: Starter) -> Server:
+    """Start workers with threads, and wait until all are ready."""
+    size = ["--workers", str(WORKERS), "--threads", str(THREADS)]
+    return start(serve_prod(*size, server="gunicorn", app=SLOW), None, **ON).await_ready()
+
+
+def hold(server: Server, names: list[str], connections: list[http.client.HTTPConnection]) -> None:
+    """Let a request run for each name, all at the same time, then answer them."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        pairs = zip(names, connections, strict=True)
+        answers = [pool.submit(ask, conn, f"/hold?name={name}") for name, conn in pairs]
+        try:
+            here = [server.folder / f"{name}.here" for name in names]
+            await_that(lambda: all(path.exists() for path in here), "all run at the same time")
+        finally:
+            for name in names:
+                (server.folder / f"{name}.go").touch()
+        assert [answer.result().status for answer in answers] == [200] * len(names)
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["new", "kept"])
+def test_as_many_requests_run_at_once_as_there_are_slots(server: Server, is_kept: bool) -> None:
+    """With gunicorn's own threaded worker the first one awake takes them all."""
+    with ExitStack() as stack:
+        kept = [server.connect() for _ in range(SLOTS)]
+        for conn in kept:
+            stack.callback(conn.close)
+        for turn in range(4):
+            conns = kept if is_kept else [server.connect() for _ in range(SLOTS)]
+            hold(server, [f"{turn}-{number}" for number in range(SLOTS)], conns)
+            if not is_kept:
+                for conn in conns:
+                    conn.close()
+
+
+def test_more_requests_than_slots_are_answered_too(server: Server) -> None:
+    with ThreadPoolExecutor(5 * SLOTS) as pool:
+        answers = list(pool.map(server.get, ["/"] * 5 * SLOTS))
+    assert [answer.status for answer in answers] == [200] * 5 * SLOTS
+
+
+def test_worker_that_hangs_takes_no_request_from_the_others(start: Starter) -> None:
+    """It has free threads, as the scoreboard says, and never accepts: the others do not wait."""
+    size = ["--workers", "2", "--threads", "2"]
+    server = start(serve_prod(*size, server="gunicorn", app=SLOW), None, **ON).await_ready()
+    workers = set(psutil.Process(server.pid).children()) - {server.monitor}
+    hanging = workers.pop().pid
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        names = ["a", "b", "c", "d"]
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(server.get, f"/hold?name={name}") for name in names]
+            # Two run, and two are accepted and wait for their threads.
+            await_that(lambda: server.live_report()["queued"] == 2, "all four are accepted or wait")
+            for name in names:
+                (server.folder / f"{name}.go").touch()
+            assert [answer.result().status for answer in answers] == [200] * 4
+    finally:
+        os.kill(hanging, signal.SIGCONT)
