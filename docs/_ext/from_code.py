@@ -59,7 +59,7 @@ MACHINE = {
 }
 COMMANDS = {
     "serve-prod": serve_prod,
-    **{f"workersize {name}": workersize.commands[name] for name in ("plan", "doctor")},
+    **{f"workersize {name}": command for name, command in workersize.commands.items()},
 }
 
 

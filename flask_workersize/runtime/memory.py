@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from ..log import say
-from ..plan import SizingPlan
+from ..plan import MB, SizingPlan
 from ..resources.gauge import MemoryGauge, MemoryState
 from ..resources.processes import process_memory, resident_memory
 from .guard import (
@@ -32,11 +32,11 @@ from .hands import Hand
 from .scoreboard import Scoreboard
 from .snapshot import GuardState, Snapshot, WorkerRow
 
-WATCHFUL_SHARE = 0.4
-"""Share of the limit above which memory is read often."""
-
 OFTEN_SECONDS = 0.05
-"""How often that is: a leak of 0.5 MB a request grows by some MB meanwhile."""
+"""How often memory is read near the limit: a leak of 0.5 MB a request grows by some MB then."""
+
+FASTEST_BYTES = 1024 * MB
+"""Memory that is taken in a second at the most: until then what is free lasts."""
 
 VERY_OFTEN_SECONDS = 0.01
 """How often while it acts: what was started is followed by the next step at once."""
@@ -44,7 +44,7 @@ VERY_OFTEN_SECONDS = 0.01
 ACTING_SECONDS = 5.0
 """How long after an action that is."""
 
-SELDOM_SECONDS = 0.25
+SELDOM_SECONDS = 0.5
 """How often where there is memory enough, and where the machine is the limit."""
 
 GROWTH_SECONDS = 0.4
@@ -180,8 +180,10 @@ class MemoryDuty:
         acted_at = seen.recent[-1].at if seen.recent else float("-inf")
         if seen.is_short(self._rules) and seen.now < acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
-        is_near = seen.is_group and seen.used_share >= WATCHFUL_SHARE
-        return OFTEN_SECONDS if is_near else SELDOM_SECONDS
+        if not seen.is_group:
+            return SELDOM_SECONDS
+        free = self._rules.critical_share * seen.limit_bytes - seen.used_bytes
+        return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), SELDOM_SECONDS)
 
     def _growth(self, now: float, used: int) -> float:
         """Return by how many bytes memory has grown in a second, lately."""

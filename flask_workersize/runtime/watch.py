@@ -49,6 +49,7 @@ class Watch:
         self._saturated_since: float | None = None
         self._snapshot: Snapshot | None = None
         self._next_look = self._next_read = self._next_sample = 0.0
+        self._due = [0.0] * len(self._duties)
 
     @property
     def turn_seconds(self) -> float:
@@ -63,8 +64,10 @@ class Watch:
             return
         self._next_look = now + 0.9 * self.turn_seconds
         snapshot = self._read(now)
-        for duty in self._duties:
-            duty.look(now, snapshot)
+        for number, duty in enumerate(self._duties):
+            if now >= self._due[number]:
+                duty.look(now, snapshot)
+                self._due[number] = now + 0.9 * duty.turn_seconds
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_SECONDS
             self._sample(snapshot)

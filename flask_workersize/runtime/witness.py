@@ -10,7 +10,7 @@ from ..plan import MB, SizingPlan
 from .scoreboard import Scoreboard
 from .snapshot import Snapshot, WorkerRow
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 
 EXPIRE_SECONDS = 10.0
 """How long a worker that the kernel has killed may take to be gone; after that it was another

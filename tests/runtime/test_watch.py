@@ -139,7 +139,7 @@ class Recording:
 
 @pytest.mark.usefixtures("restless")
 def test_each_duty_is_done_at_each_look_with_what_is_seen_then(board: Scoreboard) -> None:
-    duties = [Recording(), Recording()]
+    duties = [Recording(0.0), Recording(0.0)]
     watch = Watch(board, duties)
     watch.look()
     board.take_row(1)
@@ -147,6 +147,15 @@ def test_each_duty_is_done_at_each_look_with_what_is_seen_then(board: Scoreboard
     for duty in duties:
         assert [len(snapshot.rows) for snapshot in duty.seen] == [0, 1]
         assert duty.ended == []
+
+
+@pytest.mark.usefixtures("restless")
+def test_duty_that_can_wait_is_not_done_as_often_as_one_that_cannot(board: Scoreboard) -> None:
+    often, seldom = Recording(0.0), Recording(3600.0)
+    watch = Watch(board, [seldom, often])
+    for _ in range(5):
+        watch.look()
+    assert (len(often.seen), len(seldom.seen)) == (5, 1)
 
 
 def test_duty_is_not_done_before_it_is_time(board: Scoreboard) -> None:
