@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.bench_memory import oom_kills
+from tests.resources.real_groups import RealGroup, group_or_skip
+
 pytestmark = pytest.mark.now_lms
 
 REQUIREMENT = "now_lms==2.0.4"
@@ -58,7 +61,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def served(
-    python: Path, folder: Path, **settings: str
+    python: Path, folder: Path, group: RealGroup | None = None, /, **settings: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start the wrapper on a fresh database; yield its URL and process once it answers."""
     with socket.socket() as free:
@@ -66,21 +69,17 @@ def served(
         port = free.getsockname()[1]
     wrapper = folder / "run_lms.py"
     wrapper.write_text(WRAPPER)
-    # Nothing is inherited: CI or PYTEST_VERSION would put NOW LMS into its testing mode.
     env = {
-        "PATH": os.defpath,
-        "HOME": str(folder),
-        "SECRET_KEY": "a secret of this test, 32 characters or more",
-        "DATABASE_URL": f"sqlite:///{folder / 'lms.db'}",
-        "NOW_LMS_DATA_DIR": str(folder / "static"),
+        **lms_environment(folder),
         "NOW_LMS_HOST": "127.0.0.1",
         "NOW_LMS_PORT": str(port),
         **settings,
     }
+    command = [str(python), str(wrapper)]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [python, wrapper],
+            group.command(command) if group else command,
             cwd=folder,
             env=env,
             stdout=output,
@@ -103,6 +102,20 @@ def served(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def lms_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of NOW LMS with its data in a folder.
+
+    Nothing is inherited: CI or PYTEST_VERSION would put NOW LMS into its testing mode.
+    """
+    return {
+        "PATH": os.defpath,
+        "HOME": str(folder),
+        "SECRET_KEY": "a secret of this test, 32 characters or more",
+        "DATABASE_URL": f"sqlite:///{folder / 'lms.db'}",
+        "NOW_LMS_DATA_DIR": str(folder / "static"),
+    }
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -174,3 +187,39 @@ def test_doctor_finds_nothing_in_now_lms(
     *findings, last = [line for line in done.stdout.splitlines() if " now_lms - " not in line]
     assert [finding.partition(":")[0] for finding in findings] == ["Breaks"] * status
     assert last.startswith("With more than one" if status else "Nothing found")
+
+
+def test_measured_now_lms_has_as_many_workers_in_512_mb_as_two_cpus_allow(
+    python: Path, tmp_path: Path
+) -> None:
+    """Five, where the guide's 200 MB a worker give two, and nothing is killed under load."""
+    profile = tmp_path / "profile.json"
+    gunicorn = {"NOW_LMS_WSGI_SERVER": "gunicorn"}
+    with group_or_skip() as group:
+        group.limit_memory(512)
+        group.limit_cpus(2)
+        with served(python, tmp_path, group, **gunicorn) as (url, process):
+            guided = json.loads(get(f"{url}/_health/capacity")[1])
+            process.terminate()
+            assert process.wait(60) == 0
+        measured = subprocess.run(
+            group.command(
+                [
+                    str(python), "-m", "flask", "--app", "run_lms:lms_app",
+                    "workersize", "measure", "--path", "/", "--path", "/user/login",
+                ]
+            ),
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**lms_environment(tmp_path), **gunicorn, "NOW_LMS_SIZING_PROFILE": str(profile)},
+        )  # fmt: skip
+        assert measured.returncode == 0, measured.stdout + measured.stderr
+        settings = {**gunicorn, "NOW_LMS_SIZING_PROFILE": str(profile)}
+        with served(python, tmp_path, group, **settings) as (url, process):
+            planned = json.loads(get(f"{url}/_health/capacity")[1])
+            urls = [f"{url}/", f"{url}/user/login"] * 200
+            with ThreadPoolExecutor(16) as clients:
+                assert [status for status, _ in clients.map(get, urls)] == [200] * len(urls)
+            process.terminate()
+            assert process.wait(60) == 0
+        assert (guided["workers"], planned["workers"]) == (2, 5), (guided, planned)
+        assert oom_kills(group) == 0
