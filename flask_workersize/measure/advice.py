@@ -21,8 +21,9 @@ from ..settings import SizingSettings
 from ..values import ServerName
 from .profile import Costs
 
-SPARE = 1.5
-"""Times as many slots as the formula asks for: connections spread unevenly over the workers."""
+SPARE = 2.0
+"""Times as many slots as the formula asks for: connections spread unevenly over the workers, and a
+busy machine measures more CPU time than a request takes. Too many cost little, too few a lot."""
 
 MOST_THREADS = 64
 """Most threads of a worker: more have no CPU to run on, and make each request later."""

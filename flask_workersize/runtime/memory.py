@@ -44,6 +44,9 @@ VERY_OFTEN_SECONDS = 0.01
 ACTING_SECONDS = 5.0
 """How long after an action that is."""
 
+SOON_SECONDS = 0.25
+"""How often where a worker is new and not yet measured, or has a bound of its own."""
+
 SELDOM_SECONDS = 0.5
 """How often where there is memory enough, and where the machine is the limit."""
 
@@ -135,6 +138,7 @@ class MemoryDuty:
         self._short_since: float | None = None
         self._measured = (0, False)
         self._met: Snapshot | None = None
+        self._has_new = False
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
         self.turn_seconds = SELDOM_SECONDS
@@ -180,10 +184,12 @@ class MemoryDuty:
         acted_at = seen.recent[-1].at if seen.recent else float("-inf")
         if seen.is_short(self._rules) and seen.now < acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
+        is_bound = self._rules.worker_bound(seen.limit_bytes) is not None
+        longest = SOON_SECONDS if self._has_new or is_bound else SELDOM_SECONDS
         if not seen.is_group:
-            return SELDOM_SECONDS
+            return longest
         free = self._rules.critical_share * seen.limit_bytes - seen.used_bytes
-        return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), SELDOM_SECONDS)
+        return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _growth(self, now: float, used: int) -> float:
         """Return by how many bytes memory has grown in a second, lately."""
@@ -197,6 +203,7 @@ class MemoryDuty:
         """Measure a worker when it is ready, and when it is warm: what comes then is growth."""
         if snapshot is self._met:
             return
+        self._has_new = True
         ages = {row.age for row in snapshot.rows}
         for age in self._known.keys() - ages:
             del self._known[age]
@@ -213,7 +220,7 @@ class MemoryDuty:
             if known.warm_bytes is None and row.served >= WARM_REQUESTS:
                 known.warm_bytes = self._measure(row)
                 return
-        self._met = snapshot
+        self._met, self._has_new = snapshot, False
 
     def _measure(self, row: WorkerRow) -> int | None:
         """Return a worker's own memory, and write it down."""

@@ -317,11 +317,11 @@ class Scoreboard:
         )
 
     def held(self) -> Iterable[tuple[int, int]]:
-        """Return what each worker holds that is ready, and when its main loop last went round."""
+        """Return what each worker holds that takes requests, and when its loop last went round."""
         first, step = _Header.WORDS, self._row_words
         columns = (_Cell.AGE, _Cell.READY, _Cell.HELD, _Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
-        return [(held, beat) for age, ready, held, beat in rows if age and ready]
+        return [(held, beat) for age, ready, held, beat in rows if age and ready and held >= 0]
 
     def _ages(self) -> list[int]:
         return self.cells[_Header.WORDS :: self._row_words].tolist()
@@ -444,6 +444,10 @@ class WriterRow:
     def note_held(self, count: int) -> None:
         """Say how many connections this worker has accepted and not answered yet."""
         self.cells[self._start + _Cell.HELD] = count
+
+    def take_no_more(self) -> None:
+        """Say that this worker accepts nothing, however little it holds."""
+        self.cells[self._start + _Cell.HELD] = -1
 
     def holds_least(self) -> bool:
         """Return whether no other worker that takes requests holds fewer than this one."""

@@ -29,9 +29,8 @@ from .stopping import (
 
 _CUT_EVERY_SECONDS = 0.1
 
-_LEAVE_SECONDS = 0.05
-"""How long a worker whose threads are all busy leaves a connection to one that holds fewer: should
-that one not take it, this one does."""
+_LOOK_AGAIN_SECONDS = 0.05
+"""How long a worker leaves connections to others before it looks at what they hold again."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -145,7 +144,6 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     """
 
     _stopped_at = 0.0
-    _accepted_at = 0.0
     _accepting: bool
     pending_conns: Any
     keepalived_conns: Any
@@ -154,27 +152,25 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
         super().set_accept_enabled(enabled)
-        if not enabled and not self.alive and self._server_stops():
+        if enabled or self.alive:
+            return
+        if self.row is not None:
+            self.row.take_no_more()
+        if self._server_stops():
             self._drain()
 
-    def accept(self, listener: Any) -> None:
-        """Accept a connection."""
-        self._accepted_at = time.monotonic()
-        super().accept(listener)
-
     def _share_queue(self) -> None:
-        """Leave a connection that there is no thread for here to a worker that holds fewer."""
-        held = self._busy()
-        is_left = False
-        if self.row is not None:
+        """Leave a connection that there is no thread for here to a worker that holds fewer.
+
+        It takes it if it can: whoever has as many connections as it may have says so.
+        """
+        held, can_accept = self._busy(), self.nr_conns < self.worker_connections
+        if self.row is not None and can_accept:
             self.row.note_held(held)
-            is_left = (
-                held >= self.cfg.threads
-                and time.monotonic() < self._accepted_at + _LEAVE_SECONDS
-                and not self.row.holds_least()
-            )
-        can_accept = self.nr_conns < self.worker_connections
-        super().set_accept_enabled(can_accept and not is_left)
+            can_accept = held < self.cfg.threads or self.row.holds_least()
+        elif self.row is not None:
+            self.row.take_no_more()
+        super().set_accept_enabled(can_accept)
 
     def _drain(self) -> None:
         """Accept what is queued, as threads get free: other workers share the queue.
@@ -212,9 +208,8 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         if not self._stopped_at:
             if self.alive:
                 self._share_queue()
-            super().wait_for_and_dispatch_events(timeout if self._accepting else _LEAVE_SECONDS)
-            if self.row is not None:
-                self.row.note_held(self._busy())
+            waits = timeout if self._accepting else _LOOK_AGAIN_SECONDS
+            super().wait_for_and_dispatch_events(waits)
             return
         silence_ends = self._stopped_at + SILENCE_SECONDS
         for conn in self.pending_conns:

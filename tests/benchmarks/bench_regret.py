@@ -47,8 +47,8 @@ APPS = {
 }
 LIMITS_MB = (1024, 512, 256)
 CPUS = (1, 2)
-WORKERS = (1, 2, 3, 4, 5)
-THREADS = (1, 4, 8, 16, 32, 64)
+WORKERS = (1, 2, 3, 5)
+THREADS = (1, 8, 16, 32, 64)
 MOST_SLOTS = 128
 TIGHT = 0.85
 """Share of a smaller limit up to which a run counts for it, too."""
@@ -412,7 +412,7 @@ def arguments() -> argparse.Namespace:
     add("--apps", nargs="+", choices=APPS, default=list(APPS))
     add("--cpus", nargs="+", type=int, default=list(CPUS))
     add("--limits", nargs="+", type=int, default=list(LIMITS_MB), metavar="MB")
-    add("--seconds", type=int, default=3, help="of load in each run (default: 3)")
+    add("--seconds", type=int, default=2, help="of load in each run (default: 2)")
     add("--write", type=Path, metavar="FILE", help="write the table as CSV")
     add("--plot", type=Path, metavar="FILE", help="write the plot as SVG")
     return parser.parse_args()

@@ -51,9 +51,9 @@ def test_slots_are_cpus_times_one_plus_waiting_by_computing(
         (10, 0, 1, (3, 1)),
         (10, 0, 2, (5, 1)),
         (10, 2, 2, (5, 1)),
-        (5, 45, 1, (2, 8)),
-        (5, 45, 2, (4, 8)),
-        (1, 49, 1, (2, 38)),
+        (5, 45, 1, (2, 10)),
+        (5, 45, 2, (4, 10)),
+        (1, 49, 1, (2, 50)),
     ],
 )
 def test_what_computes_gets_processes_and_what_waits_gets_threads(
@@ -65,10 +65,10 @@ def test_what_computes_gets_processes_and_what_waits_gets_threads(
 
 
 def test_lines_are_those_of_the_settings() -> None:
-    assert advice(costs(5, 45)).lines() == ["NOW_LMS_WORKERS=2", "NOW_LMS_THREADS=8"]
+    assert advice(costs(5, 45)).lines() == ["NOW_LMS_WORKERS=2", "NOW_LMS_THREADS=10"]
 
 
-@pytest.mark.parametrize(("cpu", "wait", "threads"), [(10, 0, 5), (5, 45, 15), (1, 999, 64)])
+@pytest.mark.parametrize(("cpu", "wait", "threads"), [(10, 0, 5), (5, 45, 20), (1, 999, 64)])
 def test_waitress_gets_threads_for_the_one_cpu_that_it_computes_on(
     cpu: float, wait: float, threads: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_waitress_gets_threads_for_the_one_cpu_that_it_computes_on(
 
 def test_where_memory_is_short_there_are_fewer_workers_with_more_threads() -> None:
     made = advice(costs(5, 45, own=100), memory_mb=200)
-    assert (made.workers, made.threads) == (1, 15)
+    assert (made.workers, made.threads) == (1, 20)
     assert not made.is_short
 
 

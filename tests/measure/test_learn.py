@@ -237,7 +237,7 @@ def test_report_has_the_figures_and_the_lines_to_set() -> None:
     told = report(LEARNT)
     assert (told.requests, told.cpu_ms, told.wait_ms) == (1000, 5, 45)
     assert (told.shared_memory_mb, told.worker_memory_mb) == (60, 30)
-    assert told.advice == ["NOW_LMS_WORKERS=4", "NOW_LMS_THREADS=8"]
+    assert told.advice == ["NOW_LMS_WORKERS=4", "NOW_LMS_THREADS=10"]
 
 
 @pytest.mark.parametrize(

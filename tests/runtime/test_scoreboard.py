@@ -203,6 +203,10 @@ def test_worker_that_holds_least_is_told_so() -> None:
     assert [row.holds_least() for row in rows[:2]] == [True, True]
     rows[2].set_ready()
     assert [row.holds_least() for row in rows] == [False, False, True]
+    rows[2].take_no_more()
+    assert [row.holds_least() for row in rows[:2]] == [True, True]
+    assert board.read().waiting == 6
+    rows[2].note_held(0)
     board.free_row(3)
     assert [row.holds_least() for row in rows[:2]] == [True, True]
 
