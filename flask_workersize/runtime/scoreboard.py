@@ -26,7 +26,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ..resources.processes import start_time
 from .snapshot import GuardState, Learnt, MemorySample, Snapshot, State, WorkerRow
@@ -101,6 +101,19 @@ class Slot:
     CPU = 3
     CPU_BEFORE = 4
     WORDS = 5
+
+
+class Held(NamedTuple):
+    """What a worker holds.
+
+    :param age: how gunicorn counts its workers
+    :param requests: connections that it has accepted and not answered yet
+    :param beat: when its main loop last went round, in nanoseconds of the monotonic clock
+    """
+
+    age: int
+    requests: int
+    beat: int
 
 
 T = TypeVar("T", bound=int)
@@ -316,12 +329,12 @@ class Scoreboard:
             learnt=Learnt(*cells[_LEARNT]) if cells[_Header.LEARNT] else None,
         )
 
-    def held(self) -> Iterable[tuple[int, int]]:
-        """Return what each worker holds that takes requests, and when its loop last went round."""
+    def held(self) -> Iterable[Held]:
+        """Return what each worker holds that takes requests."""
         first, step = _Header.WORDS, self._row_words
         columns = (_Cell.AGE, _Cell.READY, _Cell.HELD, _Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
-        return [(held, beat) for age, ready, held, beat in rows if age and ready and held >= 0]
+        return [Held(age, held, beat) for age, ok, held, beat in rows if age and ok and held >= 0]
 
     def _ages(self) -> list[int]:
         return self.cells[_Header.WORDS :: self._row_words].tolist()
@@ -449,11 +462,15 @@ class WriterRow:
         """Say that this worker accepts nothing, however little it holds."""
         self.cells[self._start + _Cell.HELD] = -1
 
-    def holds_least(self) -> bool:
-        """Return whether no other worker that takes requests holds fewer than this one."""
-        mine = self.cells[self._start + _Cell.HELD]
+    def held_by_others(self) -> int | None:
+        """Return what the other worker holds that takes requests and holds least.
+
+        :returns: ``None`` if there is no other; one that hangs is none
+        """
         since = time.monotonic_ns() - _SILENT_NANOSECONDS
-        return all(mine <= held for held, beat in self._board.held() if beat > since)
+        mine = self.cells[self._start]
+        others = (row for row in self._board.held() if row.age != mine and row.beat > since)
+        return min((row.requests for row in others), default=None)
 
     @property
     def is_told_to_leave(self) -> bool:
@@ -467,7 +484,9 @@ class WriterRow:
 
 def _computed(slots: list[int]) -> int:
     """Return the nanoseconds that threads have computed for requests."""
-    return sum(slots[Slot.CPU :: Slot.WORDS]) - sum(slots[Slot.CPU_BEFORE :: Slot.WORDS])
+    pairs = zip(slots[Slot.CPU :: Slot.WORDS], slots[Slot.CPU_BEFORE :: Slot.WORDS], strict=True)
+    # One that begins has written the second before the first.
+    return sum(max(now - before, 0) for now, before in pairs)
 
 
 def _seconds(nanoseconds: int) -> float:

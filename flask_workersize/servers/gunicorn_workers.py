@@ -29,8 +29,9 @@ from .stopping import (
 
 _CUT_EVERY_SECONDS = 0.1
 
-_LOOK_AGAIN_SECONDS = 0.05
-"""How long a worker leaves connections to others before it looks at what they hold again."""
+_LOOK_AGAIN_SECONDS = 0.02
+"""How long a worker leaves connections to others before it looks at what they hold again. Where all
+hold as many, each waits as long before it takes one more: somebody may be about to be free."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -144,6 +145,7 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     """
 
     _stopped_at = 0.0
+    _accepted_at = 0.0
     _accepting: bool
     pending_conns: Any
     keepalived_conns: Any
@@ -159,6 +161,11 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         if self._server_stops():
             self._drain()
 
+    def accept(self, listener: Any) -> None:
+        """Accept a connection."""
+        self._accepted_at = time.monotonic()
+        super().accept(listener)
+
     def _share_queue(self) -> None:
         """Leave a connection that there is no thread for here to a worker that holds fewer.
 
@@ -167,10 +174,19 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         held, can_accept = self._busy(), self.nr_conns < self.worker_connections
         if self.row is not None and can_accept:
             self.row.note_held(held)
-            can_accept = held < self.cfg.threads or self.row.holds_least()
+            can_accept = held < self.cfg.threads or self._is_next(self.row.held_by_others())
         elif self.row is not None:
             self.row.take_no_more()
         super().set_accept_enabled(can_accept)
+
+    def _is_next(self, others: int | None) -> bool:
+        """Return whether one more belongs here, although every thread is busy.
+
+        :param others: what the other worker holds that holds least; ``None`` if there is none
+        """
+        held = self._busy()
+        has_waited = time.monotonic() >= self._accepted_at + _LOOK_AGAIN_SECONDS
+        return others is None or held < others or (held == others and has_waited)
 
     def _drain(self) -> None:
         """Accept what is queued, as threads get free: other workers share the queue.

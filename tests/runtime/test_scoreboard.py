@@ -190,7 +190,7 @@ def test_what_waits_is_the_queue_of_waitress_and_what_waits_in_each_worker() -> 
     assert board.read().waiting == 14
 
 
-def test_worker_that_holds_least_is_told_so() -> None:
+def test_worker_is_told_what_the_other_holds_that_holds_least() -> None:
     """Those that are not ready, or that hang, do not count: nobody could wait for them."""
     board = Scoreboard(4, 2)
     rows = [given_row(board, age) for age in (1, 2, 3)]
@@ -198,17 +198,17 @@ def test_worker_that_holds_least_is_told_so() -> None:
         row.set_ready()
     rows[0].note_held(5)
     rows[1].note_held(4)
-    assert [row.holds_least() for row in rows[:2]] == [False, True]
-    rows[1].note_held(5)
-    assert [row.holds_least() for row in rows[:2]] == [True, True]
+    assert [row.held_by_others() for row in rows[:2]] == [4, 5]
     rows[2].set_ready()
-    assert [row.holds_least() for row in rows] == [False, False, True]
+    assert [row.held_by_others() for row in rows] == [0, 0, 4]
     rows[2].take_no_more()
-    assert [row.holds_least() for row in rows[:2]] == [True, True]
-    assert board.read().waiting == 6
+    assert [row.held_by_others() for row in rows] == [4, 5, 4]
+    assert board.read().waiting == 5
     rows[2].note_held(0)
     board.free_row(3)
-    assert [row.holds_least() for row in rows[:2]] == [True, True]
+    assert [row.held_by_others() for row in rows[:2]] == [4, 5]
+    board.free_row(2)
+    assert rows[0].held_by_others() is None
 
 
 def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +217,11 @@ def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     for row in rows:
         row.set_ready()
     rows[0].note_held(5)
-    assert not rows[0].holds_least()
+    assert rows[0].held_by_others() == 0
     now = time.monotonic_ns()
     monkeypatch.setattr(time, "monotonic_ns", lambda: now + 4 * NANOSECONDS)
     rows[0].beat()
-    assert rows[0].holds_least()
+    assert rows[0].held_by_others() is None
 
 
 # Memory
