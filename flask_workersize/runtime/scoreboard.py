@@ -109,11 +109,13 @@ class Held(NamedTuple):
     :param age: how gunicorn counts its workers
     :param requests: connections that it has accepted and not answered yet
     :param beat: when its main loop last went round, in nanoseconds of the monotonic clock
+    :param number: its row
     """
 
     age: int
     requests: int
     beat: int
+    number: int
 
 
 T = TypeVar("T", bound=int)
@@ -334,7 +336,19 @@ class Scoreboard:
         first, step = _Header.WORDS, self._row_words
         columns = (_Cell.AGE, _Cell.READY, _Cell.HELD, _Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
-        return [Held(age, held, beat) for age, ok, held, beat in rows if age and ok and held >= 0]
+        return [
+            Held(age, held, beat, number)
+            for number, (age, ready, held, beat) in enumerate(rows)
+            if age and ready and held >= 0
+        ]
+
+    def has_free_slot(self, number: int) -> bool:
+        """Return whether a thread of a worker runs no request.
+
+        :param number: its row
+        """
+        first = self._start(number) + _Cell.WORDS
+        return 0 in self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
 
     def _ages(self) -> list[int]:
         return self.cells[_Header.WORDS :: self._row_words].tolist()
@@ -462,15 +476,19 @@ class WriterRow:
         """Say that this worker accepts nothing, however little it holds."""
         self.cells[self._start + _Cell.HELD] = -1
 
-    def held_by_others(self) -> int | None:
-        """Return what the other worker holds that takes requests and holds least.
+    def others(self) -> tuple[int | None, bool]:
+        """Return what the other workers hold that take requests; one that hangs is none.
 
-        :returns: ``None`` if there is no other; one that hangs is none
+        :returns: what that one holds that holds least, ``None`` if there is no other; and whether
+            one of those that hold so little has a thread that runs no request
         """
         since = time.monotonic_ns() - _SILENT_NANOSECONDS
-        mine = self.cells[self._start]
-        others = (row for row in self._board.held() if row.age != mine and row.beat > since)
-        return min((row.requests for row in others), default=None)
+        mine, board = self.cells[self._start], self._board
+        others = [row for row in board.held() if row.age != mine and row.beat > since]
+        least = min((row.requests for row in others), default=None)
+        return least, any(
+            board.has_free_slot(row.number) for row in others if row.requests == least
+        )
 
     @property
     def is_told_to_leave(self) -> bool:

@@ -30,8 +30,11 @@ from .stopping import (
 _CUT_EVERY_SECONDS = 0.1
 
 _LOOK_AGAIN_SECONDS = 0.02
-"""How long a worker leaves connections to others before it looks at what they hold again. Where all
-hold as many, each waits as long before it takes one more: somebody may be about to be free."""
+"""How long a worker leaves connections to others before it looks at what they hold again."""
+
+_PATIENCE_SECONDS = 1.0
+"""How long it leaves them to one that holds as many and whose threads are not all busy: on a busy
+machine that one may need a while to have a CPU."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -174,19 +177,20 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         held, can_accept = self._busy(), self.nr_conns < self.worker_connections
         if self.row is not None and can_accept:
             self.row.note_held(held)
-            can_accept = held < self.cfg.threads or self._is_next(self.row.held_by_others())
+            can_accept = held < self.cfg.threads or self._is_next(*self.row.others())
         elif self.row is not None:
             self.row.take_no_more()
         super().set_accept_enabled(can_accept)
 
-    def _is_next(self, others: int | None) -> bool:
+    def _is_next(self, least: int | None, is_one_free: bool) -> bool:
         """Return whether one more belongs here, although every thread is busy.
 
-        :param others: what the other worker holds that holds least; ``None`` if there is none
+        :param least: what the other worker holds that holds least; ``None`` if there is none
+        :param is_one_free: whether that one has just ended a request, and holds less in a moment
         """
-        held = self._busy()
-        has_waited = time.monotonic() >= self._accepted_at + _LOOK_AGAIN_SECONDS
-        return others is None or held < others or (held == others and has_waited)
+        held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
+        has_waited = time.monotonic() >= self._accepted_at + patience
+        return least is None or held < least or (held == least and has_waited)
 
     def _drain(self) -> None:
         """Accept what is queued, as threads get free: other workers share the queue.

@@ -198,17 +198,31 @@ def test_worker_is_told_what_the_other_holds_that_holds_least() -> None:
         row.set_ready()
     rows[0].note_held(5)
     rows[1].note_held(4)
-    assert [row.held_by_others() for row in rows[:2]] == [4, 5]
+    assert [row.others()[0] for row in rows[:2]] == [4, 5]
     rows[2].set_ready()
-    assert [row.held_by_others() for row in rows] == [0, 0, 4]
+    assert [row.others()[0] for row in rows] == [0, 0, 4]
     rows[2].take_no_more()
-    assert [row.held_by_others() for row in rows] == [4, 5, 4]
+    assert [row.others()[0] for row in rows] == [4, 5, 4]
     assert board.read().waiting == 5
     rows[2].note_held(0)
     board.free_row(3)
-    assert [row.held_by_others() for row in rows[:2]] == [4, 5]
+    assert [row.others()[0] for row in rows[:2]] == [4, 5]
     board.free_row(2)
-    assert rows[0].held_by_others() is None
+    assert rows[0].others() == (None, False)
+
+
+def test_worker_is_told_whether_that_other_has_a_free_thread() -> None:
+    """It holds a request that has just ended, and less in a moment."""
+    board = Scoreboard(3, 2)
+    rows = [given_row(board, age) for age in (1, 2, 3)]
+    for row, held in zip(rows, (2, 2, 9), strict=True):
+        row.set_ready()
+        row.note_held(held)
+    assert rows[0].others() == (2, True)
+    begin(rows[1], 0)
+    assert rows[0].others() == (2, True)
+    begin(rows[1], 1)
+    assert rows[0].others() == (2, False)
 
 
 def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +231,11 @@ def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     for row in rows:
         row.set_ready()
     rows[0].note_held(5)
-    assert rows[0].held_by_others() == 0
+    assert rows[0].others()[0] == 0
     now = time.monotonic_ns()
     monkeypatch.setattr(time, "monotonic_ns", lambda: now + 4 * NANOSECONDS)
     rows[0].beat()
-    assert rows[0].held_by_others() is None
+    assert rows[0].others() == (None, False)
 
 
 # Memory
