@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityShortcut, capacity_blueprint
 from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
+from .resources.processes import process_memory
 from .settings import DEFAULT_HEALTH_URL
 from .state import EXTENSION_KEY, WorkerSizingState, adopt, compare, get_state, health_url, prepare
 
@@ -52,7 +54,10 @@ class WorkerSizing:
             )
         deployment = process.deployment
         resources = deployment.resources if deployment else detect_resources()
-        state = app.extensions[EXTENSION_KEY] = WorkerSizingState(resources)
+        held = None if deployment else process_memory(os.getpid())
+        state = app.extensions[EXTENSION_KEY] = WorkerSizingState(
+            resources, held_bytes=(held.uss_bytes or 0) if held else 0
+        )
         process.apps.add(app)
         try:
             if deployment is None:

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
@@ -17,7 +17,7 @@ from .health.learnt import LearntReport
 from .health.report import CapacityReport, Live
 from .log import say
 from .measure.profile import Home
-from .plan import SizingPlan, compute_plan
+from .plan import MB, SizingPlan, compute_plan
 from .resources import Resources
 from .runtime.backlog import queued_connections
 from .settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
@@ -37,6 +37,7 @@ class WorkerSizingState:
     :param plan: what follows; ``None`` where the settings are not valid
     :param error: what is not valid about the settings
     :param serving: whether the app is served under the plan
+    :param held_bytes: memory of this process' own when the machine was looked at
     """
 
     resources: Resources
@@ -45,6 +46,21 @@ class WorkerSizingState:
     error: WorkerSizeConfigError | None = None
     serving: bool = False
     deployment: Deployment | None = field(default=None, repr=False)
+    held_bytes: int = 0
+
+    def resources_for(self, settings: SizingSettings) -> Resources:
+        """Return the resources that a plan is made from.
+
+        Where the app was measured, the plan takes off all that is needed once. What of it the
+        launcher held already was not available any more: it would be taken off twice.
+
+        :param settings: what the operator asked for
+        """
+        if settings.profile is None:
+            return self.resources
+        once = min(self.held_bytes, settings.profile.costs.once_mb * MB)
+        available = min(self.resources.memory_available + once, self.resources.memory_limit)
+        return replace(self.resources, memory_available=available)
 
     def get_plan(self) -> SizingPlan:
         """Return the plan.
@@ -153,7 +169,7 @@ def prepare(
         config=app.config, options=options, option_source=option_source, home=Home.of(app)
     ).for_platform(sys.platform)
     health_url(app)
-    plan = compute_plan(settings, state.resources)
+    plan = compute_plan(settings, state.resources_for(settings))
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan
     return settings, plan

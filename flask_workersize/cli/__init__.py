@@ -89,7 +89,7 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
 
         settings, plan = prepare(app, options)
         plan = check_options(app, settings, plan)
-        click.echo(explain(settings, get_state(app).resources, plan))
+        click.echo(explain(settings, get_state(app).resources_for(settings), plan))
         return
     from ..servers import launch
     from ..servers.handover import AppLocation
@@ -125,7 +125,8 @@ def plan_command(
 
     app = info.load_app()
     settings, _ = prepare(app, options)
-    resources = on_another_machine(get_state(app).resources, cpus, memory)
+    found = get_state(app).resources_for(settings)
+    resources = on_another_machine(found, cpus, memory)
     show = as_json if json_ else explain
     click.echo(show(settings, resources, compute_plan(settings, resources)))
 
@@ -192,7 +193,9 @@ def doctor_command(info: ScriptInfo, /) -> None:
     app = info.load_app()
     settings, plan = prepare(app)
     location = AppLocation.of(info)
-    gunicorn_plan = compute_plan(settings, get_state(app).resources, server="gunicorn")
+    gunicorn_plan = compute_plan(
+        settings, get_state(app).resources_for(settings), server="gunicorn"
+    )
     findings = examine(app, gunicorn_plan, settings.preload, location)
     click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
     status = int(any(finding.level == "breaks" for finding in findings))

@@ -134,7 +134,7 @@ def _binds(plan: SizingPlan, bound: str) -> str:
 
 
 def _estimate(settings: SizingSettings, plan: SizingPlan) -> str:
-    formula = f"{plan.workers} × {plan.worker_memory_mb} MB"
+    formula = f"{plan.workers} × {settings.memory_of_a_worker(plan.threads)[1]} MB"
     if plan.shared_memory_mb:
         formula = f"{plan.shared_memory_mb} MB shared + {formula}"
     needed = memory_needed_mb(settings, plan.workers)

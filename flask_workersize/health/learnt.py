@@ -13,7 +13,7 @@ from ..measure.profile import Costs
 from ..plan import MB, SizingPlan
 from ..resources import Resources
 from ..runtime.snapshot import Learnt
-from ..settings import SizingSettings
+from ..settings import MEASURED, SizingSettings
 
 OFF_SHARE = 0.25
 """How far measured memory may be from what was planned, either way."""
@@ -73,8 +73,12 @@ class LearntReport(BaseModel):
         if abs(off) <= OFF_SHARE:
             return
         each = -(-measured // plan.workers)
+        source = plan.sources["worker_memory_mb"]
+        remedy = f"set NOW_LMS_SIZING_PROFILE=learn and restart, or NOW_LMS_WORKER_MEMORY_MB={each}"
+        if source not in ("default", MEASURED):
+            # It wins over a profile.
+            remedy = f"{source} should be {each}"
         yield (
             f"measured are {once} MB shared + {plan.workers} × {own} MB = {measured} MB, planned "
-            f"were {plan.estimated_memory_mb} MB ({off:+.0%}): set NOW_LMS_SIZING_PROFILE=learn "
-            f"and restart, or NOW_LMS_WORKER_MEMORY_MB={each}."
+            f"were {plan.estimated_memory_mb} MB ({off:+.0%}): {remedy}."
         )

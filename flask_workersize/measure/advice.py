@@ -25,6 +25,10 @@ SPARE = 2.0
 """Times as many slots as the formula asks for: connections spread unevenly over the workers, and a
 busy machine measures more CPU time than a request takes. Too many cost little, too few a lot."""
 
+WAITING_SHARE = 1.25
+"""Slots for each CPU above which a worker that is missing is replaced by threads: an app that only
+computes would get nothing from them."""
+
 MOST_THREADS = 64
 """Most threads of a worker: more have no CPU to run on, and make each request later."""
 
@@ -89,10 +93,11 @@ def advise(
     workers, threads = _shape(slots, most, resources.cpus, server)
     while not fits(workers, threads) and workers > 1:
         workers -= 1
-        threads = _threads(slots, workers) if threads > 1 else 1
+        if slots > WAITING_SHARE * cpus:
+            threads = _threads(slots, workers)
     while not fits(workers, threads) and threads > 1:
         threads -= 1
-    return Advice(server, workers, threads, slots, workers * threads < min(slots, most))
+    return Advice(server, workers, threads, slots, workers * threads < slots)
 
 
 def _shape(slots: float, most: int, cpus: float, server: ServerName) -> tuple[int, int]:

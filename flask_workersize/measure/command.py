@@ -72,7 +72,8 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
     _say(show.table(profile))
     _say(f"Warning: {line}" for line in (*show.errors(answers), *show.leak(profile)))
     _keep(profile, path)
-    _propose(settings.measured_by(profile), get_state(app).resources, asked.write)
+    settings = settings.measured_by(profile)
+    _propose(settings, get_state(app).resources_for(settings), asked.write)
 
 
 def _keep(profile: SizingProfile, path: Path) -> None:

@@ -37,6 +37,7 @@ CALM_SHARE = 0.5
 for each other."""
 
 _MOST_SECONDS = 3600
+_MOST_POINTS = 100
 _MOST_WORKERS = 200
 
 
@@ -68,6 +69,7 @@ class Learner:
         self._before: tuple[float, Snapshot] | None = None
         self._due = self._shared_due = 0.0
         self._save_due: float | None = None
+        self._grows = False
         self._requests = self._calm_requests = 0
         self._cpu = self._calm_wait = 0.0
         self.cpu_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
@@ -90,6 +92,7 @@ class Learner:
         if now >= self._shared_due:
             self._shared_due = now + SHARED_SECONDS
             self._shared_bytes = self._shared()
+            self._grows = self.growth()[1]
         learnt = self.learnt()
         if learnt is None:
             return
@@ -106,9 +109,12 @@ class Learner:
 
     def learnt(self) -> Learnt | None:
         """Return what is known; ``None`` before it is enough."""
-        peak = max((self.peak_mb.get(age, 0.0) for age in self.warm_mb), default=0.0)
+        # A leak ends where the guard recycles: planned with that, there would be fewer workers each
+        # time, and each could grow larger.
+        peaks = self.warm_mb if self._grows else self.peak_mb
+        peak = max((peaks.get(age, 0.0) for age in self.warm_mb), default=0.0)
         is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
-        if not is_enough or not peak or not self._shared_bytes:
+        if not is_enough or not peak or not (self._shared_bytes or self._is_alone):
             return None
         return Learnt(
             requests=self._requests,
@@ -135,7 +141,8 @@ class Learner:
         self._requests += served
         self._cpu += cpu
         self.cpu_ms.append(1000 * cpu / served)
-        if cpu <= CALM_SHARE * self._cpus * seconds:
+        # A process computes on one CPU at a time.
+        if cpu <= CALM_SHARE * min(self._cpus, max(len(now.rows), 1)) * seconds:
             self._calm_requests += served
             self._calm_wait += wait
             self.wait_ms.append(1000 * wait / served)
@@ -149,8 +156,8 @@ class Learner:
             self.peak_mb[row.age] = row.memory.peak_bytes / MB
             if row.served >= WARM_REQUESTS:
                 self.warm_mb.setdefault(row.age, own)
-                points = self._growth.setdefault(row.age, deque(maxlen=_MOST_SECONDS))
-                if not points or points[-1][0] != row.served:
+                points = self._growth.setdefault(row.age, deque(maxlen=_MOST_POINTS))
+                if not points or points[-1][1] != own:
                     points.append((row.served, own))
         for ages in (self.boot_mb, self.warm_mb, self.peak_mb, self._growth):
             while len(ages) > _MOST_WORKERS:
@@ -197,6 +204,20 @@ def profile_of(learner: Learner, app: str, server: str, preload: bool) -> Sizing
     )
 
 
+def _knows_more(path: Path, made: SizingProfile) -> bool:
+    """Return whether the profile that is there was made from more requests and has more memory.
+
+    A server that was started for a short time does not know what many requests have shown.
+    """
+    try:
+        there = SizingProfile.load(path)
+    except (OSError, ValueError):
+        return False
+    is_same = (there.app, there.preload) == (made.app, made.preload)
+    saw_more = there.requests > made.requests and there.peak_mb.value >= made.peak_mb.value
+    return is_same and saw_more
+
+
 class ProfileWriter:
     """Writes what was learnt into the profile of an app.
 
@@ -212,9 +233,11 @@ class ProfileWriter:
         self._has_failed = False
 
     def __call__(self, learner: Learner) -> None:
-        """Write it; what cannot be written is said once."""
+        """Write it, unless what is there knows more; what cannot be written is said once."""
+        made = profile_of(learner, *self._facts)
         try:
-            profile_of(learner, *self._facts).save(self._path)
+            if not _knows_more(self._path, made):
+                made.save(self._path)
         except OSError as error:
             if not self._has_failed:
                 self._has_failed = True

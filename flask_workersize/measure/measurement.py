@@ -78,7 +78,9 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
     if task.threads > 1:
         with trial(task.command, 1, task.threads, task.paths) as second:
             most, loaded = _at_once(second, task, done)
-        thread_mb = max(most - peak, 0.0) / (task.threads - 1)
+        # What a leak has added there, where one worker had all requests, no thread needs.
+        leaked = slope(seen.growth)[0] * task.requests if slope(seen.growth)[1] else 0.0
+        thread_mb = max(most - peak - leaked, 0.0) / (task.threads - 1)
         seen.cpu_ms = loaded or seen.cpu_ms
         answers.append(second.answers)
     per_request, grows = slope(seen.growth)
@@ -116,12 +118,12 @@ def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Se
         if time.monotonic() > begun + PHASE_SECONDS:
             break
     check(server.answers)
-    if not seen.cpu_ms:
+    seen.peak = [worker.peak_mb for worker in before if worker.served]
+    if not (seen.cpu_ms and seen.warm and seen.peak and seen.boot):
         raise WorkerSizeConfigError(
             "The workers end after a few requests each, so nothing can be measured: leave out "
             "max_requests while measuring."
         )
-    seen.peak = [worker.peak_mb for worker in before if worker.served]
     seen.shared = server.shared_mb()
     return seen
 
@@ -137,8 +139,9 @@ def _compare(before: list[WorkerState], now: list[WorkerState], seen: _Seen) -> 
     seen.cpu_ms.append(1000 * cpu / served)
     seen.wait_ms.append(1000 * max(busy - cpu, 0.0) / served)
     # What both have had more is what the requests of both have added.
-    own = sum(worker.own_mb for worker in now)
-    seen.growth.append((sum(worker.served for worker in now), own))
+    if len(pairs) == len(now):
+        own = sum(worker.own_mb for worker in now)
+        seen.growth.append((sum(worker.served for worker in now), own))
 
 
 def _at_once(server: Trial, task: Task, done: Callable[[int], object]) -> tuple[float, list[float]]:

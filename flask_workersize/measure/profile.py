@@ -165,6 +165,8 @@ class SizingProfile(BaseModel):
         :raises OSError: if it cannot be written
         """
         text = self.model_dump_json(indent=2, by_alias=True) + "\n"
+        path = path.resolve()
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -172,7 +174,7 @@ class SizingProfile(BaseModel):
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            os.chmod(name, mode)
             os.replace(name, path)
         except BaseException:
             with suppress(OSError):

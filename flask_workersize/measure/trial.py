@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -201,7 +202,7 @@ def trial(
     port, health_port = _free_ports()
     token = secrets.token_hex()
     asked = ["--wsgi-server", "gunicorn", "--workers", str(workers), "--threads", str(threads)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, _ended_by_signals():
         process = subprocess.Popen(
             [*command, "serve-prod", *asked, "--bind", f"{_HOST}:{port}"],
             env=_environ(health_port, token),
@@ -216,6 +217,22 @@ def trial(
             yield Trial(process, port, health_port, token, paths)
         finally:
             _stop(process)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals that end this process leave no server behind."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _environ(health_port: int, token: str) -> dict[str, str]:
@@ -270,8 +287,12 @@ def _last_words(said: IO[bytes]) -> str:
     said.seek(0)
     lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-    told = errors or [line for line in lines if line]
-    return told[-1][:300] if told else "it says nothing. Start it with flask serve-prod."
+    if errors:
+        return errors[-1]
+    # What the app says may hold a secret: of its last line only the kind of error.
+    kind = re.match(r"[\w.]+(?:Error|Exception)\b", lines[-1]) if lines else None
+    told = f"it ended with {kind[0]}" if kind else "it ended without a word"
+    return f"{told}. Start it with flask serve-prod and see what it says."
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -67,8 +67,10 @@ class LimitFollower:
         """Do nothing."""
 
     def _follow(self, before: tuple[int, float], resources: Resources, snapshot: Snapshot) -> None:
+        profile = self._settings.profile
+        once = profile.costs.once_mb * MB if profile else 0
         plan = compute_plan(
-            self._settings, with_workers_memory(resources, snapshot), self._plan.server
+            self._settings, with_workers_memory(resources, snapshot, once), self._plan.server
         )
         old, self._plan = self._plan, plan
         changed = []
@@ -91,13 +93,18 @@ class LimitFollower:
             )
 
 
-def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
+def with_workers_memory(resources: Resources, snapshot: Snapshot, once: int = 0) -> Resources:
     """Add back what the workers and this process hold: no plan at a start has counted it as used.
 
-    Only what is their own: what they share with the master stays used.
+    Only what is their own: what they share with the master stays used, unless the plan takes it
+    off by itself.
+
+    :param resources: what the machine gives now
+    :param snapshot: the workers
+    :param once: bytes that a plan takes off once for all workers, this process' own among them
     """
     me = process_memory(os.getpid())
-    held = (me.uss_bytes or 0) if me else 0
+    held = once or ((me.uss_bytes or 0) if me else 0)
     for row in snapshot.rows:
         if row.memory is not None:
             held += row.memory.uss_bytes or 0

@@ -35,8 +35,9 @@ from .snapshot import GuardState, Snapshot, WorkerRow
 OFTEN_SECONDS = 0.05
 """How often memory is read near the limit: a leak of 0.5 MB a request grows by some MB then."""
 
-FASTEST_BYTES = 1024 * MB
-"""Memory that is taken in a second at the most: until then what is free lasts."""
+FASTEST_BYTES = 3 * 1024 * MB
+"""Memory that is taken in a second at the most, seen with five workers of 60 MB each: so long what
+is free lasts."""
 
 VERY_OFTEN_SECONDS = 0.01
 """How often while it acts: what was started is followed by the next step at once."""

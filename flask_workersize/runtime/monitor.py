@@ -193,9 +193,11 @@ class Monitor:
             watch.look()
             probe.turn(watch.turn_seconds)
         probe.close()
-        watch.end()
-        if self._board.state != State.STOPPED:
-            self._end_orphans()
+        try:
+            watch.end()
+        finally:
+            if self._board.state != State.STOPPED:
+                self._end_orphans()
 
     def _has_master(self) -> bool:
         return self._master in (os.getppid(), os.getpid())

@@ -88,7 +88,7 @@ def launch(
         )
     settings, plan = prepare(app, options, option_source)
     plan = check_options(app, settings, plan)
-    deployment = Deployment(settings, get_state(app).resources, plan, Home.of(app))
+    deployment = Deployment(settings, get_state(app).resources_for(settings), plan, Home.of(app))
     adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)

@@ -72,10 +72,7 @@ def hand_over(
                 "import_path": location.import_path,
                 "settings": settings.model_dump()
                 | {"sources": settings.sources, "warnings": settings.warnings}
-                | {
-                    "profile": settings.profile
-                    and settings.profile.model_dump(mode="json", by_alias=True)
-                },
+                | {"profile": _dumped(settings.profile)},
                 "resources": asdict(deployment.resources),
                 "plan": deployment.plan.to_dict(),
                 "home": deployment.home and asdict(deployment.home),

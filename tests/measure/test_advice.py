@@ -89,6 +89,14 @@ def test_where_memory_is_too_short_for_that_it_is_said() -> None:
     assert made.is_short
 
 
+def test_worker_that_is_missing_is_replaced_by_threads_only_where_requests_wait() -> None:
+    waiting = advice(costs(10, 6, own=100), cpus=2, memory_mb=200)
+    assert (waiting.workers, waiting.threads) == (1, 7)
+    computing = advice(costs(10, 0, own=100), cpus=2, memory_mb=200)
+    assert (computing.workers, computing.threads) == (1, 1)
+    assert computing.is_short
+
+
 def test_headroom_is_left_alone() -> None:
     settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "50"})
     made = advise(costs(10, 0, own=100), settings, resources(2, 1000), "gunicorn")
@@ -121,6 +129,7 @@ def test_proposal_fits_or_is_one_worker_with_one_thread(
     assert needed <= memory_mb or (made.workers, made.threads) == (1, 1)
     assert 1 <= made.workers <= math.floor(2 * cpus) + 1
     assert made.threads <= max(MOST_THREADS, math.floor(2 * cpus) + 1)
-    enough = min(SPARE * made.slots, made.workers * MOST_THREADS)
-    if not made.is_short and needed < memory_mb / 2 and made.threads > 1:
+    assert made.is_short == (made.workers * made.threads < made.slots)
+    if needed < memory_mb / 2 and made.threads > 1:
+        enough = min(SPARE * made.slots, made.workers * MOST_THREADS)
         assert made.workers * made.threads >= math.floor(enough)

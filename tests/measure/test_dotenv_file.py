@@ -34,6 +34,16 @@ def test_other_lines_stay_and_a_line_that_is_there_is_replaced_in_its_place(tmp_
     assert path.read_text() == text
 
 
+def test_line_that_is_exported_stays_so_and_the_file_its_owner_s(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("export NOW_LMS_WORKERS=4\n")
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    write_lines(path, LINES)
+    assert path.read_text() == "export NOW_LMS_WORKERS=2\nNOW_LMS_THREADS=8\n"
+    assert path.stat().st_uid == (65534 if os.geteuid() == 0 else os.geteuid())
+
+
 def test_last_line_without_an_end_keeps_its_value(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("A=b")

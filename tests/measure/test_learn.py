@@ -23,6 +23,7 @@ from flask_workersize.measure.profile import SizingProfile
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Learnt, MemorySample, State
 from tests.health.snapshots import row, snapshot
+from tests.measure.profiles import profile
 from tests.plain import MB, load, plan, resources
 
 LEARNT = Learnt(1000, 5_000_000, 45_000_000, 60 * MB, 30 * MB)
@@ -189,7 +190,7 @@ def test_profile_has_what_was_learnt(tmp_path: Path) -> None:
     made = SizingProfile.load(path)
     assert (made.app, made.made_by, made.preload) == ("lms", "learn", True)
     assert made.server.startswith("gunicorn ")
-    assert made.peak_mb.value == made.peak_mb.high == 79
+    assert made.peak_mb.high == 79
     assert made.cpu_ms.value == pytest.approx(5)
     assert made.wait_ms.value == pytest.approx(45)
     assert made.grows
@@ -208,6 +209,46 @@ def test_profile_that_cannot_be_written_is_said_once(
         traffic.learner.end(traffic.seen())
     (told,) = (record.getMessage() for record in caplog.records)
     assert "what was learnt cannot be written to" in told
+
+
+def test_server_of_one_process_is_calm_while_half_of_one_cpu_is_used() -> None:
+    """It computes on one CPU at a time: above that, threads wait for each other."""
+    traffic = Traffic(cpus=4, server="waitress")
+    one = traffic.seen
+    traffic.seen = lambda: replace(one(), rows=one().rows[:1])  # type: ignore[method-assign]
+    for _ in range(20):
+        traffic.second(190)
+    assert traffic.learner.learnt() is None
+
+
+def test_leak_does_not_become_the_size_of_a_worker() -> None:
+    """It ends where the guard recycles: each start would plan fewer and larger ones."""
+    traffic = Traffic()
+    traffic.second(0)
+    for number in range(130):
+        traffic.own = [20 + number, 20]
+        traffic.second(30)
+    learnt = traffic.learner.learnt()
+    assert learnt is not None
+    assert learnt.peak_bytes < 30 * MB
+
+
+@pytest.mark.parametrize(
+    ("requests", "peak", "is_kept"),
+    [(10_000, 90, True), (10_000, 10, False), (100, 90, False)],
+)
+def test_profile_that_knows_more_is_kept(
+    tmp_path: Path, requests: int, peak: float, is_kept: bool
+) -> None:
+    """A server that was started for a night does not know what the day needs."""
+    path = tmp_path / "profile.json"
+    peaks = {"value": peak, "low": peak, "high": peak}
+    profile(requests=requests, peak_mb=peaks).save(path)
+    traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
+    for _ in range(40):
+        traffic.second(10)
+    traffic.learner.end(traffic.seen())
+    assert (SizingProfile.load(path).made_by == "measure") is is_kept
 
 
 def test_server_of_one_process_shares_nothing() -> None:
@@ -256,6 +297,9 @@ def test_warning_says_what_to_set_so_that_the_guide_s_formula_is_right() -> None
         "measured are 60 MB shared + 5 × 300 MB = 1560 MB, planned were 1000 MB (+56%)" in warning
     )
     assert "NOW_LMS_WORKER_MEMORY_MB=312" in warning
+    environ = {"WORKER_MEMORY_MB": "100"}
+    (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan(environ, 2, 1024))
+    assert warning.endswith(": WORKER_MEMORY_MB should be 312.")
 
 
 def test_it_is_told_with_the_token_alone() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from flask_workersize import SizingPlan, SizingSettings
 from flask_workersize.cli.show import explain
 from flask_workersize.plan import compute_plan
+from flask_workersize.state import WorkerSizingState
 from flask_workersize.values import ServerName
 from flask_workersize.whatif import memory_needed_mb, one_more
 from tests.measure.profiles import profile
-from tests.plain import load, resources, untimed
+from tests.plain import MB, load, resources, untimed
 
 
 def measured(environ: dict[str, str] | None = None, **others: Any) -> SizingSettings:
@@ -155,6 +156,18 @@ def test_one_worker_more_needs_what_is_said_and_not_a_megabyte_less(
     assert plan(settings, cpus, memory_mb).workers == made.workers + 1
     if "memory_available_mb" in needed:
         assert plan(settings, cpus, memory_mb - 1).workers <= made.workers
+
+
+def test_what_the_launcher_holds_already_is_not_taken_off_twice() -> None:
+    """It was not available any more when the machine was looked at; at most what is shared."""
+    found = resources(8, 100, memory_limit=160 * MB)
+    state = WorkerSizingState(found, held_bytes=47 * MB)
+    assert state.resources_for(load()) == found
+    assert state.resources_for(measured()).memory_available == 147 * MB
+    assert compute_plan(measured(), state.resources_for(measured()), "gunicorn").workers == 2
+    state.held_bytes = 500 * MB
+    assert state.resources_for(measured()).memory_available == 160 * MB
+    assert state.resources_for(measured(shared_mb=10)).memory_available == 110 * MB
 
 
 def test_without_a_profile_everything_is_the_guide_s() -> None:

@@ -76,6 +76,17 @@ def test_others_may_read_what_root_has_written(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_link_stays_a_link_and_a_file_as_closed_as_it_was(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.json", tmp_path / "link.json"
+    profile(app="old").save(path)
+    path.chmod(0o600)
+    link.symlink_to(path)
+    profile(app="new").save(link)
+    assert link.is_symlink()
+    assert SizingProfile.load(path).app == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_field_that_a_later_version_adds_is_no_harm(home: Home) -> None:
     assert SizingProfile.load(put(home, colour="green")).app == "lms"
 

@@ -12,6 +12,7 @@ from flask_workersize.runtime.follow import LOOK_SECONDS, LimitFollower, with_wo
 from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
 from flask_workersize.values import ServerName
 from tests.health.snapshots import row, snapshot
+from tests.measure.profiles import profile
 from tests.plain import MB, load, resources
 
 GB = 1024
@@ -212,6 +213,21 @@ def test_what_the_monitor_holds_is_available_too() -> None:
     before = machine(available=1)
     after = with_workers_memory(before, snapshot())
     assert 0 < after.memory_available - before.memory_available < GB * MB / 2
+
+
+def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> None:
+    """120 MB are shared, and 5 workers have 17 MB each: they fit into 220 MB as before."""
+    hand = Notebook()
+    peak = {"value": 17.0, "low": 17.0, "high": 17.0}
+    settings = load().measured_by(profile(shared_mb=120, peak_mb=peak))
+    before = resources(2, 500, memory_limit=512 * MB)
+    used = 120 + 5 * 17
+    now = resources(2, 220 - used, memory_limit=220 * MB)
+    plan = compute_plan(settings, before, "gunicorn")
+    assert plan.workers == 5
+    known = (before.memory_limit, before.cpus)
+    LimitFollower(settings, plan, lambda: now, hand, known).look(9.0, holding(*[17] * 5))
+    assert hand.adjusted == []
 
 
 def test_no_more_is_available_than_the_limit() -> None:

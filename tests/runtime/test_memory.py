@@ -592,7 +592,7 @@ def test_it_looks_as_often_as_memory_demands(site: Site) -> None:
     one, _ = site.start(1, 2)
     site.warm_up()
     # To 900 MB, the critical share, it takes so long at the fastest.
-    for used, turn in [(300, SELDOM_SECONDS), (644, 0.25), (860, OFTEN_SECONDS)]:
+    for used, turn in [(300, 600 / 3072), (516, 0.125), (860, OFTEN_SECONDS)]:
         site.look(after=10, used=used)
         assert site.duty.turn_seconds == turn
     one.take(30)
