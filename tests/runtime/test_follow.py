@@ -226,7 +226,9 @@ def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> 
     plan = compute_plan(settings, before, "gunicorn")
     assert plan.workers == 5
     known = (before.memory_limit, before.cpus)
-    LimitFollower(settings, plan, lambda: now, hand, known).look(9.0, holding(*[17] * 5))
+    LimitFollower(settings, plan, lambda: now, hand, known).look(
+        9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 5)
+    )
     assert hand.adjusted == []
 
 
