@@ -14,10 +14,13 @@ TURN_SECONDS = 0.25
 """How long the monitor waits for requests before it looks around: how soon it sees the end of the
 master, and a saturation."""
 
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 2.0
 """How often the memory of one worker is read, in turn: one costs up to some milliseconds, so that
 this stays below 1 % of a CPU."""
 
+
+CALM_SECONDS = 0.5
+"""A duty that can wait as long has nothing to do: the table is read half as often."""
 
 HURRY_SECONDS = 0.03
 """A duty that wants to look as often as this is acting on what it sees."""
@@ -54,7 +57,11 @@ class Watch:
     @property
     def turn_seconds(self) -> float:
         """How long to wait for requests before the next look."""
-        return min([TURN_SECONDS, *(duty.turn_seconds for duty in self._duties)])
+        return min(TURN_SECONDS, self._soonest)
+
+    @property
+    def _soonest(self) -> float:
+        return min((duty.turn_seconds for duty in self._duties), default=CALM_SECONDS)
 
     def look(self) -> None:
         """Look at the table, and do what is due."""
@@ -76,7 +83,7 @@ class Watch:
         """Return the table; not read anew at every look, unless there is something to be done."""
         is_hurried = self.turn_seconds < HURRY_SECONDS
         if self._snapshot is None or is_hurried or now >= self._next_read:
-            self._next_read = now + 1.9 * TURN_SECONDS
+            self._next_read = now + 1.9 * min(max(self._soonest, TURN_SECONDS), CALM_SECONDS)
             self._snapshot = self._board.read()
             if not self._snapshot.is_saturated:
                 self._saturated_since = None

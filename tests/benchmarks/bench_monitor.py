@@ -17,12 +17,16 @@ from tests.servers.serving import Server, Starter, serve_prod, starter
 
 WORKERS = 64
 SECONDS = 20
+SETTLE_SECONDS = 25
+"""Until every worker was measured once, which happens one after the other."""
+
 SHARES = (0.55, 0.3)
 """How much of the limit is used: above and below where memory is read often."""
 
 
 def _cpu_percent(server: Server) -> float:
     """Return the share of one CPU that the monitor takes."""
+    time.sleep(SETTLE_SECONDS)
     begun, before = time.monotonic(), server.monitor.cpu_times()
     time.sleep(SECONDS)
     after = server.monitor.cpu_times()
