@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityShortcut, capacity_blueprint
 from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
-from .resources.processes import process_memory
 from .settings import DEFAULT_HEALTH_URL
 from .state import EXTENSION_KEY, WorkerSizingState, adopt, compare, get_state, health_url, prepare
 
@@ -54,10 +52,7 @@ class WorkerSizing:
             )
         deployment = process.deployment
         resources = deployment.resources if deployment else detect_resources()
-        held = None if deployment else process_memory(os.getpid())
-        state = app.extensions[EXTENSION_KEY] = WorkerSizingState(
-            resources, held_bytes=(held.uss_bytes or 0) if held else 0
-        )
+        state = app.extensions[EXTENSION_KEY] = WorkerSizingState(resources)
         process.apps.add(app)
         try:
             if deployment is None:

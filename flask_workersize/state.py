@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from .log import say
 from .measure.profile import Home
 from .plan import MB, SizingPlan, compute_plan
 from .resources import Resources
+from .resources.processes import process_memory
 from .runtime.backlog import queued_connections
 from .settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
 
@@ -37,7 +39,8 @@ class WorkerSizingState:
     :param plan: what follows; ``None`` where the settings are not valid
     :param error: what is not valid about the settings
     :param serving: whether the app is served under the plan
-    :param held_bytes: memory of this process' own when the machine was looked at
+    :param held_bytes: memory of this process' own; ``None`` before a plan needs it, which is when
+        the machine has just been looked at
     """
 
     resources: Resources
@@ -46,7 +49,7 @@ class WorkerSizingState:
     error: WorkerSizeConfigError | None = None
     serving: bool = False
     deployment: Deployment | None = field(default=None, repr=False)
-    held_bytes: int = 0
+    held_bytes: int | None = None
 
     def resources_for(self, settings: SizingSettings) -> Resources:
         """Return the resources that a plan is made from.
@@ -58,6 +61,9 @@ class WorkerSizingState:
         """
         if settings.profile is None:
             return self.resources
+        if self.held_bytes is None:
+            memory = process_memory(os.getpid())
+            self.held_bytes = (memory.uss_bytes or 0) if memory else 0
         once = min(self.held_bytes, settings.profile.costs.once_mb * MB)
         available = min(self.resources.memory_available + once, self.resources.memory_limit)
         return replace(self.resources, memory_available=available)

@@ -12,7 +12,8 @@ from ..log import say
 from ..plan import MB, SizingPlan
 from ..resources.processes import process_memory, resident_memory
 from ..runtime.guard import WARM_REQUESTS
-from ..runtime.scoreboard import NANOSECONDS, Scoreboard
+from ..runtime.layout import NANOSECONDS
+from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Learnt, Snapshot
 from .growth import slope
 from .profile import Figure, SizingProfile
@@ -67,7 +68,7 @@ class Learner:
         self._master = master
         self._save = save
         self._before: tuple[float, Snapshot] | None = None
-        self._due = self._shared_due = 0.0
+        self._shared_due = 0.0
         self._save_due: float | None = None
         self._grows = False
         self._requests = self._calm_requests = 0
@@ -82,9 +83,8 @@ class Learner:
 
     def look(self, now: float, snapshot: Snapshot) -> None:
         """Compare with what was seen before, and tell what has become of it."""
-        if now < self._due or snapshot.is_leaving:
+        if snapshot.is_leaving:
             return
-        self._due = now + LOOK_SECONDS
         if self._before is not None:
             self._count(self._before[1], snapshot, now - self._before[0])
         self._before = (now, snapshot)

@@ -74,16 +74,16 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
     """
     with trial(task.command, 2, 1, task.paths) as first:
         seen = _one_by_one(first, task, done)
+    per_request, grows = slope(seen.growth)
     answers, peak, thread_mb = [first.answers], max(seen.peak), 0.0
     if task.threads > 1:
         with trial(task.command, 1, task.threads, task.paths) as second:
             most, loaded = _at_once(second, task, done)
         # What a leak has added there, where one worker had all requests, no thread needs.
-        leaked = slope(seen.growth)[0] * task.requests if slope(seen.growth)[1] else 0.0
+        leaked = per_request * task.requests if grows else 0.0
         thread_mb = max(most - peak - leaked, 0.0) / (task.threads - 1)
         seen.cpu_ms = loaded or seen.cpu_ms
         answers.append(second.answers)
-    per_request, grows = slope(seen.growth)
     profile = SizingProfile.made_now(
         "measure",
         task.app,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ..errors import WorkerSizeStartError
+from ..plan import MB
 from ..resources.processes import cpu_seconds, peak_resident_memory, process_memory
 
 START_SECONDS = 120.0
@@ -33,7 +34,6 @@ STOP_SECONDS = 40.0
 """How long the server may take to stop: the default grace, and some more."""
 
 _HOST = "127.0.0.1"
-_MB = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,6 @@ class Answers:
             if 200 <= status < 300
         )
 
-    @property
-    def bad(self) -> int:
-        """All others, and requests without an answer."""
-        told = sum(sum(counts.values()) for counts in self.statuses.values())
-        return told - self.good + self.failed.total()
-
 
 class Trial:
     """A server that runs for a trial.
@@ -135,7 +129,7 @@ class Trial:
         monitor = process_memory(int(self._report()["pid"]))
         rss = master.rss_bytes if master else 0
         own = (monitor.uss_bytes or 0) if monitor else 0
-        return (rss + own) / _MB
+        return (rss + own) / MB
 
     def ask(self, count: int, clients: int, done: Callable[[int], object]) -> None:
         """Send requests, and wait for their answers.
@@ -156,17 +150,12 @@ class Trial:
                 done(1)
 
     def _ask(self, path: str) -> None:
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=ANSWER_SECONDS)
         try:
-            connection.request("GET", path, headers={"User-Agent": "flask-workersize"})
-            answer = connection.getresponse()
-            answer.read()
+            answer, _ = _get(self._port, path, {"User-Agent": "flask-workersize"})
         except (OSError, http.client.HTTPException):
             self.answers.failed[path] += 1
         else:
             self.answers.note(path, answer.status, answer.headers.get("Location"))
-        finally:
-            connection.close()
 
     def _report(self) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -257,12 +246,12 @@ def _free_ports() -> tuple[int, int]:
         return first.getsockname()[1], second.getsockname()[1]
 
 
-def _get(port: int, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+def _get(port: int, path: str, headers: dict[str, str]) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection(_HOST, port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        return answer, answer.read()
     finally:
         connection.close()
 
@@ -271,7 +260,7 @@ def _await_ready(process: subprocess.Popen[bytes], health_port: int, said: IO[by
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, http.client.HTTPException):
-            if _get(health_port, "/ready", {})[0] == 200:
+            if _get(health_port, "/ready", {})[0].status == 200:
                 return
         time.sleep(0.05)
     if process.poll() is None:
@@ -319,8 +308,8 @@ def _look(row: dict[str, Any]) -> WorkerState | None:
         row["busy_seconds"],
         row["cpu_seconds"],
         cpu_seconds(row["pid"]),
-        own / _MB,
-        (own + max(most - rss, 0)) / _MB,
+        own / MB,
+        (own + max(most - rss, 0)) / MB,
     )
 
 

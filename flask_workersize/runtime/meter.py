@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from time import monotonic_ns, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
-from .scoreboard import Slot
+from .layout import Slot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .scoreboard import WriterRow
+    from .row import WriterRow
 
 SLOT_KEY = "flask_workersize.slot"
 """Where a request finds the slot that it runs in."""

@@ -28,79 +28,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
-from ..resources.processes import start_time
+from .layout import LEARNT, MOST_LISTENERS, NANOSECONDS, Cell, Header, Slot
+from .row import WriterRow
 from .snapshot import GuardState, Learnt, MemorySample, Snapshot, State, WorkerRow
 
 _WORD = 8
-NANOSECONDS = 1_000_000_000
 _MOST_BYTES = 256 * 1024 * 1024
 _SPARE_ROWS = 64
-_MOST_LISTENERS = 8
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
-_SILENT_NANOSECONDS = 3 * NANOSECONDS
-"""After so long a worker's main loop hangs: it goes round once a second."""
-
-
-class _Header:
-    VERSION = 0
-    STATE = 1
-    RESTARTS = 2
-    KILLS = 3
-    SERVED_BEFORE = 4
-    BUSY_BEFORE = 5
-    QUEUE = 6
-    PLANNED = 7
-    ADJUSTMENT = 8
-    MEMORY_LIMIT = 9
-    MEMORY_USED = 10
-    RECYCLED = 11
-    OOM_KILLS = 12
-    GUARD = 13
-    EXIT_ASKED = 14
-    WORKERS_OOM_KILLED = 15
-    CPU_BEFORE = 16
-    LEARNT = 17
-    LISTENERS = 22
-    FIRST_LISTENER = 23
-    WORDS = 23 + _MOST_LISTENERS
-
-
-_LEARNT = slice(_Header.LEARNT, _Header.LISTENERS)
-
-
-class _Cell:
-    AGE = 0
-    BORN = 1
-    PID = 2
-    START_TIME = 3
-    READY = 4
-    HEARTBEAT = 5
-    LEFT = 6
-    RSS = 7
-    PSS = 8
-    USS = 9
-    SAMPLED = 10
-    HELD = 11
-    TOLD = 12
-    PEAK = 13
-    WORDS = 14
-
-
-class Slot:
-    """The words of a slot: plain numbers, since an enumeration costs time at every request.
-
-    ``BEGUN`` is when the running request began, in nanoseconds of the monotonic clock, 0 where
-    none runs; ``SERVED`` counts requests, ``BUSY`` the nanoseconds spent on them. ``CPU`` are those
-    that the thread had computed when the last one ended, ``CPU_BEFORE`` when the first one began.
-    """
-
-    BEGUN = 0
-    SERVED = 1
-    BUSY = 2
-    CPU = 3
-    CPU_BEFORE = 4
-    WORDS = 5
 
 
 class Held(NamedTuple):
@@ -143,27 +79,27 @@ class Scoreboard:
     :param threads: threads of a worker
     """
 
-    state = _Word(_Header.STATE, State)
+    state = _Word(Header.STATE, State)
     """What the deployment is doing; only the master sets it."""
 
-    planned = _Word(_Header.PLANNED, int)
+    planned = _Word(Header.PLANNED, int)
     """Workers that are planned; only the master sets it, when it is told by a signal."""
 
-    adjustment = _Word(_Header.ADJUSTMENT, int)
+    adjustment = _Word(Header.ADJUSTMENT, int)
     """Workers that there should be more, or fewer, than planned; only the monitor sets it."""
 
-    guard = _Word(_Header.GUARD, GuardState)
+    guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
-    task_queue = _Word(_Header.QUEUE, int)
+    task_queue = _Word(Header.QUEUE, int)
     """Requests that wait in waitress for a thread."""
 
     def __init__(self, workers: int, threads: int) -> None:
         self.threads = threads
-        self._row_words = _Cell.WORDS + threads * Slot.WORDS
+        self._row_words = Cell.WORDS + threads * Slot.WORDS
         wanted = 2 * workers + _SPARE_ROWS
         self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
-        size = (_Header.WORDS + self.capacity * self._row_words) * _WORD
+        size = (Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
         self.planned = workers
         self._given: dict[int, int] = {}
@@ -177,37 +113,37 @@ class Scoreboard:
     @property
     def is_exit_asked(self) -> bool:
         """Whether the memory guard wants a server of one process to be started again."""
-        return bool(self.cells[_Header.EXIT_ASKED])
+        return bool(self.cells[Header.EXIT_ASKED])
 
     def ask_to_exit(self) -> None:
         """Write down that it does."""
-        self.cells[_Header.EXIT_ASKED] = 1
+        self.cells[Header.EXIT_ASKED] = 1
 
     def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
         """Write down how near memory is to its limit."""
-        self.cells[_Header.MEMORY_LIMIT] = limit_bytes
-        self.cells[_Header.MEMORY_USED] = used_bytes
+        self.cells[Header.MEMORY_LIMIT] = limit_bytes
+        self.cells[Header.MEMORY_USED] = used_bytes
 
     def note_oom_kills(self, count: int) -> None:
         """Write down how many processes the kernel has killed for want of memory."""
-        self.cells[_Header.OOM_KILLS] = count
+        self.cells[Header.OOM_KILLS] = count
 
     def count_oom_killed(self, workers: int) -> None:
         """Count workers that the kernel has killed for want of memory."""
-        self.cells[_Header.WORKERS_OOM_KILLED] += workers
+        self.cells[Header.WORKERS_OOM_KILLED] += workers
 
     def note_learnt(self, learnt: Learnt) -> None:
         """Write down what the app costs."""
         for offset, value in reversed(list(enumerate(learnt))):
-            self.cells[_Header.LEARNT + offset] = value
+            self.cells[Header.LEARNT + offset] = value
 
     def tell_to_leave(self, number: int, is_told: bool = True) -> None:
         """Write down whether a worker is recycled: it need not wait for the stop of the server."""
-        self.cells[self._start(number) + _Cell.TOLD] = is_told
+        self.cells[self._start(number) + Cell.TOLD] = is_told
 
     def count_recycled(self) -> None:
         """Count a worker that the memory guard has recycled."""
-        self.cells[_Header.RECYCLED] += 1
+        self.cells[Header.RECYCLED] += 1
 
     def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
         """Note the listeners, so that processes which do not hold them can ask for their queue."""
@@ -215,11 +151,11 @@ class Scoreboard:
             known = [(int(item.family) << 32) | os.fstat(item.fileno()).st_ino for item in sockets]
         except OSError:
             # A socket of Windows is no file.
-            self.cells[_Header.LISTENERS] = _MOST_LISTENERS + 1
+            self.cells[Header.LISTENERS] = MOST_LISTENERS + 1
             return
-        for number, listener in enumerate(known[:_MOST_LISTENERS]):
-            self.cells[_Header.FIRST_LISTENER + number] = listener
-        self.cells[_Header.LISTENERS] = len(known)
+        for number, listener in enumerate(known[:MOST_LISTENERS]):
+            self.cells[Header.FIRST_LISTENER + number] = listener
+        self.cells[Header.LISTENERS] = len(known)
 
     @property
     def listeners(self) -> list[tuple[int, int]] | None:
@@ -227,10 +163,10 @@ class Scoreboard:
 
         There may be more than there is room for, and a system may have no inodes for them.
         """
-        count = self.cells[_Header.LISTENERS]
-        if count > _MOST_LISTENERS:
+        count = self.cells[Header.LISTENERS]
+        if count > MOST_LISTENERS:
             return None
-        first = _Header.FIRST_LISTENER
+        first = Header.FIRST_LISTENER
         return [(word >> 32, word & 0xFFFFFFFF) for word in self.cells[first : first + count]]
 
     def take_row(self, age: int) -> WriterRow | None:
@@ -249,7 +185,7 @@ class Scoreboard:
         start = self._start(number)
         for offset in range(1, self._row_words):
             self.cells[start + offset] = 0
-        self.cells[start + _Cell.BORN] = time.monotonic_ns()
+        self.cells[start + Cell.BORN] = time.monotonic_ns()
         self.cells[start] = age
         self._given[age] = number
         return WriterRow(self, start)
@@ -266,14 +202,14 @@ class Scoreboard:
             return
         start = self._start(number)
         with self._changing():
-            slots = self.cells[start + _Cell.WORDS : start + self._row_words].tolist()
-            self.cells[_Header.SERVED_BEFORE] += sum(slots[Slot.SERVED :: Slot.WORDS])
-            self.cells[_Header.BUSY_BEFORE] += sum(slots[Slot.BUSY :: Slot.WORDS])
-            self.cells[_Header.CPU_BEFORE] += _computed(slots)
+            slots = self.cells[start + Cell.WORDS : start + self._row_words].tolist()
+            self.cells[Header.SERVED_BEFORE] += sum(slots[Slot.SERVED :: Slot.WORDS])
+            self.cells[Header.BUSY_BEFORE] += sum(slots[Slot.BUSY :: Slot.WORDS])
+            self.cells[Header.CPU_BEFORE] += _computed(slots)
             if self.state < State.STOPPING:
-                self.cells[_Header.RESTARTS] += 1
-            if not self.cells[start + _Cell.LEFT]:
-                self.cells[_Header.KILLS] += 1
+                self.cells[Header.RESTARTS] += 1
+            if not self.cells[start + Cell.LEFT]:
+                self.cells[Header.KILLS] += 1
             self.cells[start] = 0
 
     def heal(self, alive: Iterable[int]) -> None:
@@ -291,9 +227,9 @@ class Scoreboard:
             running request does not count: the one that asks
         """
         for _ in range(_MOST_READS):
-            version = self.cells[_Header.VERSION]
+            version = self.cells[Header.VERSION]
             snapshot = self._read(but)
-            if version % 2 == 0 and version == self.cells[_Header.VERSION]:
+            if version % 2 == 0 and version == self.cells[Header.VERSION]:
                 break
             # The master may wait for a CPU in the middle of it; it may also have been killed there.
             time.sleep(_READ_AGAIN_SECONDS)
@@ -303,7 +239,7 @@ class Scoreboard:
         """Return what killed workers have left in rows that nobody has been given since."""
         now = time.monotonic_ns()
         free = [number for number, age in enumerate(self._ages()) if not age]
-        left = _Cell.LEFT
+        left = Cell.LEFT
         killed = [number for number in free if not self.cells[self._start(number) + left]]
         return [row for row in (self._read_row(n, now, None) for n in killed) if row.pid]
 
@@ -313,28 +249,28 @@ class Scoreboard:
         return Snapshot(
             state=self.state,
             rows=tuple(rows),
-            restarts=cells[_Header.RESTARTS],
-            kills=cells[_Header.KILLS],
-            served=cells[_Header.SERVED_BEFORE] + sum(row.served for row in rows),
-            busy_seconds=cells[_Header.BUSY_BEFORE] / NANOSECONDS
+            restarts=cells[Header.RESTARTS],
+            kills=cells[Header.KILLS],
+            served=cells[Header.SERVED_BEFORE] + sum(row.served for row in rows),
+            busy_seconds=cells[Header.BUSY_BEFORE] / NANOSECONDS
             + sum(row.busy_seconds for row in rows),
-            cpu_seconds=cells[_Header.CPU_BEFORE] / NANOSECONDS
+            cpu_seconds=cells[Header.CPU_BEFORE] / NANOSECONDS
             + sum(row.cpu_seconds for row in rows),
             task_queue=self.task_queue,
             wanted=self.wanted,
-            memory_limit_bytes=cells[_Header.MEMORY_LIMIT],
-            memory_used_bytes=cells[_Header.MEMORY_USED],
-            recycled=cells[_Header.RECYCLED],
-            oom_kills=cells[_Header.OOM_KILLS],
-            workers_oom_killed=cells[_Header.WORKERS_OOM_KILLED],
-            guard=GuardState(cells[_Header.GUARD]),
-            learnt=Learnt(*cells[_LEARNT]) if cells[_Header.LEARNT] else None,
+            memory_limit_bytes=cells[Header.MEMORY_LIMIT],
+            memory_used_bytes=cells[Header.MEMORY_USED],
+            recycled=cells[Header.RECYCLED],
+            oom_kills=cells[Header.OOM_KILLS],
+            workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
+            guard=GuardState(cells[Header.GUARD]),
+            learnt=Learnt(*cells[LEARNT]) if cells[Header.LEARNT] else None,
         )
 
     def held(self) -> Iterable[Held]:
         """Return what each worker holds that takes requests."""
-        first, step = _Header.WORDS, self._row_words
-        columns = (_Cell.AGE, _Cell.READY, _Cell.HELD, _Cell.HEARTBEAT)
+        first, step = Header.WORDS, self._row_words
+        columns = (Cell.AGE, Cell.READY, Cell.HELD, Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
         return [
             Held(age, held, beat, number)
@@ -347,59 +283,34 @@ class Scoreboard:
 
         :param number: its row
         """
-        first = self._start(number) + _Cell.WORDS
+        first = self._start(number) + Cell.WORDS
         return 0 in self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
 
     def _ages(self) -> list[int]:
-        return self.cells[_Header.WORDS :: self._row_words].tolist()
+        return self.cells[Header.WORDS :: self._row_words].tolist()
 
     def _read_row(self, number: int, now: int, but: int | None) -> WorkerRow:
         start = self._start(number)
         cells = self.cells[start : start + self._row_words].tolist()
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
-        (
-            age,
-            born,
-            pid,
-            started,
-            ready,
-            heartbeat,
-            _,
-            rss,
-            pss,
-            uss,
-            sampled,
-            held,
-            told,
-            peak,
-        ) = cells[: _Cell.WORDS]
-        slots = cells[_Cell.WORDS :]
-        memory = None
-        if sampled:
-            memory = MemorySample(
-                rss,
-                None if pss < 0 else pss,
-                None if uss < 0 else uss,
-                (now - sampled) / NANOSECONDS if now > sampled else 0.0,
-                peak,
-            )
+        slots = cells[Cell.WORDS :]
         return WorkerRow(
             number=number,
-            age=age,
-            pid=pid,
-            start_time=started,
-            is_ready=ready != 0,
-            lived_seconds=_seconds(now - born),
-            silent_seconds=_seconds(now - max(heartbeat, born)),
+            age=cells[Cell.AGE],
+            pid=cells[Cell.PID],
+            start_time=cells[Cell.START_TIME],
+            is_ready=cells[Cell.READY] != 0,
+            lived_seconds=_seconds(now - cells[Cell.BORN]),
+            silent_seconds=_seconds(now - max(cells[Cell.HEARTBEAT], cells[Cell.BORN])),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=max(held - self.threads, 0),
-            is_leaving=told != 0,
+            waiting=max(cells[Cell.HELD] - self.threads, 0),
+            is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
             cpu_seconds=_computed(slots) / NANOSECONDS,
-            memory=memory,
+            memory=_sample(cells, now),
         )
 
     def note_memory(
@@ -419,85 +330,38 @@ class Scoreboard:
         :param peak_rss_bytes: the most resident memory that it has had; ``None`` likewise
         """
         start = self._start(number)
-        self.cells[start + _Cell.RSS] = rss_bytes
-        self.cells[start + _Cell.PSS] = -1 if pss_bytes is None else pss_bytes
-        self.cells[start + _Cell.USS] = -1 if uss_bytes is None else uss_bytes
+        self.cells[start + Cell.RSS] = rss_bytes
+        self.cells[start + Cell.PSS] = -1 if pss_bytes is None else pss_bytes
+        self.cells[start + Cell.USS] = -1 if uss_bytes is None else uss_bytes
         if uss_bytes is not None:
             own_then = uss_bytes + max((peak_rss_bytes or 0) - rss_bytes, 0)
-            self.cells[start + _Cell.PEAK] = max(own_then, self.cells[start + _Cell.PEAK])
-        self.cells[start + _Cell.SAMPLED] = time.monotonic_ns()
+            self.cells[start + Cell.PEAK] = max(own_then, self.cells[start + Cell.PEAK])
+        self.cells[start + Cell.SAMPLED] = time.monotonic_ns()
 
     def _start(self, number: int) -> int:
-        return _Header.WORDS + number * self._row_words
+        return Header.WORDS + number * self._row_words
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        self.cells[_Header.VERSION] += 1
+        self.cells[Header.VERSION] += 1
         try:
             yield
         finally:
-            self.cells[_Header.VERSION] += 1
+            self.cells[Header.VERSION] += 1
 
 
-class WriterRow:
-    """A worker's own row, for it to write.
-
-    :param board: the table
-    :param start: where the row begins in it
-    """
-
-    def __init__(self, board: Scoreboard, start: int) -> None:
-        self.cells = board.cells
-        self._board = board
-        self._start = start
-        first = start + _Cell.WORDS
-        self.slots = range(first, first + board.threads * Slot.WORDS, Slot.WORDS)
-        """Where each of its slots begins."""
-
-    def enter(self) -> None:
-        """Say which process this worker is."""
-        self.cells[self._start + _Cell.START_TIME] = start_time(os.getpid())
-        self.cells[self._start + _Cell.PID] = os.getpid()
-
-    def set_ready(self) -> None:
-        """Say that the app is loaded and requests are taken."""
-        self.beat()
-        self.cells[self._start + _Cell.READY] = 1
-
-    def beat(self) -> None:
-        """Say that the main loop of this worker goes round."""
-        self.cells[self._start + _Cell.HEARTBEAT] = time.monotonic_ns()
-
-    def note_held(self, count: int) -> None:
-        """Say how many connections this worker has accepted and not answered yet."""
-        self.cells[self._start + _Cell.HELD] = count
-
-    def take_no_more(self) -> None:
-        """Say that this worker accepts nothing, however little it holds."""
-        self.cells[self._start + _Cell.HELD] = -1
-
-    def others(self) -> tuple[int | None, bool]:
-        """Return what the other workers hold that take requests; one that hangs is none.
-
-        :returns: what that one holds that holds least, ``None`` if there is no other; and whether
-            one of those that hold so little has a thread that runs no request
-        """
-        since = time.monotonic_ns() - _SILENT_NANOSECONDS
-        mine, board = self.cells[self._start], self._board
-        others = [row for row in board.held() if row.age != mine and row.beat > since]
-        least = min((row.requests for row in others), default=None)
-        return least, any(
-            board.has_free_slot(row.number) for row in others if row.requests == least
-        )
-
-    @property
-    def is_told_to_leave(self) -> bool:
-        """Whether this worker is being recycled."""
-        return bool(self.cells[self._start + _Cell.TOLD])
-
-    def leave(self) -> None:
-        """Say that this worker ends by its own will: whoever does not was killed."""
-        self.cells[self._start + _Cell.LEFT] = 1
+def _sample(cells: list[int], now: int) -> MemorySample | None:
+    sampled = cells[Cell.SAMPLED]
+    if not sampled:
+        return None
+    pss, uss = cells[Cell.PSS], cells[Cell.USS]
+    return MemorySample(
+        cells[Cell.RSS],
+        None if pss < 0 else pss,
+        None if uss < 0 else uss,
+        _seconds(now - sampled),
+        cells[Cell.PEAK],
+    )
 
 
 def _computed(slots: list[int]) -> int:

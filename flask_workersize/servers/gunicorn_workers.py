@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.workers import gthread, sync
 
-from ..runtime.scoreboard import WriterRow
+from ..runtime.row import WriterRow
 from .stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,

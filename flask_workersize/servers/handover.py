@@ -65,27 +65,7 @@ def hand_over(
             "but this process was handed a loaded one: start it with flask --app ... serve-prod, "
             "or leave preload on."
         )
-    settings = deployment.settings
-    try:
-        message = json.dumps(
-            {
-                "import_path": location.import_path,
-                "settings": settings.model_dump()
-                | {"sources": settings.sources, "warnings": settings.warnings}
-                | {"profile": _dumped(settings.profile)},
-                "resources": asdict(deployment.resources),
-                "plan": deployment.plan.to_dict(),
-                "home": deployment.home and asdict(deployment.home),
-                "options": dict(options),
-            },
-            default=_secret_or_refuse,
-        )
-    except TypeError:
-        raise WorkerSizeConfigError(
-            f"app.config {options_key('gunicorn')} holds an object that cannot be handed to a "
-            "process which has not loaded the app: name hooks and classes as 'module.name', or "
-            "leave preload on."
-        ) from None
+    message = _message(location, deployment, options)
     # A file without a name: what it holds may be secret, and may be more than a pipe takes.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         file.write(message)
@@ -94,6 +74,31 @@ def hand_over(
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", __name__, str(file.fileno())])
+
+
+def _message(location: AppLocation, deployment: Deployment, options: Mapping[str, Any]) -> str:
+    settings = deployment.settings
+    told = {
+        "import_path": location.import_path,
+        "settings": {
+            **settings.model_dump(),
+            "sources": settings.sources,
+            "warnings": settings.warnings,
+            "profile": _dumped(settings.profile),
+        },
+        "resources": asdict(deployment.resources),
+        "plan": deployment.plan.to_dict(),
+        "home": deployment.home and asdict(deployment.home),
+        "options": dict(options),
+    }
+    try:
+        return json.dumps(told, default=_secret_or_refuse)
+    except TypeError:
+        raise WorkerSizeConfigError(
+            f"app.config {options_key('gunicorn')} holds an object that cannot be handed to a "
+            "process which has not loaded the app: name hooks and classes as 'module.name', or "
+            "leave preload on."
+        ) from None
 
 
 def _dumped(profile: SizingProfile | None) -> dict[str, Any] | None:

@@ -178,10 +178,19 @@ def read_wrk(text: str) -> Told:
     return Told(int(done[1]), failed, float(rate[1]), float(late[1]) * _TO_MS[late[2]])
 
 
-def load(port: int, app: str, seconds: float) -> Told:
-    """Put the load on a server."""
-    command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds:g}s", "--latency"]
-    command += ["--timeout", f"{LATE_SECONDS}s", f"http://127.0.0.1:{port}/{app}"]
+def load(
+    port: int, app: str, seconds: float, clients: int = CLIENTS, late: int = LATE_SECONDS
+) -> Told:
+    """Put the load on a server.
+
+    :param port: where it answers, on 127.0.0.1
+    :param app: the path that is asked for
+    :param seconds: for how long
+    :param clients: connections at once
+    :param late: seconds after which an answer is too late
+    """
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency"]
+    command += ["--timeout", f"{late}s", f"http://127.0.0.1:{port}/{app}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)
     return read_wrk(done.stdout)
 
@@ -360,12 +369,18 @@ def measure(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def write(rows: Iterable[Row], path: Path) -> None:
-    """Write the table for the docs."""
+def write_csv(lines: Iterable[Iterable[str]], path: Path) -> None:
+    """Write a table for the docs; the first line is its header."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows(row.cells() for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def require_wrk_and_root() -> None:
+    """End here where the machine lacks what is needed."""
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not on this machine (Debian: apt-get install wrk)")
+    if os.geteuid() != 0:
+        sys.exit("control groups can be made by root only")
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -390,13 +405,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print the table, and write it where that was asked for."""
     args = arguments()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is not on this machine (Debian: apt-get install wrk)")
-    if os.geteuid() != 0:
-        sys.exit("control groups can be made by root only")
+    require_wrk_and_root()
     rows = measure(args)
     if args.write:
-        write(rows, args.write)
+        write_csv([HEADER, *(row.cells() for row in rows)], args.write)
 
 
 if __name__ == "__main__":

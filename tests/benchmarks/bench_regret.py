@@ -13,14 +13,11 @@ load is 64 clients. Who has two CPUs shares them with ``wrk`` where the machine 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +28,15 @@ from xml.sax.saxutils import escape
 
 import psutil
 
-from tests.benchmarks.bench_memory import await_answer, free_port, limited, oom_kills, read_wrk
+from tests.benchmarks.bench_memory import (
+    await_answer,
+    free_port,
+    limited,
+    load,
+    oom_kills,
+    require_wrk_and_root,
+    write_csv,
+)
 from tests.plain import MB
 from tests.resources.real_groups import RealGroup
 from tests.servers.clients import PATH
@@ -149,11 +154,11 @@ class Bench:
             time.sleep(_SETTLE_SECONDS)
             # What is queued of the first load would be served before the second.
             slots = min(CLIENTS, shape[0] * shape[1])
-            self._load(port, place.app, WARM_SECONDS, slots)
-            told = self._load(port, place.app, self._seconds, CLIENTS)
-            runs.rates.append(told[0])
-            runs.p99_ms.append(told[1])
-            runs.failed += int(told[2])
+            load(port, place.app, WARM_SECONDS, slots, LATE_SECONDS)
+            told = load(port, place.app, self._seconds, CLIENTS, LATE_SECONDS)
+            runs.rates.append(told.rate)
+            runs.p99_ms.append(told.p99_ms)
+            runs.failed += told.failed
             runs.kills += oom_kills(group)
             runs.used_mb = max(runs.used_mb, _most_used(group))
             server.signal(signal.SIGTERM)
@@ -201,15 +206,6 @@ class Bench:
         path = f"{PATH['PYTHONPATH']}:{Path(__file__).parents[2]}"
         folder = self._folder / "none" if instance == "off" else Path(instance)
         return {"PYTHONPATH": path, "COSTLY_INSTANCE": str(folder)}
-
-    def _load(self, port: int, app: str, seconds: int, clients: int) -> tuple[float, float, int]:
-        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--latency"]
-        command += ["--timeout", f"{LATE_SECONDS}s", f"http://127.0.0.1:{port}/{app}"]
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=seconds + 60
-        )
-        told = read_wrk(done.stdout)
-        return told.rate, told.p99_ms, told.failed
 
 
 def _most_used(group: RealGroup) -> float:
@@ -326,14 +322,6 @@ def compare(bench: Bench, place: Place) -> list[Row]:
     ]
 
 
-def write(rows: Iterable[Row], path: Path) -> None:
-    """Write the table for the docs."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows(row.cells() for row in rows)
-
-
 _COLOURS = {
     "oracle": "#999999",
     MEASURED: "#1a7f37",
@@ -421,10 +409,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print the table, and write it where that was asked for."""
     args = arguments()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is not on this machine (Debian: apt-get install wrk)")
-    if os.geteuid() != 0:
-        sys.exit("control groups can be made by root only")
+    require_wrk_and_root()
     rows: list[Row] = []
     print(line(HEADER))
     with tempfile.TemporaryDirectory() as folder, starter(Path(folder)) as start:
@@ -440,7 +425,7 @@ def main() -> None:
     for place, text in said.items():
         print(f"{place}:\n{text}")
     if args.write:
-        write(rows, args.write)
+        write_csv([HEADER, *(row.cells() for row in rows)], args.write)
     if args.plot:
         args.plot.write_text(plot(rows), encoding="utf-8")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from flask.cli import FlaskGroup
@@ -16,7 +18,7 @@ from flask_workersize import WorkerSizing
 from flask_workersize.measure.profile import FILE_NAME, SizingProfile
 from tests.plain import clear_environment, new_app
 from tests.servers.clients import PATH
-from tests.servers.serving import Finished, Starter, flask, starter
+from tests.servers.serving import Finished, Starter, await_that, flask, starter
 
 APP = "costly:create_app"
 FEW = ["--requests", "60", "--concurrency", "4"]
@@ -144,6 +146,32 @@ def test_server_that_does_not_start_is_one_line(start: Starter, tmp_path: Path) 
     assert line.startswith("Error: The app does not start: ")
     assert "worker" in line
     assert done.status == 1
+
+
+def test_workers_that_end_after_a_few_requests_are_one_line(start: Starter, tmp_path: Path) -> None:
+    environ = {"GUNICORN_CMD_ARGS": "--max-requests 2"}
+    done = measure(start, tmp_path, "--path", "/none", *FEW, **environ)
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert "leave out max_requests while measuring" in line
+    assert "Traceback" not in done.stderr
+    assert done.status == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_measuring_that_is_ended_leaves_no_server(
+    start: Starter, tmp_path: Path, number: signal.Signals
+) -> None:
+    env = {**PATH, "COSTLY_INSTANCE": str(tmp_path / "instance")}
+    command = flask("workersize", "measure", "--path", "/both", "--requests", "5000", app=APP)
+    server = start.launch(command, None, **env)
+    process = psutil.Process(server.pid)
+    # The launcher of the trial, its monitor and its workers.
+    await_that(lambda: len(process.children(recursive=True)) == 4, "the trial runs")
+    members = process.children(recursive=True)
+    server.signal(number)
+    server.wait()
+    assert [member for member in members if member.is_running()] == []
+    assert not (tmp_path / "instance").exists()
 
 
 def test_figures_are_shown_also_where_they_cannot_be_kept(start: Starter, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from flask_workersize.runtime.hands import (
     SignalHand,
     raise_oom_score,
 )
-from flask_workersize.runtime.scoreboard import Scoreboard, WriterRow
+from flask_workersize.runtime.row import WriterRow
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State, WorkerRow
 from tests.runtime.children import Children, Pipe, is_gone, kill, status_of
 from tests.runtime.workers import await_ready, forks, serving_worker

@@ -12,6 +12,7 @@ import pytest
 from flask_workersize import SizingPlan
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.runtime.guard import CALM_SECONDS, WARM_REQUESTS, Rules
+from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.memory import (
     LATELY_SECONDS,
     LOG_SECONDS,
@@ -21,7 +22,7 @@ from flask_workersize.runtime.memory import (
     MemoryDuty,
     MemoryNote,
 )
-from flask_workersize.runtime.scoreboard import Scoreboard, Slot
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerRow
 from tests.plain import MB, plan
 from tests.runtime.children import Children, Pipe, kill

@@ -14,7 +14,8 @@ from gunicorn.http.wsgi import FileWrapper
 from waitress.buffers import ReadOnlyFileBasedBuffer
 
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
-from flask_workersize.runtime.scoreboard import Scoreboard, WriterRow
+from flask_workersize.runtime.row import WriterRow
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import WorkerRow
 
 if TYPE_CHECKING:

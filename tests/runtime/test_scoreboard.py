@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_workersize.resources.processes import start_time
-from flask_workersize.runtime.scoreboard import NANOSECONDS, Scoreboard, Slot, WriterRow
+from flask_workersize.runtime.layout import NANOSECONDS, Slot
+from flask_workersize.runtime.row import WriterRow
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import MemorySample, State
 from tests.plain import untimed
 from tests.runtime.children import Children, Pipe, status_of

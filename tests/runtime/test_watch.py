@@ -9,7 +9,8 @@ import time
 import pytest
 
 from flask_workersize.runtime import watch as watch_module
-from flask_workersize.runtime.scoreboard import Scoreboard, Slot
+from flask_workersize.runtime.layout import Slot
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
 from flask_workersize.runtime.watch import Watch
 from tests.runtime.children import Children, status_of
