@@ -55,6 +55,13 @@ DEFAULT_WORKER_MEMORY_MB = 200
 MEASURED = "measured"
 """The source of a number that a profile has."""
 
+MEASURED_HEADROOM_PERCENT = 30
+"""Share of available memory that a plan from a profile leaves alone where none is set, in %.
+
+The guide leaves nothing, since 200 MB a worker leave enough; a measured number leaves nothing by
+itself. Of the guide's advice ("Leave 20-30% for OS and other processes") it is the part above
+which the memory guard begins to act."""
+
 _GUNICORN = "gunicorn"
 _WAITRESS = "waitress"
 
@@ -165,7 +172,8 @@ class SizingSettings(BaseSettings):
         0,
         ge=0,
         le=99,
-        description="share of available memory that is left alone, 0 to 99 %",
+        description="share of available memory that is left alone, 0 to 99 %; with a sizing "
+        f"profile, {MEASURED_HEADROOM_PERCENT} % where none is set",
         examples=[25],
     )
     wsgi_server: Server = Field(
@@ -341,12 +349,23 @@ class SizingSettings(BaseSettings):
         """
         if self.source_of("worker_memory_mb") not in ("default", MEASURED):
             return self
+        sources = {**self.sources, "worker_memory_mb": MEASURED}
+        if self.source_of("memory_headroom_percent") == "default":
+            sources["memory_headroom_percent"] = "default with a profile"
         update = {
             "profile": profile,
-            "sources": {**self.sources, "worker_memory_mb": MEASURED},
+            "sources": sources,
+            "memory_headroom_percent": self.measured_headroom_percent,
             "warnings": (*self.warnings, *doubts),
         }
         return self.model_copy(update=update)
+
+    @property
+    def measured_headroom_percent(self) -> int:
+        """Share of available memory that is left alone beside measured numbers, in %."""
+        if self.source_of("memory_headroom_percent") == "default":
+            return MEASURED_HEADROOM_PERCENT
+        return self.memory_headroom_percent
 
     @staticmethod
     def profile_named(config: Mapping[str, Any]) -> str | None:

@@ -42,7 +42,8 @@ def _summary(findings: Sequence[Finding], key_seen: bool) -> str:
     looked_for = [*_LOOKED_FOR, *(["a SECRET_KEY made at the start"] if key_seen else [])]
     return (
         "Nothing found that more than one worker breaks or multiplies; looked for "
-        f"{', '.join(looked_for[:-1])} and {looked_for[-1]}."
+        f"{', '.join(looked_for[:-1])} and {looked_for[-1]}"
+        f"{', but for what the notes name' if counts['unseen'] else ''}."
     )
 
 

@@ -22,8 +22,11 @@ from ..values import ServerName
 from .profile import Costs
 
 SPARE = 2.0
-"""Times as many slots as the formula asks for: connections spread unevenly over the workers, and a
-busy machine measures more CPU time than a request takes. Too many cost little, too few a lot."""
+"""Times as many threads as the formula asks for: connections spread unevenly over the workers, and
+a busy machine measures more CPU time than a request takes. Too many cost little, too few a lot."""
+
+SPARE_WORKERS = 1.5
+"""The same for workers of one thread: each request goes to one that is free."""
 
 WAITING_SHARE = 1.25
 """Slots for each CPU above which a worker that is missing is replaced by threads: an app that only
@@ -78,14 +81,15 @@ def advise(
     threads as the slots need.
 
     :param costs: what the app costs
-    :param settings: what the operator asked for; only the headroom is used
+    :param settings: what the operator asked for; only the headroom beside a profile is used
     :param resources: what the machine gives
     :param server: "gunicorn" or "waitress", whose one process computes on one CPU at a time
     """
     cpus = min(resources.cpus, 1.0) if server == "waitress" else resources.cpus
     slots = slots_of(costs, cpus)
     most = math.floor(2 * resources.cpus) + 1
-    usable_mb = resources.memory_available * (100 - settings.memory_headroom_percent) // 100 // MB
+    share = 100 - settings.measured_headroom_percent
+    usable_mb = resources.memory_available * share // 100 // MB
 
     def fits(workers: int, threads: int) -> bool:
         return costs.once_mb + workers * costs.own_mb(threads) <= usable_mb
@@ -104,7 +108,7 @@ def _shape(slots: float, most: int, cpus: float, server: ServerName) -> tuple[in
     """Return workers and threads where there is memory enough."""
     if server == "waitress":
         return 1, max(most, _threads(slots, 1))
-    if slots * SPARE <= most:
+    if slots * SPARE_WORKERS <= most:
         return most, 1
     workers = min(2 * math.ceil(cpus), most)
     return workers, _threads(slots, workers)

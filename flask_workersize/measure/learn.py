@@ -15,7 +15,7 @@ from ..runtime.guard import WARM_REQUESTS
 from ..runtime.layout import NANOSECONDS
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Learnt, Snapshot
-from .growth import slope
+from .growth import Slope, slope
 from .profile import Figure, SizingProfile
 
 LOOK_SECONDS = 1.0
@@ -79,7 +79,7 @@ class Learner:
         self.warm_mb: dict[int, float] = {}
         self.peak_mb: dict[int, float] = {}
         self._growth: dict[int, deque[tuple[int, float]]] = {}
-        self._shared_bytes = 0
+        self.shared_mb: deque[float] = deque(maxlen=_MOST_POINTS)
 
     def look(self, now: float, snapshot: Snapshot) -> None:
         """Compare with what was seen before, and tell what has become of it."""
@@ -91,8 +91,9 @@ class Learner:
         self._remember(snapshot)
         if now >= self._shared_due:
             self._shared_due = now + SHARED_SECONDS
-            self._shared_bytes = self._shared()
-            self._grows = self.growth()[1]
+            if shared := self._shared():
+                self.shared_mb.append(shared / MB)
+            self._grows = self.growth().is_sure
         learnt = self.learnt()
         if learnt is None:
             return
@@ -114,21 +115,18 @@ class Learner:
         peaks = self.warm_mb if self._grows else self.peak_mb
         peak = max((peaks.get(age, 0.0) for age in self.warm_mb), default=0.0)
         is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
-        if not is_enough or not peak or not (self._shared_bytes or self._is_alone):
+        if not is_enough or not peak or not (self.shared_mb or self._is_alone):
             return None
         return Learnt(
             requests=self._requests,
             cpu_ns=int(self._cpu / self._requests * NANOSECONDS),
             wait_ns=int(self._calm_wait / self._calm_requests * NANOSECONDS),
-            shared_bytes=self._shared_bytes,
+            shared_bytes=int(self.shared_mb[-1] * MB) if self.shared_mb else 0,
             peak_bytes=int(peak * MB),
         )
 
-    def growth(self) -> tuple[float, bool]:
-        """Return by how many MB a worker grows with each request, and whether that is sure.
-
-        Of the worker that was seen longest.
-        """
+    def growth(self) -> Slope:
+        """Return how the worker that was seen longest grows with each request, in MB."""
         longest = max(self._growth.values(), key=len, default=deque())
         return slope(list(longest))
 
@@ -185,20 +183,20 @@ def profile_of(learner: Learner, app: str, server: str, preload: bool) -> Sizing
     """
     learnt = learner.learnt()
     assert learnt is not None
-    per_request, grows = learner.growth()
+    growth = learner.growth()
     return SizingProfile.made_now(
         "learn",
         app,
         server,
         preload=preload,
         requests=learnt.requests,
-        shared_mb=round(learnt.shared_bytes / MB, 3),
+        shared_mb=Figure.of(learner.shared_mb or [0.0], learnt.shared_bytes / MB),
         boot_mb=Figure.of(learner.boot_mb.values()),
         warm_mb=Figure.of(learner.warm_mb.values()),
         peak_mb=Figure.of(learner.peak_mb.values(), learnt.peak_bytes / MB),
-        thread_mb=0.0,
-        growth_mb=round(1000 * per_request, 3),
-        grows=grows,
+        thread_mb=Figure.of([0.0]),
+        growth_mb=Figure.around(1000 * growth.each, 1000 * growth.error),
+        grows=growth.is_sure,
         cpu_ms=Figure.of(learner.cpu_ms, learnt.cpu_ns / 1e6),
         wait_ms=Figure.of(learner.wait_ms, learnt.wait_ns / 1e6),
     )

@@ -55,7 +55,7 @@ class _Seen:
     wait_ms: list[float] = field(default_factory=list)
     growth: list[tuple[int, float]] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
-    shared: float = 0.0
+    shared: list[float] = field(default_factory=list)
 
 
 def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, list[Answers]]:
@@ -74,14 +74,14 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
     """
     with trial(task.command, 2, 1, task.paths) as first:
         seen = _one_by_one(first, task, done)
-    per_request, grows = slope(seen.growth)
-    answers, peak, thread_mb = [first.answers], max(seen.peak), 0.0
+    growth = slope(seen.growth)
+    answers, threads = [first.answers], [0.0]
     if task.threads > 1:
         with trial(task.command, 1, task.threads, task.paths) as second:
             most, loaded = _at_once(second, task, done)
         # What a leak has added there, where one worker had all requests, no thread needs.
-        leaked = per_request * task.requests if grows else 0.0
-        thread_mb = max(most - peak - leaked, 0.0) / (task.threads - 1)
+        most -= growth.each * task.requests if growth.is_sure else 0.0
+        threads = [max(most - peak, 0.0) / (task.threads - 1) for peak in seen.peak]
         seen.cpu_ms = loaded or seen.cpu_ms
         answers.append(second.answers)
     profile = SizingProfile.made_now(
@@ -90,13 +90,14 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
         "gunicorn",
         preload=task.preload,
         requests=sum(item.good for item in answers),
-        shared_mb=round(seen.shared, 3),
+        shared_mb=Figure.of(seen.shared, max(seen.shared)),
         boot_mb=Figure.of(seen.boot),
         warm_mb=Figure.of(seen.warm),
-        peak_mb=Figure.of(seen.peak, peak),
-        thread_mb=round(thread_mb, 3),
-        growth_mb=round(1000 * per_request, 3),
-        grows=grows,
+        peak_mb=Figure.of(seen.peak, max(seen.peak)),
+        # Above the largest of those with one thread, as the plan counts it.
+        thread_mb=Figure.of(threads, min(threads)),
+        growth_mb=Figure.around(1000 * growth.each, 1000 * growth.error),
+        grows=growth.is_sure,
         cpu_ms=Figure.of(seen.cpu_ms),
         wait_ms=Figure.of(seen.wait_ms),
     )
@@ -114,6 +115,7 @@ def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Se
         server.ask(count, 1, done)
         now = server.workers()
         _compare(before, now, seen)
+        seen.shared.append(server.shared_mb())
         before = now
         if time.monotonic() > begun + PHASE_SECONDS:
             break
@@ -124,7 +126,6 @@ def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Se
             "The workers end after a few requests each, so nothing can be measured: leave out "
             "max_requests while measuring."
         )
-    seen.shared = server.shared_mb()
     return seen
 
 

@@ -17,9 +17,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 FILE_NAME = "workersize-profile.json"
 """What the file is called in the app's instance folder."""
@@ -41,20 +49,39 @@ class Figure(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    value: float = Field(ge=0)
-    low: float = Field(ge=0)
-    high: float = Field(ge=0)
+    value: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Iterable[float], value: float | None = None) -> Self:
         """Make a figure of what was seen: its median, or another number that is planned with."""
         seen = sorted(values)
         middle = seen[len(seen) // 2] if value is None else value
-        return cls(value=round(middle, 3), low=round(seen[0], 3), high=round(seen[-1], 3))
+        return cls._rounded(middle, seen[0], seen[-1])
+
+    @classmethod
+    def around(cls, value: float, error: float) -> Self:
+        """Make a figure of a number and its standard error, to either side."""
+        return cls._rounded(value, value - error, value + error)
+
+    @classmethod
+    def _rounded(cls, value: float, low: float, high: float) -> Self:
+        return cls(value=round(value, 3), low=round(low, 3), high=round(high, 3))
 
     def __str__(self) -> str:
         """Return the number and its spread, with one decimal."""
         return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+def _not_negative(figure: Figure) -> Figure:
+    if min(figure.value, figure.low, figure.high) < 0:
+        raise ValueError("below nothing")
+    return figure
+
+
+Amount = Annotated[Figure, AfterValidator(_not_negative)]
+"""A figure of memory or time: not below 0."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +133,23 @@ class SizingProfile(BaseModel):
     flask_workersize: str = Field(description="version of flask-workersize")
     preload: bool = Field(description="whether the app was loaded before the workers were forked")
     requests: int = Field(ge=1, description="requests that it was measured with")
-    shared_mb: float = Field(ge=0, description="memory that is needed once, for all workers")
-    boot_mb: Figure = Field(description="a worker's own memory when it has started")
-    warm_mb: Figure = Field(description="the same after its first requests")
-    peak_mb: Figure = Field(description="the same at its most; what is planned with is the most")
-    thread_mb: float = Field(
-        ge=0,
+    shared_mb: Amount = Field(
+        description="memory that is needed once, for all workers; what is planned with is the most"
+    )
+    boot_mb: Amount = Field(description="a worker's own memory when it has started")
+    warm_mb: Amount = Field(description="the same after its first requests")
+    peak_mb: Amount = Field(description="the same at its most; what is planned with is the most")
+    thread_mb: Amount = Field(
         description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
         "the threads that there were",
     )
-    growth_mb: float = Field(description="own memory that 1,000 requests more have added")
+    growth_mb: Figure = Field(
+        description="own memory that 1,000 requests more have added; its spread is its standard "
+        "error, to either side"
+    )
     grows: bool = Field(description="whether it was still growing at the end")
-    cpu_ms: Figure = Field(description="CPU time of a request, the server's part included")
-    wait_ms: Figure = Field(description="time that a request waits: for a database, for a service")
+    cpu_ms: Amount = Field(description="CPU time of a request, the server's part included")
+    wait_ms: Amount = Field(description="time that a request waits: for a database, for a service")
 
     @model_validator(mode="after")
     def _is_larger_than_nothing(self) -> Self:
@@ -130,9 +161,9 @@ class SizingProfile(BaseModel):
     def costs(self) -> Costs:
         """What a plan needs to know of it."""
         return Costs(
-            self.shared_mb,
+            self.shared_mb.value,
             self.peak_mb.value,
-            self.thread_mb,
+            self.thread_mb.value,
             self.cpu_ms.value,
             self.wait_ms.value,
         )

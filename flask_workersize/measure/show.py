@@ -16,13 +16,13 @@ def table(profile: SizingProfile) -> Iterable[str]:
         f"measured: {profile.app}, {profile.requests} requests, {profile.server}, "
         f"Python {profile.python}, {how}"
     )
-    growth = f"{profile.growth_mb:.1f} MB per 1,000 requests"
+    growth = f"{profile.growth_mb} MB per 1,000 requests"
     rows = {
-        "shared memory": f"{profile.shared_mb:.1f} MB once, for all workers",
+        "shared memory": f"{profile.shared_mb} MB once, for all workers",
         "own memory at boot": f"{profile.boot_mb} MB a worker",
         "own memory when warm": f"{profile.warm_mb} MB",
         "own memory at its peak": f"{profile.peak_mb} MB",
-        "memory per thread": f"{profile.thread_mb:.1f} MB",
+        "memory per thread": f"{profile.thread_mb} MB",
         "growth": growth + (", and it still grows" if profile.grows else ", within the noise"),
         "CPU time": f"{profile.cpu_ms} ms a request",
         "waiting time": f"{profile.wait_ms} ms",

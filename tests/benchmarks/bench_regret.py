@@ -59,7 +59,10 @@ TIGHT = 0.85
 """Share of a smaller limit up to which a run counts for it, too."""
 
 REPEATS = 3
-"""Runs of the oracle and of what each rule chooses: the first is one of those that found it."""
+"""Runs of what each rule chooses: the first is one of those that found the oracle."""
+
+CLOSE_REPEATS = 5
+"""Runs of the oracle and of the measured plan, which are compared closely."""
 
 WARM_SECONDS = 1
 NEAR = 0.95
@@ -110,6 +113,11 @@ class Runs:
     def rate(self) -> float:
         """The median of the runs; 0 where something was killed."""
         return statistics.median(self.rates) if self.rates and not self.kills else 0.0
+
+    @property
+    def spread(self) -> float:
+        """How far the rates are apart, as a share of their median."""
+        return (max(self.rates) - min(self.rates)) / self.rate if self.rate else 0.0
 
     @property
     def late(self) -> float:
@@ -276,6 +284,7 @@ class Row:
             f"{self.shape[0]} × {self.shape[1]}",
             f"{runs.rate:.0f}",
             f"{self.share:.2f}",
+            f"{runs.spread:.2f}",
             f"{runs.late:.0f}",
             f"{runs.used_mb:.0f}",
             str(runs.kills),
@@ -284,9 +293,9 @@ class Row:
 
 HEADER = [
     "App", "CPUs", "Limit, MB", "Rule", "Workers × threads", "Requests/s", "Of the oracle",
-    "p99, ms", "Used, MB", "OOM kills",
+    "Spread", "p99, ms", "Used, MB", "OOM kills",
 ]  # fmt: skip
-_WIDTHS = (7, 4, 9, 20, 17, 10, 13, 8, 8, 9)
+_WIDTHS = (7, 4, 9, 20, 17, 10, 13, 6, 8, 8, 9)
 
 
 def line(cells: Iterable[str]) -> str:
@@ -306,17 +315,17 @@ def compare(bench: Bench, place: Place) -> list[Row]:
         MEASURED: bench.measured(place),
         **rules(place, os.cpu_count() or 1),
     }
-    for number in range(1, REPEATS):
-        for shape in dict.fromkeys(chosen.values()):
+    for number in range(1, CLOSE_REPEATS):
+        close = (best, chosen[MEASURED])
+        for shape in dict.fromkeys(close if number >= REPEATS else chosen.values()):
             runs = bench.once(place, shape)
             if len(runs.rates) <= number and not runs.kills:
                 bench.run(place, shape, runs)
-    rates = bench.once(place, best).rates
-    noise = (max(rates) - min(rates)) / statistics.median(rates) if rates else 0.0
     # Of many shapes the best has also had luck: what it reaches again is the measure.
-    top = bench.once(place, best).rate
+    oracle = bench.once(place, best)
+    top = oracle.rate
     return [
-        Row(place, rule, shape, runs, runs.rate / top if top else 0.0, noise)
+        Row(place, rule, shape, runs, runs.rate / top if top else 0.0, oracle.spread)
         for rule, shape in chosen.items()
         for runs in [bench.once(place, shape)]
     ]

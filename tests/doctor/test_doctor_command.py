@@ -190,6 +190,7 @@ def test_app_that_cannot_be_loaded_twice_is_a_note(tmp_path: Path) -> None:
     assert told.status == 0
     (line,) = told.about("SECRET_KEY")
     assert line.startswith("Note: The app could not be loaded a second time")
+    assert " a SECRET_KEY made at the start, but for what the notes name. " in told.lines[-1]
     assert "Traceback" not in told.all
 
 

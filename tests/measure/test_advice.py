@@ -24,8 +24,9 @@ def costs(
 def advice(
     app: Costs, cpus: float = 1, memory_mb: int = 1024, server: ServerName = "gunicorn"
 ) -> Advice:
-    """Return the proposal for an app on a machine."""
-    return advise(app, load(), resources(cpus, memory_mb), server)
+    """Return the proposal for an app on a machine of which nothing is left alone."""
+    settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"})
+    return advise(app, settings, resources(cpus, memory_mb), server)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,8 @@ def test_slots_are_cpus_times_one_plus_waiting_by_computing(
         (10, 0, 1, (3, 1)),
         (10, 0, 2, (5, 1)),
         (10, 2, 2, (5, 1)),
+        (5, 5, 1, (3, 1)),
+        (5, 5, 2, (4, 2)),
         (5, 45, 1, (2, 10)),
         (5, 45, 2, (4, 10)),
         (1, 49, 1, (2, 50)),
@@ -97,10 +100,12 @@ def test_worker_that_is_missing_is_replaced_by_threads_only_where_requests_wait(
     assert computing.is_short
 
 
-def test_headroom_is_left_alone() -> None:
-    settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "50"})
-    made = advise(costs(10, 0, own=100), settings, resources(2, 1000), "gunicorn")
-    assert made.workers == 4
+@pytest.mark.parametrize(("percent", "workers"), [("", 6), ("50", 4), ("0", 9)])
+def test_headroom_is_left_alone(percent: str, workers: int) -> None:
+    """Three tenths, if nothing else is said."""
+    settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": percent})
+    made = advise(costs(10, 0, own=100), settings, resources(8, 1000), "gunicorn")
+    assert made.workers == workers
 
 
 @given(

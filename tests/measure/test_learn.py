@@ -194,7 +194,7 @@ def test_profile_has_what_was_learnt(tmp_path: Path) -> None:
     assert made.cpu_ms.value == pytest.approx(5)
     assert made.wait_ms.value == pytest.approx(45)
     assert made.grows
-    assert made.growth_mb == pytest.approx(200, rel=0.01)
+    assert made.growth_mb.value == pytest.approx(200, rel=0.01)
 
 
 def test_profile_that_cannot_be_written_is_said_once(
@@ -259,7 +259,7 @@ def test_server_of_one_process_shares_nothing() -> None:
     learnt = forked.learner.learnt()
     assert learnt is not None
     assert learnt.shared_bytes > MB
-    assert profile_of(alone.learner, "lms", "waitress", True).shared_mb == 0
+    assert profile_of(alone.learner, "lms", "waitress", True).shared_mb.value == 0
 
 
 # The report

@@ -14,13 +14,18 @@ from flask_workersize.plan import compute_plan
 from flask_workersize.state import WorkerSizingState
 from flask_workersize.values import ServerName
 from flask_workersize.whatif import memory_needed_mb, one_more
-from tests.measure.profiles import profile
+from tests.measure.profiles import figure, profile
 from tests.plain import MB, load, resources, untimed
+
+HEADROOM = "NOW_LMS_MEMORY_HEADROOM_PERCENT"
 
 
 def measured(environ: dict[str, str] | None = None, **others: Any) -> SizingSettings:
-    """Return settings with a profile: 60 MB once, 30 MB a worker, 2 MB a thread more."""
-    return load(environ).measured_by(profile(**others))
+    """Return settings with a profile: 60 MB once, 30 MB a worker, 2 MB a thread more.
+
+    Nothing is left alone, where the environment does not say so.
+    """
+    return load({HEADROOM: "0", **(environ or {})}).measured_by(profile(**others))
 
 
 def plan(
@@ -37,7 +42,7 @@ def plan(
         ({}, 2, 210, 5, "cpu"),
         ({}, 2, 209, 4, "memory"),
         ({}, 8, 512, 15, "memory"),
-        ({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "50"}, 8, 512, 6, "memory"),
+        ({HEADROOM: "50"}, 8, 512, 6, "memory"),
         ({}, 2, 89, 1, "memory"),
         ({}, 2, 60, 1, "memory"),
         ({"NOW_LMS_WORKERS": "9"}, 2, 512, 9, "explicit"),
@@ -53,6 +58,17 @@ def test_workers_are_what_is_left_divided_by_their_own_memory(
     assert made.estimated_memory_mb == 60 + workers * 30
     assert (made.worker_memory_mb, made.shared_memory_mb) == (30, 60)
     assert made.sources["worker_memory_mb"] == "measured"
+
+
+@pytest.mark.parametrize(("memory_mb", "workers"), [(512, 9), (1000, 21), (129, 1), (128, 1)])
+def test_three_tenths_are_left_alone_where_nothing_is_said(memory_mb: int, workers: int) -> None:
+    """A measured number leaves nothing by itself; above 70 % the memory guard would act."""
+    settings = load().measured_by(profile())
+    made = plan(settings, 16, memory_mb)
+    assert made.workers == workers
+    assert made.sources["memory_headroom_percent"] == "default with a profile"
+    assert made.fits is (memory_mb >= 129)
+    assert settings.measured_by(profile()).memory_headroom_percent == 30
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,7 @@ def test_start_line_has_the_numbers_and_says_that_they_were_measured() -> None:
 
 
 def test_explanation_has_the_formula_with_its_numbers() -> None:
-    environ = {"NOW_LMS_THREADS": "2", "NOW_LMS_MEMORY_HEADROOM_PERCENT": "10"}
+    environ = {"NOW_LMS_THREADS": "2", HEADROOM: "10"}
     settings, machine = measured(environ), resources(2, 512)
     told = explain(settings, machine, compute_plan(settings, machine, "gunicorn"))
     assert "worker_memory_mb         32 MB          measured" in told
@@ -101,9 +117,12 @@ def test_plan_that_does_not_fit_says_so_with_the_breakdown() -> None:
 
 
 def test_fractions_of_a_megabyte_are_rounded_up() -> None:
-    made = plan(measured(shared_mb=60.1, thread_mb=0.2), 2, 512)
+    made = plan(measured(shared_mb=figure(60.1)), 2, 512)
     assert made.shared_memory_mb == 61
-    assert plan(measured({"NOW_LMS_THREADS": "2"}, thread_mb=0.2), 2, 512).worker_memory_mb == 31
+    assert (
+        plan(measured({"NOW_LMS_THREADS": "2"}, thread_mb=figure(0.2)), 2, 512).worker_memory_mb
+        == 31
+    )
 
 
 machines = st.tuples(st.sampled_from([0.1, 0.5, 1, 2, 4, 16]), st.integers(1, 4096))
@@ -130,10 +149,10 @@ def test_what_is_planned_fits_or_is_one_worker(
 ) -> None:
     environ = {
         "NOW_LMS_THREADS": str(threads),
-        "NOW_LMS_MEMORY_HEADROOM_PERCENT": str(headroom),
+        HEADROOM: str(headroom),
     }
-    peak = {"value": own, "low": own, "high": own}
-    settings = measured(environ, shared_mb=shared, peak_mb=peak, thread_mb=thread)
+    sizes = {"shared_mb": shared, "peak_mb": own, "thread_mb": thread}
+    settings = measured(environ, **{name: figure(size) for name, size in sizes.items()})
     made = plan(settings, *machine)
     assert made.fits or made.workers == 1
     assert made.workers <= max(1, made.cpu_bound // threads)
@@ -167,7 +186,7 @@ def test_what_the_launcher_holds_already_is_not_taken_off_twice() -> None:
     assert compute_plan(measured(), state.resources_for(measured()), "gunicorn").workers == 2
     state.held_bytes = 500 * MB
     assert state.resources_for(measured()).memory_available == 160 * MB
-    assert state.resources_for(measured(shared_mb=10)).memory_available == 110 * MB
+    assert state.resources_for(measured(shared_mb=figure(10))).memory_available == 110 * MB
 
 
 def test_without_a_profile_everything_is_the_guide_s() -> None:

@@ -23,7 +23,7 @@ from flask_workersize.measure.profile import (
     SizingProfile,
     find_profile,
 )
-from tests.measure.profiles import facts, profile
+from tests.measure.profiles import facts, figure, numbers, profile
 from tests.plain import SECRET, check_line, load, refused, untimed
 
 VARIABLE = "NOW_LMS_SIZING_PROFILE"
@@ -103,8 +103,8 @@ BROKEN: dict[str, Any] = {
         json.dumps({k: v for k, v in facts().items() if k != "shared_mb"}),
         "its shared_mb is missing or not valid",
     ),
-    "negative": (json.dumps(facts(shared_mb=-1)), "its shared_mb is missing or not valid"),
-    "infinite": (json.dumps(facts(thread_mb=float("inf"))), "its thread_mb is missing"),
+    "negative": (json.dumps(facts(shared_mb=numbers(-1))), "its shared_mb is missing"),
+    "infinite": (json.dumps(facts(thread_mb={"value": float("inf")})), "its thread_mb.value is"),
     "text": (json.dumps(facts(app=1)), "its app is missing or not valid"),
     "inner": (json.dumps(facts(peak_mb={"value": SECRET})), "its peak_mb.value is missing"),
     "nothing": (
@@ -188,12 +188,12 @@ def test_off_ignores_it(home: Home, word: str) -> None:
 
 
 def test_named_file_wins_over_the_instance_folder(home: Home, tmp_path: Path) -> None:
-    put(home, shared_mb=1)
+    put(home, shared_mb=numbers(1))
     other = tmp_path / "other.json"
-    profile(shared_mb=99).save(other)
+    profile(shared_mb=figure(99)).save(other)
     settings = load({VARIABLE: str(other)}, home=home)
     assert settings.profile is not None
-    assert settings.profile.shared_mb == 99
+    assert settings.profile.shared_mb.value == 99
 
 
 @pytest.mark.parametrize("variable", ["NOW_LMS_WORKER_MEMORY_MB", "WORKER_MEMORY_MB"])

@@ -12,7 +12,7 @@ from flask_workersize.runtime.follow import LOOK_SECONDS, LimitFollower, with_wo
 from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
 from flask_workersize.values import ServerName
 from tests.health.snapshots import row, snapshot
-from tests.measure.profiles import profile
+from tests.measure.profiles import figure, profile
 from tests.plain import MB, load, resources
 
 GB = 1024
@@ -218,8 +218,8 @@ def test_what_the_monitor_holds_is_available_too() -> None:
 def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> None:
     """120 MB are shared, and 5 workers have 17 MB each: they fit into 220 MB as before."""
     hand = Notebook()
-    peak = {"value": 17.0, "low": 17.0, "high": 17.0}
-    settings = load().measured_by(profile(shared_mb=120, peak_mb=peak))
+    nothing_spare = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"})
+    settings = nothing_spare.measured_by(profile(shared_mb=figure(120), peak_mb=figure(17)))
     before = resources(2, 500, memory_limit=512 * MB)
     used = 120 + 5 * 17
     now = resources(2, 220 - used, memory_limit=220 * MB)
