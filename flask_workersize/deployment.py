@@ -32,13 +32,15 @@ ENVIRON_KEY = "flask_workersize.deployment"
 class Deployment:
     """One decision: what was asked for, what was found, what follows, and where it is watched.
 
-    ``home`` says whose profile it is; ``None`` where the app is not known.
+    ``resources`` are what the plan was made from. ``home`` says whose profile it is; ``None`` where
+    the app is not known. ``held_bytes`` is what the launcher held when the machine was looked at.
     """
 
     settings: SizingSettings
     resources: Resources
     plan: SizingPlan
     home: Home | None = None
+    held_bytes: int = 0
     board: Scoreboard = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

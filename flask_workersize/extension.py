@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityShortcut, capacity_blueprint
 from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
+from .resources.processes import held_memory
 from .settings import DEFAULT_HEALTH_URL
 from .state import EXTENSION_KEY, WorkerSizingState, adopt, compare, get_state, health_url, prepare
 
@@ -51,8 +53,11 @@ class WorkerSizing:
                 "both WorkerSizing(app) and init_app(app) are called. Remove one of them."
             )
         deployment = process.deployment
-        resources = deployment.resources if deployment else detect_resources()
-        state = app.extensions[EXTENSION_KEY] = WorkerSizingState(resources)
+        state = app.extensions[EXTENSION_KEY] = (
+            WorkerSizingState(deployment.resources, held_bytes=deployment.held_bytes)
+            if deployment
+            else WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
+        )
         process.apps.add(app)
         try:
             if deployment is None:

@@ -14,6 +14,7 @@ hook there that has the name of one of ours has to call it.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from .deployment import Deployed, Deployment, process
 from .errors import WorkerSizeConfigError, WorkerSizeStartError
 from .log import say
-from .plan import compute_plan
+from .plan import available_for, compute_plan
 from .resources import Resources, detect_resources
+from .resources.processes import held_memory
 from .servers import WORKER_CLASSES
 from .servers.gunicorn_hooks import Hooks
 from .servers.probe_server import HealthPort
@@ -67,7 +69,9 @@ def _decide(resources: Resources, options: Mapping[str, Any]) -> Deployment:
     except WorkerSizeConfigError as error:
         error.show()
         sys.exit(error.exit_code)
-    return Deployment(settings, resources, compute_plan(settings, resources))
+    held = held_memory(os.getpid())
+    resources = available_for(settings, resources, held)
+    return Deployment(settings, resources, compute_plan(settings, resources), held_bytes=held)
 
 
 _decided = _decide(detect_resources(), {})

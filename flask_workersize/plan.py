@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from .resources import Resources
@@ -38,18 +38,22 @@ class SizingPlan:
     :param concurrency: requests that can run at once, ``workers × threads``
     :param worker_memory_mb: memory that one worker is taken to need, in MB; where that was
         measured, memory of its own
-    :param shared_memory_mb: memory that is needed once, in MB; 0 where that was not measured
     :param estimated_memory_mb: memory that all of it is taken to need, in MB
     :param memory_available_mb: memory that was available at planning time, in MB, rounded down
     :param cpus: CPUs that were available at planning time
     :param cpu_bound: ``2 × CPUs + 1``, rounded down
     :param memory_bound: workers that fit into available memory less the headroom; where their
-        memory was measured, times their threads, which share it
+        memory was measured, times their threads, which share it, and for waitress the threads that
+        fit into its process
     :param limited_by: which bound won
     :param sources: where each value came from, by its name
     :param warnings: what the operator should change, one sentence each
     :param notes: what the operator may want to know, one sentence each
     :param fits: whether the estimate is within available memory less the headroom
+    :param shared_memory_mb: memory that is needed once, in MB; 0 where that was not measured
+    :param thread_memory_mb: memory of each thread more than the first, in MB; 0 where that was not
+        measured
+    :param memory_headroom_percent: share of available memory that is left alone
     """
 
     server: ServerName
@@ -69,6 +73,8 @@ class SizingPlan:
     notes: tuple[str, ...] = ()
     fits: bool = True
     shared_memory_mb: int = 0
+    thread_memory_mb: float = 0.0
+    memory_headroom_percent: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
@@ -84,12 +90,16 @@ class SizingPlan:
     @property
     def reason(self) -> str:
         """Which bound won, and the figures of both."""
-        memory = f"{self.memory_available_mb} MB available / {self.worker_memory_mb} MB a worker"
+        available, own = f"{self.memory_available_mb} MB available", f"{self.worker_memory_mb} MB"
+        if self.memory_headroom_percent:
+            available += f" × {100 - self.memory_headroom_percent} %"
+        memory = f"{available} / {own} a worker"
         if self.sources.get("worker_memory_mb") == MEASURED:
-            memory = (
-                f"({self.memory_available_mb} MB available - {self.shared_memory_mb} MB shared) / "
-                f"{self.worker_memory_mb} MB a worker, measured"
-            )
+            left = f"{available} - {self.shared_memory_mb} MB shared"
+            memory = f"({left}) / {own} a worker, measured"
+            if self.server == "waitress":
+                each = f"{self.thread_memory_mb:.1f} MB a thread"
+                memory = f"1 + ({left} - {own}) / {each}, measured"
         if self.limited_by == "memory":
             return f"memory: {memory}; CPU bound {self.cpu_bound}"
         if self.limited_by == "cpu":
@@ -100,6 +110,32 @@ class SizingPlan:
             f"{self.sources[name]}; CPU bound {self.cpu_bound}, memory bound {self.memory_bound}: "
             f"{memory}"
         )
+
+
+def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:
+    """Return the resources that a plan is made from.
+
+    Where the app was measured, the plan takes off all that is needed once. What of it the launcher
+    held already was not available any more: it would be taken off twice.
+
+    :param settings: what the operator asked for
+    :param resources: what the machine gives
+    :param held_bytes: what the launcher held when the machine was looked at
+    """
+    if settings.profile is None:
+        return resources
+    return with_held(resources, held_bytes, settings.profile.costs.once_mb)
+
+
+def with_held(resources: Resources, held_bytes: int, once_mb: int) -> Resources:
+    """Count as available what is held of the memory that is needed once.
+
+    :param resources: what the machine gives
+    :param held_bytes: what is held
+    :param once_mb: what is needed once, in MB
+    """
+    available = resources.memory_available + min(held_bytes, once_mb * MB)
+    return replace(resources, memory_available=min(available, resources.memory_limit))
 
 
 def compute_plan(
@@ -120,14 +156,17 @@ def compute_plan(
         (settings.threads or 1) if server == "gunicorn" else 1
     )
     memory_bound = max(usable - shared * MB, 0) // (own * MB)
-    if settings.profile is not None and server == "gunicorn":
+    if settings.profile is not None:
         # Measured with all its threads: the division by them is undone.
         memory_bound *= settings.threads or 1
+        if server == "waitress":
+            memory_bound = settings.profile.costs.threads_within(usable // MB)
     size = _gunicorn_size if server == "gunicorn" else _waitress_size
     workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
-    estimate = shared + workers * settings.memory_of_a_worker(threads)[1]
+    with_threads = settings.memory_of_a_worker(threads)[1]
+    estimate = shared + workers * with_threads
     fits = estimate * MB <= usable
-    misfit = _does_not_fit(settings, resources, (workers, own, shared), limited_by)
+    misfit = _does_not_fit(settings, resources, (workers, with_threads, shared), limited_by)
     return SizingPlan(
         server=server,
         workers=workers,
@@ -136,6 +175,8 @@ def compute_plan(
         concurrency=workers * threads,
         worker_memory_mb=own,
         shared_memory_mb=shared,
+        thread_memory_mb=settings.profile.costs.each_thread_mb if settings.profile else 0.0,
+        memory_headroom_percent=settings.memory_headroom_percent,
         estimated_memory_mb=estimate,
         memory_available_mb=resources.memory_available // MB,
         cpus=resources.cpus,
@@ -144,7 +185,7 @@ def compute_plan(
         limited_by=limited_by,
         sources=_sources(settings, resources, server),
         warnings=settings.warnings if fits else (*settings.warnings, misfit),
-        notes=_notes(estimate, resources.memory_available),
+        notes=_notes(settings, estimate, resources.memory_available),
         fits=fits,
     )
 
@@ -223,14 +264,21 @@ def _does_not_fit(
             f"{settings.source_of(setting)} does not fit: {needed}, {available}; lower it, or use "
             "threads, which share the memory of a worker."
         )
-    return (
-        f"not even one worker fits: {needed}, {available}; give the machine more memory, or set "
-        "NOW_LMS_WORKER_MEMORY_MB to what a worker really needs."
-    )
+    if settings.profile is None:
+        return (
+            f"not even one worker fits: {needed}, {available}; give the machine more memory, or "
+            "set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs."
+        )
+    if own > settings.memory_of_a_worker(1)[1] and settings.threads is not None:
+        return (
+            f"one worker with its threads does not fit: {needed}, {available}; lower "
+            f"{settings.source_of('threads')}, or give the machine more memory."
+        )
+    return f"not even one worker fits: {needed}, {available}; give the machine more memory."
 
 
-def _notes(estimate_mb: int, available: int) -> tuple[str, ...]:
-    if estimate_mb * MB <= ADVISED_SHARE * available:
+def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[str, ...]:
+    if estimate_mb * MB <= ADVISED_SHARE * available or settings.memory_headroom_percent >= 20:
         return ()
     return (
         f"{estimate_mb} MB is above {ADVISED_SHARE:.0%} of the {available // MB} MB available; the "

@@ -330,7 +330,7 @@ class SizingSettings(BaseSettings):
 
     def _with_profile(self, home: Home | None) -> Self:
         """Find out what the app was measured to cost; who has set a number is not overruled."""
-        found = find_profile(self.sizing_profile, home, self.preload)
+        found = find_profile(self.sizing_profile, home, self.preload, self.wsgi_server)
         if isinstance(found, str):
             told = f"cannot be used: {found}. {REMEDY}"
             if self.sizing_profile not in (None, "learn"):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
@@ -18,9 +17,8 @@ from .health.learnt import LearntReport
 from .health.report import CapacityReport, Live
 from .log import say
 from .measure.profile import Home
-from .plan import MB, SizingPlan, compute_plan
+from .plan import SizingPlan, available_for, compute_plan
 from .resources import Resources
-from .resources.processes import process_memory
 from .runtime.backlog import queued_connections
 from .settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
 
@@ -39,8 +37,7 @@ class WorkerSizingState:
     :param plan: what follows; ``None`` where the settings are not valid
     :param error: what is not valid about the settings
     :param serving: whether the app is served under the plan
-    :param held_bytes: memory of this process' own; ``None`` before a plan needs it, which is when
-        the machine has just been looked at
+    :param held_bytes: memory that this process held when the machine was looked at
     """
 
     resources: Resources
@@ -49,24 +46,14 @@ class WorkerSizingState:
     error: WorkerSizeConfigError | None = None
     serving: bool = False
     deployment: Deployment | None = field(default=None, repr=False)
-    held_bytes: int | None = None
+    held_bytes: int = 0
 
     def resources_for(self, settings: SizingSettings) -> Resources:
         """Return the resources that a plan is made from.
 
-        Where the app was measured, the plan takes off all that is needed once. What of it the
-        launcher held already was not available any more: it would be taken off twice.
-
         :param settings: what the operator asked for
         """
-        if settings.profile is None:
-            return self.resources
-        if self.held_bytes is None:
-            memory = process_memory(os.getpid())
-            self.held_bytes = (memory.uss_bytes or 0) if memory else 0
-        once = min(self.held_bytes, settings.profile.costs.once_mb * MB)
-        available = min(self.resources.memory_available + once, self.resources.memory_limit)
-        return replace(self.resources, memory_available=available)
+        return available_for(settings, self.resources, self.held_bytes)
 
     def get_plan(self) -> SizingPlan:
         """Return the plan.
@@ -127,8 +114,13 @@ def _look(deployment: Deployment, asking: int | None) -> Live:
     snapshot = board.read(asking)
     learnt = None
     if snapshot.learnt is not None:
-        facts = deployment.settings, deployment.resources, deployment.plan
-        learnt = LearntReport.of(snapshot.learnt, *facts)
+        learnt = LearntReport.of(
+            snapshot.learnt,
+            deployment.settings,
+            deployment.resources,
+            deployment.plan,
+            deployment.held_bytes,
+        )
     return Live(snapshot, queued_connections(board.listeners), learnt)
 
 

@@ -55,12 +55,16 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def memory_needed_mb(settings: SizingSettings, workers: int) -> int:
+def memory_needed_mb(settings: SizingSettings, workers: int, threads: int | None = None) -> int:
     """Return the available memory that a number of workers needs, headroom included, in MB.
 
     The guide's formula, solved for memory and rounded up.
+
+    :param settings: what the operator asked for, and the profile, if there is one
+    :param workers: how many
+    :param threads: threads a worker; ``None`` for those of the settings
     """
-    shared, own = settings.memory_of_a_worker(settings.threads or 1)
+    shared, own = settings.memory_of_a_worker(threads or settings.threads or 1)
     return -(-(shared + workers * own) * 100 // (100 - settings.memory_headroom_percent))
 
 
@@ -77,7 +81,8 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
     needed: dict[str, float | int | str] = {"what": counted}
     if plan.limited_by == "explicit":
         needed["setting"] = plan.sources[f"{counted}s"]
-        memory_mb = memory_needed_mb(settings, plan.workers + (not is_waitress))
+        more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
+        memory_mb = memory_needed_mb(settings, *more)
         if memory_mb > plan.memory_available_mb:
             needed["memory_available_mb"] = memory_mb
         return needed
@@ -88,6 +93,9 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
     if plan.cpu_bound < bound:
         needed["cpus"] = (bound - 1) / 2
     if plan.memory_bound < bound:
-        shares = plan.threads if settings.profile is not None and not is_waitress else 1
-        needed["memory_available_mb"] = memory_needed_mb(settings, bound // shares)
+        # Where the memory of a worker was not measured, the guide counts it for each thread.
+        more = (bound, 1)
+        if settings.profile is not None:
+            more = (1, bound) if is_waitress else (bound // plan.threads, plan.threads)
+        needed["memory_available_mb"] = memory_needed_mb(settings, *more)
     return needed

@@ -41,14 +41,16 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
     for name, value in settings.model_dump(mode="json").items():
         shown = "set" if name in _SECRET and value is not None else value
         asked[name] = {"value": shown, "source": settings.source_of(name)}
+    needed = settings.workers or plan.workers
+    threads = settings.threads if settings.workers else plan.threads
     told = {
         "summary": str(plan),
         "plan": plan.to_dict(),
         "settings": asked,
         "resources": asdict(resources),
         "needed": {
-            "workers": settings.workers or plan.workers,
-            "memory_available_mb": memory_needed_mb(settings, settings.workers or plan.workers),
+            "workers": needed,
+            "memory_available_mb": memory_needed_mb(settings, needed, threads),
         },
         "one_more": one_more(settings, plan),
     }
@@ -122,10 +124,14 @@ def _bounds(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
 
 def _memory_formula(settings: SizingSettings, plan: SizingPlan, available: str) -> str:
     shared, own = settings.memory_of_a_worker(plan.threads if plan.server == "gunicorn" else 1)
-    formula = f"({available} - {shared} MB shared)" if settings.profile else available
-    formula += f" / {own} MB, rounded down"
-    if settings.profile and plan.server == "gunicorn" and plan.threads > 1:
-        formula += f", × {plan.threads} threads"
+    formula = f"{available} / {own} MB, rounded down"
+    if settings.profile and plan.server == "waitress":
+        each = settings.profile.costs.each_thread_mb
+        formula = f"1 + ({available} - {shared} MB shared - {own} MB) / {each:.1f} MB a thread"
+    elif settings.profile:
+        formula = f"({available} - {shared} MB shared) / {own} MB, rounded down"
+        if plan.threads > 1:
+            formula += f", × {plan.threads} threads"
     return formula + _binds(plan, "memory")
 
 
@@ -137,7 +143,7 @@ def _estimate(settings: SizingSettings, plan: SizingPlan) -> str:
     formula = f"{plan.workers} × {settings.memory_of_a_worker(plan.threads)[1]} MB"
     if plan.shared_memory_mb:
         formula = f"{plan.shared_memory_mb} MB shared + {formula}"
-    needed = memory_needed_mb(settings, plan.workers)
+    needed = memory_needed_mb(settings, plan.workers, plan.threads)
     return formula if plan.fits else f"{formula}: needs {needed} MB available"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .finding import Case, Finding, shown
+from .trial import NO_WORKER
 
 _IN_PROCESS = frozenset({"sqlite", "duckdb"})
 """Dialects without a server whose connections would be counted."""
@@ -30,11 +31,13 @@ def connected_before_fork(case: Case) -> Iterable[Finding]:
     if connected:
         names = ", ".join(sorted({engine.dialect.name for engine in connected.values()}))
         count = sum(_open(engine.pool) for engine in connected.values())
+        them = "it" if count == 1 else "them"
+        shares = f"the launcher and all workers share {them}."
         yield Finding(
-            "breaks",
+            "breaks" if case.worker else "unseen",
             f"SQLAlchemy has {count} connection{'' if count == 1 else 's'} ({names}) open after "
-            "loading the app, beside those of Flask-SQLAlchemy: the launcher and all workers share "
-            f"{'it' if count == 1 else 'them'}.",
+            "loading the app, beside those of Flask-SQLAlchemy: "
+            f"{shares if case.worker else NO_WORKER}",
             "Call engine.dispose(close=False) in a receiver of the signal worker_forked, or "
             "engine.dispose() at the end of loading.",
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .finding import Case, Finding, shown
 from .schedulers import scheduler_threads
-from .trial import origin
+from .trial import NO_WORKER, origin
 
 _MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
 """Packages whose threads look at the process id, and are started again where it is another."""
@@ -22,13 +22,19 @@ def threads_before_fork(case: Case) -> Iterable[Finding]:
         for thread in case.threads
         if thread not in told and origin(thread).partition(".")[0] not in _MINDFUL
     }
-    if case.preload and others:
-        renewed = case.worker.threads if case.worker else frozenset()
-        others = {thread: where for thread, where in others.items() if where not in renewed}
+    worker = case.worker if case.preload and others else None
+    if worker is not None:
+        others = {thread: where for thread, where in others.items() if where not in worker.threads}
     if not others:
         return
     names = shown(f"{thread.name} in {where}" for thread, where in others.items())
-    if case.preload:
+    if case.preload and worker is None:
+        yield Finding(
+            "unseen",
+            f"Threads are started when the app is loaded: {names}. {NO_WORKER}",
+            "Make sure that each worker starts those that it needs.",
+        )
+    elif case.preload:
         yield Finding(
             "breaks",
             f"Threads are started when the app is loaded: {names}. They stay in the launcher, and "

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 TRIAL_SECONDS = 10.0
 """How long a worker may take to get ready: receivers of the app run in it."""
+
+
+NO_WORKER = "No worker got ready that could be asked what it renews."
+"""Why it is not known what a worker does with what it inherits."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +70,21 @@ def fork_a_worker(
         return None
     finally:
         os.close(reading)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+        # With whatever the app has started in it.
+        for kill in (os.kill, os.killpg):
+            with suppress(ProcessLookupError, PermissionError):
+                kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
 def _read(descriptor: int, seconds: float) -> bytes:
-    text = b""
-    while select([descriptor], [], [], seconds)[0]:
+    """Read one line: what the app has started in the worker may hold the other end for longer."""
+    text, deadline = b"", time.monotonic() + seconds
+    while select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
         chunk = os.read(descriptor, 65536)
-        if not chunk:
-            return text
         text += chunk
+        if not chunk or text.endswith(b"\n"):
+            return text
     return b""
 
 
@@ -85,6 +93,7 @@ def _be_a_worker(
 ) -> NoReturn:
     # Whatever happens, this process must not go on as the command.
     try:
+        os.setsid()
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nothing, standard)
@@ -95,7 +104,7 @@ def _be_a_worker(
             "threads": [origin(thread) for thread in others],
             "inherited": [i for i, old in enumerate(before) if engines[i].pool is old],
         }
-        os.write(writing, json.dumps(told).encode())
+        os.write(writing, json.dumps(told).encode() + b"\n")
     finally:
         os._exit(0)
 

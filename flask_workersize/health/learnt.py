@@ -10,13 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..measure.advice import advise
 from ..measure.profile import Costs
-from ..plan import MB, SizingPlan
+from ..plan import MB, SizingPlan, with_held
 from ..resources import Resources
 from ..runtime.snapshot import Learnt
 from ..settings import MEASURED, SizingSettings
 
 OFF_SHARE = 0.25
 """How far measured memory may be from what was planned, either way."""
+
+
+LEARN_LINE = "NOW_LMS_SIZING_PROFILE=learn"
+"""What lets the next start plan from what was learnt."""
 
 
 class LearntReport(BaseModel):
@@ -37,14 +41,20 @@ class LearntReport(BaseModel):
 
     @classmethod
     def of(
-        cls, learnt: Learnt, settings: SizingSettings, resources: Resources, plan: SizingPlan
+        cls,
+        learnt: Learnt,
+        settings: SizingSettings,
+        resources: Resources,
+        plan: SizingPlan,
+        held_bytes: int = 0,
     ) -> Self:
         """Make the report of what was learnt.
 
         :param learnt: what the monitor has seen
         :param settings: what the operator asked for
-        :param resources: what the machine gave when it was planned
+        :param resources: what the plan was made from
         :param plan: the plan that the app is served under
+        :param held_bytes: what the launcher held when the machine was looked at
         """
         costs = Costs(
             learnt.shared_bytes / MB,
@@ -53,13 +63,18 @@ class LearntReport(BaseModel):
             learnt.cpu_ns / 1e6,
             learnt.wait_ns / 1e6,
         )
+        is_measured = plan.sources["worker_memory_mb"] == MEASURED
+        if not is_measured:
+            resources = with_held(resources, held_bytes, costs.once_mb)
+        lines = advise(costs, settings, resources, plan.server).lines()
         return cls(
             requests=learnt.requests,
             cpu_ms=round(costs.cpu_ms, 3),
             wait_ms=round(costs.wait_ms, 3),
             shared_memory_mb=round(costs.shared_mb, 1),
             worker_memory_mb=round(costs.peak_mb, 1),
-            advice=advise(costs, settings, resources, plan.server).lines(),
+            # Without a profile the next plan would count 200 MB for each of these workers.
+            advice=lines if is_measured else [*lines, LEARN_LINE],
         )
 
     def warnings(self, plan: SizingPlan) -> Iterable[str]:
@@ -72,12 +87,11 @@ class LearntReport(BaseModel):
         off = measured / plan.estimated_memory_mb - 1
         if abs(off) <= OFF_SHARE:
             return
-        each = -(-measured // plan.workers)
         source = plan.sources["worker_memory_mb"]
-        remedy = f"set NOW_LMS_SIZING_PROFILE=learn and restart, or NOW_LMS_WORKER_MEMORY_MB={each}"
+        remedy = f"set {LEARN_LINE}: what the server learns then, its next start plans with"
         if source not in ("default", MEASURED):
             # It wins over a profile.
-            remedy = f"{source} should be {each}"
+            remedy = f"{source} should be {-(-measured // plan.workers)}"
         yield (
             f"measured are {once} MB shared + {plan.workers} × {own} MB = {measured} MB, planned "
             f"were {plan.estimated_memory_mb} MB ({off:+.0%}): {remedy}."

@@ -81,27 +81,31 @@ def advise(
     threads as the slots need.
 
     :param costs: what the app costs
-    :param settings: what the operator asked for; only the headroom beside a profile is used
+    :param settings: what the operator asked for; of these the headroom beside a profile, and the
+        most workers
     :param resources: what the machine gives
     :param server: "gunicorn" or "waitress", whose one process computes on one CPU at a time
     """
     cpus = min(resources.cpus, 1.0) if server == "waitress" else resources.cpus
     slots = slots_of(costs, cpus)
     most = math.floor(2 * resources.cpus) + 1
+    if settings.max_workers is not None and server == "gunicorn":
+        most = min(most, settings.max_workers)
     share = 100 - settings.measured_headroom_percent
     usable_mb = resources.memory_available * share // 100 // MB
 
     def fits(workers: int, threads: int) -> bool:
         return costs.once_mb + workers * costs.own_mb(threads) <= usable_mb
 
-    workers, threads = _shape(slots, most, resources.cpus, server)
+    workers, threads = wanted = _shape(slots, most, resources.cpus, server)
     while not fits(workers, threads) and workers > 1:
         workers -= 1
         if slots > WAITING_SHARE * cpus:
             threads = _threads(slots, workers)
     while not fits(workers, threads) and threads > 1:
         threads -= 1
-    return Advice(server, workers, threads, slots, workers * threads < slots)
+    is_short = (workers, threads) != wanted and workers * threads < slots
+    return Advice(server, workers, threads, slots, is_short)
 
 
 def _shape(slots: float, most: int, cpus: float, server: ServerName) -> tuple[int, int]:

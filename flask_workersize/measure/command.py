@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import WorkerSizeConfigError, WorkerSizeStartError
-from ..plan import compute_plan
+from ..plan import compute_plan, with_held
 from ..settings import SizingSettings
-from ..state import get_state, prepare
+from ..state import WorkerSizingState, get_state, prepare
 from . import show
 from .advice import advise
 from .dotenv_file import write_lines
 from .measurement import Task, measure
-from .profile import Home, SizingProfile
+from .profile import Costs, Home, SizingProfile
 from .trial import flask_command
 
 if TYPE_CHECKING:
     from flask import Flask
-
-    from ..resources import Resources
 
 MOST_REQUESTS = 1_000_000
 MOST_CLIENTS = 256
@@ -73,7 +71,13 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
     _say(f"Warning: {line}" for line in (*show.errors(answers), *show.leak(profile)))
     _keep(profile, path)
     settings = settings.measured_by(profile)
-    _propose(settings, get_state(app).resources_for(settings), asked.write)
+    if settings.profile is None:
+        source = settings.source_of("worker_memory_mb")
+        click.echo(f"Note: plans go on with {source}: unset it to plan with what was measured.")
+    else:
+        plan = compute_plan(settings, get_state(app).resources_for(settings))
+        click.echo(f"with it, here: {plan}")
+    _propose(profile.costs, settings, get_state(app), asked.write)
 
 
 def _keep(profile: SizingProfile, path: Path) -> None:
@@ -87,13 +91,10 @@ def _keep(profile: SizingProfile, path: Path) -> None:
     click.echo(f"written to {path}")
 
 
-def _propose(settings: SizingSettings, resources: Resources, write: str | None) -> None:
-    if settings.profile is None:
-        source = settings.source_of("worker_memory_mb")
-        click.echo(f"Note: plans go on with {source}: unset it to plan with what was measured.")
-        return
-    click.echo(f"with it, here: {compute_plan(settings, resources)}")
-    costs = settings.profile.costs
+def _propose(
+    costs: Costs, settings: SizingSettings, state: WorkerSizingState, write: str | None
+) -> None:
+    resources = with_held(state.resources, state.held_bytes, costs.once_mb)
     advice = advise(costs, settings, resources, settings.wsgi_server)
     click.echo(f"for .env: {show.because(advice, costs, resources.cpus)}")
     _say(f"  {line}" for line in advice.lines())

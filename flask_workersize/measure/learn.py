@@ -110,20 +110,26 @@ class Learner:
 
     def learnt(self) -> Learnt | None:
         """Return what is known; ``None`` before it is enough."""
-        # A leak ends where the guard recycles: planned with that, there would be fewer workers each
-        # time, and each could grow larger.
-        peaks = self.warm_mb if self._grows else self.peak_mb
-        peak = max((peaks.get(age, 0.0) for age in self.warm_mb), default=0.0)
+        peak = max(self.peaks(), default=0.0)
         is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
-        if not is_enough or not peak or not (self.shared_mb or self._is_alone):
+        if not is_enough or not peak or not self.shared_mb:
             return None
         return Learnt(
             requests=self._requests,
             cpu_ns=int(self._cpu / self._requests * NANOSECONDS),
             wait_ns=int(self._calm_wait / self._calm_requests * NANOSECONDS),
-            shared_bytes=int(self.shared_mb[-1] * MB) if self.shared_mb else 0,
+            shared_bytes=int(max(self.shared_mb) * MB),
             peak_bytes=int(peak * MB),
         )
+
+    def peaks(self) -> list[float]:
+        """Return the most memory of its own that each warm worker had, in MB.
+
+        A leak ends where the guard recycles: planned with that, there would be fewer workers each
+        time, and each could grow larger.
+        """
+        peaks = self.warm_mb if self._grows else self.peak_mb
+        return [peaks[age] for age in self.warm_mb if age in peaks]
 
     def growth(self) -> Slope:
         """Return how the worker that was seen longest grows with each request, in MB."""
@@ -165,8 +171,12 @@ class Learner:
         """Return the memory that is needed once: the master's, and this process' own."""
         mine = process_memory(os.getpid()) if os.getpid() != self._master else None
         own = (mine.uss_bytes or 0) if mine else 0
-        # A server of one process shares nothing: what it has counts as its own.
-        return own if self._is_alone else own + (resident_memory(self._master) or 0)
+        if not self._is_alone:
+            return own + (resident_memory(self._master) or 0)
+        # The master serves by itself: what is its own counts as such. The rest is what it shares
+        # with this process, which it has forked.
+        master = process_memory(self._master)
+        return own + (master.rss_bytes - (master.uss_bytes or 0) if master else 0)
 
     def _keep(self) -> None:
         if self._save is not None:
@@ -190,10 +200,10 @@ def profile_of(learner: Learner, app: str, server: str, preload: bool) -> Sizing
         server,
         preload=preload,
         requests=learnt.requests,
-        shared_mb=Figure.of(learner.shared_mb or [0.0], learnt.shared_bytes / MB),
+        shared_mb=Figure.of(learner.shared_mb, max(learner.shared_mb)),
         boot_mb=Figure.of(learner.boot_mb.values()),
         warm_mb=Figure.of(learner.warm_mb.values()),
-        peak_mb=Figure.of(learner.peak_mb.values(), learnt.peak_bytes / MB),
+        peak_mb=Figure.of(learner.peaks(), max(learner.peaks())),
         thread_mb=Figure.of([0.0]),
         growth_mb=Figure.around(1000 * growth.each, 1000 * growth.error),
         grows=growth.is_sure,
@@ -211,7 +221,11 @@ def _knows_more(path: Path, made: SizingProfile) -> bool:
         there = SizingProfile.load(path)
     except (OSError, ValueError):
         return False
-    is_same = (there.app, there.preload) == (made.app, made.preload)
+    is_same = (there.app, there.preload, there.of_server) == (
+        made.app,
+        made.preload,
+        made.of_server,
+    )
     saw_more = there.requests > made.requests and there.peak_mb.value >= made.peak_mb.value
     return is_same and saw_more
 

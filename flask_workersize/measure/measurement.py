@@ -181,6 +181,16 @@ def _parts(requests: int) -> Iterable[int]:
         yield requests * (number + 1) // parts - requests * number // parts
 
 
+_NO_PAGE = "There is no such page: choose paths that exist with --path."
+_OTHER = "The app refuses that: choose paths that it answers to everybody with --path."
+_REASONS = {
+    404: _NO_PAGE,
+    410: _NO_PAGE,
+    400: "The app refuses that: perhaps it does not trust the host 127.0.0.1.",
+    429: "The app limits how often it may be asked: measure without that limit.",
+}
+
+
 def check(answers: Answers) -> None:
     """Refuse to measure what is no answer.
 
@@ -199,6 +209,10 @@ def check(answers: Answers) -> None:
     elif statuses and min(statuses) < 400:
         led = next(iter(answers.moved_to.values()), "").split("?")[0]
         why = f"That leads elsewhere{f' ({led})' if led else ''}: choose where to with --path."
+        if led.startswith("https:"):
+            why = (
+                "The app insists on https, which the server before it has: let it do without here."
+            )
     elif statuses:
-        why = "There is no such page: choose paths that exist with --path."
+        why = next((_REASONS[status] for status in sorted(statuses) if status in _REASONS), _OTHER)
     raise WorkerSizeConfigError(f"Nothing to measure: {paths} answered {what}. {why}")

@@ -29,12 +29,18 @@ from pydantic import (
     model_validator,
 )
 
+from ..values import ServerName
+
 FILE_NAME = "workersize-profile.json"
 """What the file is called in the app's instance folder."""
 
 STALE_AFTER = timedelta(days=30)
 """How much newer code may be than its profile: what was written since may cost more."""
 
+LEAST_THREAD_MB = 0.1
+"""Memory that each thread is taken to need at least, in MB: less cannot be told from noise."""
+
+_MOST = 1e9
 _MOST_BYTES = 64 * 1024
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -49,16 +55,22 @@ class Figure(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    value: float
-    low: float
-    high: float
+    value: float = Field(ge=-_MOST, le=_MOST)
+    low: float = Field(ge=-_MOST, le=_MOST)
+    high: float = Field(ge=-_MOST, le=_MOST)
+
+    @model_validator(mode="after")
+    def _is_within_its_spread(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("a number outside of its spread")
+        return self
 
     @classmethod
     def of(cls, values: Iterable[float], value: float | None = None) -> Self:
         """Make a figure of what was seen: its median, or another number that is planned with."""
         seen = sorted(values)
         middle = seen[len(seen) // 2] if value is None else value
-        return cls._rounded(middle, seen[0], seen[-1])
+        return cls._rounded(middle, min(seen[0], middle), max(seen[-1], middle))
 
     @classmethod
     def around(cls, value: float, error: float) -> Self:
@@ -104,9 +116,28 @@ class Costs:
     def own_mb(self, threads: int) -> int:
         """Return the most memory that a worker has of its own, in MB, rounded up, at least 1.
 
-        :param threads: threads a worker: each more than the first needs ``thread_mb``
+        :param threads: threads a worker: each more than the first needs memory, too
         """
-        return max(1, _ceiling(self.peak_mb + (threads - 1) * self.thread_mb))
+        return max(1, _ceiling(self.peak_mb + (threads - 1) * self.each_thread_mb))
+
+    @property
+    def each_thread_mb(self) -> float:
+        """Memory that each thread more is taken to need, in MB."""
+        return max(self.thread_mb, LEAST_THREAD_MB)
+
+    def threads_within(self, usable_mb: int) -> int:
+        """Return how many threads one process may have; 0 where it does not fit with one.
+
+        :param usable_mb: memory that it may need, in MB, with what is needed once
+        """
+        if self.once_mb + self.own_mb(1) > usable_mb:
+            return 0
+        spare = usable_mb - self.once_mb - self.peak_mb
+        # A sum of decimals may be a hair above a whole number of MB.
+        threads = 1 + int(spare / self.each_thread_mb + 1)
+        while self.once_mb + self.own_mb(threads) > usable_mb:
+            threads -= 1
+        return threads
 
     @property
     def once_mb(self) -> int:
@@ -156,6 +187,11 @@ class SizingProfile(BaseModel):
         if not self.peak_mb.value:
             raise ValueError("a worker without memory of its own")
         return self
+
+    @property
+    def of_server(self) -> str:
+        """Name of the server that it was made with."""
+        return self.server.partition(" ")[0]
 
     @property
     def costs(self) -> Costs:
@@ -287,13 +323,16 @@ Found = tuple[SizingProfile | None, tuple[str, ...]]
 """A profile to plan with, if there is one, and what is to be said of it."""
 
 
-def find_profile(choice: str | None, home: Home | None, preload: bool) -> Found | str:
+def find_profile(
+    choice: str | None, home: Home | None, preload: bool, server: ServerName
+) -> Found | str:
     """Find the profile to plan with.
 
     :param choice: the path of its file; "off" for none; ``None`` and "learn" for the one in the
         instance folder, if there is one
     :param home: whose it is to be; ``None`` where that is not known
     :param preload: whether the app is loaded before the workers are forked
+    :param server: the server that is planned for
     :returns: the profile, or why the one that is there cannot be used
     """
     is_named = choice not in (None, "learn")
@@ -310,7 +349,7 @@ def find_profile(choice: str | None, home: Home | None, preload: bool) -> Found 
         return str(error)
     if why := _refused(profile, home, preload):
         return why
-    doubts = "; ".join(_doubts(profile, home))
+    doubts = "; ".join(_doubts(profile, home, server))
     said = f"The sizing profile may be wrong: {doubts}. {REMEDY}"
     return profile, (said,) if doubts else ()
 
@@ -326,7 +365,9 @@ def _refused(profile: SizingProfile, home: Home | None, preload: bool) -> str:
     return ""
 
 
-def _doubts(profile: SizingProfile, home: Home | None) -> Iterable[str]:
+def _doubts(profile: SizingProfile, home: Home | None, server: ServerName) -> Iterable[str]:
+    if (profile.of_server, server) == ("waitress", "gunicorn"):
+        yield "it was learnt under waitress, whose one process shares nothing"
     if _minor(profile.python) != _PYTHON:
         yield f"it was made with Python {_minor(profile.python)}, this is {_PYTHON}"
     changed = home.code_changed_at() if home is not None else None

@@ -23,7 +23,7 @@ def table(profile: SizingProfile) -> Iterable[str]:
         "own memory when warm": f"{profile.warm_mb} MB",
         "own memory at its peak": f"{profile.peak_mb} MB",
         "memory per thread": f"{profile.thread_mb} MB",
-        "growth": growth + (", and it still grows" if profile.grows else ", within the noise"),
+        "growth": growth + (", and it still grows" if profile.grows else ", which may be noise"),
         "CPU time": f"{profile.cpu_ms} ms a request",
         "waiting time": f"{profile.wait_ms} ms",
     }

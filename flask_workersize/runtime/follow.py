@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..log import say
-from ..plan import MB, SizingPlan, compute_plan
+from ..plan import MB, SizingPlan, available_for, compute_plan
 from ..resources import Resources
 from ..resources.processes import process_memory
 from ..settings import SizingSettings
@@ -24,7 +24,7 @@ class LimitFollower:
 
     :param settings: what the operator asked for
     :param plan: the plan that the server was started with
-    :param detect: returns what the machine gives now
+    :param detect: returns what the machine gives now, and what the launcher holds, in bytes
     :param hand: changes the number of workers
     :param known: limit on memory, in bytes, and CPUs that the plan was made with; what is found
         first where left out
@@ -36,7 +36,7 @@ class LimitFollower:
         self,
         settings: SizingSettings,
         plan: SizingPlan,
-        detect: Callable[[], Resources],
+        detect: Callable[[], tuple[Resources, int]],
         hand: Hand,
         known: tuple[int, float] | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class LimitFollower:
         if now < self._due or snapshot.is_leaving:
             return
         self._due = now + LOOK_SECONDS
-        resources = self._detect()
+        resources, held = self._detect()
         limits = (resources.memory_limit, resources.cpus)
         before = self._known or limits
         if limits == before:
@@ -61,17 +61,17 @@ class LimitFollower:
         elif all(row.memory is not None for row in snapshot.ready):
             # Before each was measured, what they hold would count as not available.
             self._known = limits
-            self._follow(before, resources, snapshot)
+            # As at a start: what the launcher has loaded is a part of what is taken off once.
+            as_before = with_workers_memory(resources, snapshot)
+            self._follow(before, resources, available_for(self._settings, as_before, held))
 
     def end(self, snapshot: Snapshot) -> None:
         """Do nothing."""
 
-    def _follow(self, before: tuple[int, float], resources: Resources, snapshot: Snapshot) -> None:
-        profile = self._settings.profile
-        once = profile.costs.once_mb * MB if profile else 0
-        plan = compute_plan(
-            self._settings, with_workers_memory(resources, snapshot, once), self._plan.server
-        )
+    def _follow(
+        self, before: tuple[int, float], resources: Resources, as_before: Resources
+    ) -> None:
+        plan = compute_plan(self._settings, as_before, self._plan.server)
         old, self._plan = self._plan, plan
         changed = []
         if resources.memory_limit != before[0]:
@@ -93,18 +93,16 @@ class LimitFollower:
             )
 
 
-def with_workers_memory(resources: Resources, snapshot: Snapshot, once: int = 0) -> Resources:
+def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
     """Add back what the workers and this process hold: no plan at a start has counted it as used.
 
-    Only what is their own: what they share with the master stays used, unless the plan takes it
-    off by itself.
+    Only what is their own: what they share with the master stays used.
 
     :param resources: what the machine gives now
     :param snapshot: the workers
-    :param once: bytes that a plan takes off once for all workers, this process' own among them
     """
     me = process_memory(os.getpid())
-    held = once or ((me.uss_bytes or 0) if me else 0)
+    held = (me.uss_bytes or 0) if me else 0
     for row in snapshot.rows:
         if row.memory is not None:
             held += row.memory.uss_bytes or 0

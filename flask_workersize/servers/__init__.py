@@ -88,7 +88,9 @@ def launch(
         )
     settings, plan = prepare(app, options, option_source)
     plan = check_options(app, settings, plan)
-    deployment = Deployment(settings, get_state(app).resources_for(settings), plan, Home.of(app))
+    state = get_state(app)
+    resources = state.resources_for(settings)
+    deployment = Deployment(settings, resources, plan, Home.of(app), state.held_bytes)
     adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)
@@ -102,7 +104,7 @@ def launch(
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(run, app, deployment)
-    get_state(app).serving = False
+    state.serving = False
 
 
 def check_options(app: Flask, settings: SizingSettings, plan: SizingPlan) -> SizingPlan:

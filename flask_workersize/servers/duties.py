@@ -9,8 +9,9 @@ from ..deployment import Deployment
 from ..log import say
 from ..measure.learn import Learner, ProfileWriter
 from ..plan import MB
-from ..resources import detect_resources
+from ..resources import Resources, detect_resources
 from ..resources.gauge import MemoryGauge
+from ..resources.processes import held_memory
 from ..runtime.follow import LimitFollower
 from ..runtime.guard import Rules
 from ..runtime.hands import Hand
@@ -33,11 +34,15 @@ def make_watch(deployment: Deployment, make_hand: MakeHand, master: int) -> Watc
     """
     board, settings, plan = deployment.board, deployment.settings, deployment.plan
     given = deployment.resources
+
+    def detect() -> tuple[Resources, int]:
+        return detect_resources(), held_memory(master)
+
     gauge = MemoryGauge()
     hand = make_hand(board, master)
     duties: list[Duty] = [
         OomWitness(board, plan, gauge.oom_kills),
-        LimitFollower(settings, plan, detect_resources, hand, (given.memory_limit, given.cpus)),
+        LimitFollower(settings, plan, detect, hand, (given.memory_limit, given.cpus)),
         Learner(board, plan, given.cpus, master, _writer(deployment)),
     ]
     if settings.memory_guard == "off":

@@ -89,6 +89,7 @@ def _message(location: AppLocation, deployment: Deployment, options: Mapping[str
         "resources": asdict(deployment.resources),
         "plan": deployment.plan.to_dict(),
         "home": deployment.home and asdict(deployment.home),
+        "held_bytes": deployment.held_bytes,
         "options": dict(options),
     }
     try:
@@ -122,6 +123,7 @@ def take_over(descriptor: int) -> None:
             **handed["plan"] | {name: tuple(handed["plan"][name]) for name in ("warnings", "notes")}
         ),
         Home(**handed["home"]) if handed["home"] else None,
+        handed["held_bytes"],
     )
     process.deployment = deployment
     location = AppLocation(handed["import_path"])

@@ -41,8 +41,8 @@ def test_explanation_says_every_value_and_its_source() -> None:
     }
     settings, machine = load(environ), resources(cpus=2.5, memory_mb=512)
     assert explain(settings, machine, compute_plan(settings, machine)).splitlines() == [
-        "gunicorn: 2 workers × 1 thread (memory: 512 MB available / 150 MB a worker; CPU bound 6), "
-        "about 300 MB",
+        "gunicorn: 2 workers × 1 thread (memory: 512 MB available × 80 % / 150 MB a worker; "
+        "CPU bound 6), about 300 MB",
         "asked:",
         "  workers                  2              calculated",
         "  threads                  1              default",

@@ -11,6 +11,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
@@ -25,6 +26,7 @@ from flask_workersize.doctor.threads import threads_before_fork
 from flask_workersize.doctor.trial import fork_a_worker, origin
 from flask_workersize.runtime.fork import worker_forked
 from tests.doctor.cases import case, levels, sized
+from tests.servers.serving import await_that
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 pytestmark = needs_fork
@@ -273,7 +275,35 @@ def test_worker_that_does_not_get_ready_is_given_up(receiver: Callable[[Flask], 
 
 
 @pytest.mark.usefixtures("engine")
-def test_finding_stays_where_no_worker_gets_ready() -> None:
+def test_where_no_worker_gets_ready_it_is_not_known_what_breaks(mailer: Mailer) -> None:
     app = sized()
+    mailer.start()
     with worker_forked.connected_to(fail, sender=app):
-        assert len(of_connections(app)) == 1
+        (finding,) = of_connections(app)
+        assert finding.level == "unseen"
+        assert "No worker got ready" in finding.what
+        assert told_of_threads(app).startswith("unseen: ")
+
+
+def test_process_that_a_worker_starts_neither_delays_the_answer_nor_is_left_behind(
+    tmp_path: Path,
+) -> None:
+    """It inherits the pipe of the answer."""
+    app = sized()
+
+    def start(_: Flask) -> None:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        (tmp_path / "pid").write_text(str(child))
+
+    begun = time.monotonic()
+    with worker_forked.connected_to(start, sender=app):
+        assert fork_a_worker(app, [], seconds=30) is not None
+    assert time.monotonic() < begun + 25
+    pid = int((tmp_path / "pid").read_text())
+    ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    await_that(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() in ended, "it is gone"
+    )

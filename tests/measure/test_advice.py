@@ -78,6 +78,13 @@ def test_waitress_gets_threads_for_the_one_cpu_that_it_computes_on(
     """At least as many as the guide gives it on two CPUs."""
     made = advice(costs(cpu, wait), cpus=2, server="waitress")
     assert made.lines() == [f"NOW_LMS_THREADS={threads}"]
+    assert not made.is_short
+
+
+def test_most_workers_are_no_more_than_is_allowed() -> None:
+    settings = load({"NOW_LMS_MAX_WORKERS": "2"})
+    made = advise(costs(5, 45), settings, resources(2, 1024), "gunicorn")
+    assert (made.workers, made.threads) == (2, 20)
 
 
 def test_where_memory_is_short_there_are_fewer_workers_with_more_threads() -> None:
@@ -134,7 +141,10 @@ def test_proposal_fits_or_is_one_worker_with_one_thread(
     assert needed <= memory_mb or (made.workers, made.threads) == (1, 1)
     assert 1 <= made.workers <= math.floor(2 * cpus) + 1
     assert made.threads <= max(MOST_THREADS, math.floor(2 * cpus) + 1)
-    assert made.is_short == (made.workers * made.threads < made.slots)
+    if made.is_short:
+        more = app.once_mb + made.workers * app.own_mb(made.threads + 1)
+        assert made.workers * made.threads < made.slots
+        assert more > memory_mb or made.threads == MOST_THREADS or made.slots <= 1.25 * cpus
     if needed < memory_mb / 2 and made.threads > 1:
         enough = min(SPARE * made.slots, made.workers * MOST_THREADS)
         assert made.workers * made.threads >= math.floor(enough)

@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from flask.cli import FlaskGroup
 
 from flask_workersize import WorkerSizing
+from flask_workersize.errors import WorkerSizeConfigError
+from flask_workersize.measure.measurement import check
 from flask_workersize.measure.profile import FILE_NAME, Figure, SizingProfile
+from flask_workersize.measure.trial import Answers
 from tests.plain import clear_environment, new_app
 from tests.servers.clients import PATH
 from tests.servers.serving import Finished, Starter, await_that, flask, starter
@@ -190,9 +193,32 @@ def test_figures_are_shown_also_where_they_cannot_be_kept(start: Starter, tmp_pa
 
 
 def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Path) -> None:
-    done = measure(start, tmp_path, "--path", "/none", *FEW, NOW_LMS_WORKER_MEMORY_MB="150")
+    """What is proposed is written all the same."""
+    env = tmp_path / ".env"
+    args = ["--path", "/none", "--write", str(env), *FEW]
+    done = measure(start, tmp_path, *args, NOW_LMS_WORKER_MEMORY_MB="150", **GUNICORN)
     assert done.status == 0
+    assert "NOW_LMS_WORKERS=" in env.read_text()
     assert "Note: plans go on with NOW_LMS_WORKER_MEMORY_MB: unset it" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "expected"),
+    [
+        (301, "https://127.0.0.1:8080/", "insists on https"),
+        (302, "http://127.0.0.1:8080/start?a=1", "leads elsewhere (http://127.0.0.1:8080/start)"),
+        (400, None, "does not trust the host"),
+        (405, None, "The app refuses that"),
+        (410, None, "no such page"),
+        (429, None, "limits how often"),
+    ],
+)
+def test_reason_is_told_from_the_status(status: int, location: str | None, expected: str) -> None:
+    answers = Answers()
+    answers.note("/", status, location)
+    with pytest.raises(WorkerSizeConfigError) as caught:
+        check(answers)
+    assert expected in str(caught.value)
 
 
 # Bad input, before anything is started

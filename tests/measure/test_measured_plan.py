@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_workersize import SizingPlan, SizingSettings
-from flask_workersize.cli.show import explain
+from flask_workersize.cli.show import as_json, explain
 from flask_workersize.plan import compute_plan
 from flask_workersize.state import WorkerSizingState
 from flask_workersize.values import ServerName
@@ -90,6 +91,41 @@ def test_waitress_has_one_process_with_all_its_threads() -> None:
     assert made.estimated_memory_mb == 60 + 30 + 4 * 2
 
 
+@pytest.mark.parametrize(
+    ("memory_mb", "threads", "limited_by"),
+    [(89, 1, "memory"), (90, 1, "memory"), (92, 2, "memory"), (97, 4, "memory"), (98, 5, "cpu")],
+)
+def test_waitress_has_the_threads_that_fit_into_its_process(
+    memory_mb: int, threads: int, limited_by: str
+) -> None:
+    """They share its memory: one more needs 2 MB, and not 30."""
+    made = plan(measured(), 2, memory_mb, "waitress")
+    assert (made.threads, made.limited_by) == (threads, limited_by)
+    assert made.fits is (memory_mb >= 90)
+
+
+def test_waitress_says_what_its_process_needs() -> None:
+    settings, machine = measured(), resources(2, 94)
+    made = compute_plan(settings, machine, "waitress")
+    assert str(made) == (
+        "waitress: 3 threads in one process (memory: 1 + (94 MB available - 60 MB shared - 30 MB) "
+        "/ 2.0 MB a thread, measured; CPU bound 5), about 94 MB"
+    )
+    told = explain(settings, machine, made)
+    assert "1 + (94 MB - 60 MB shared - 30 MB) / 2.0 MB a thread  <- binds" in told
+
+
+def test_start_line_has_the_headroom_among_its_numbers() -> None:
+    settings = load().measured_by(profile())
+    assert str(plan(settings, 8, 512)) == (
+        "gunicorn: 9 workers × 1 thread (memory: (512 MB available × 70 % - 60 MB shared) / 30 MB "
+        "a worker, measured; CPU bound 17), about 330 MB"
+    )
+    guided = plan(load({HEADROOM: "20"}), 8, 1024)
+    assert "(memory: 1024 MB available × 80 % / 200 MB a worker; " in str(guided)
+    assert guided.workers == 4
+
+
 def test_start_line_has_the_numbers_and_says_that_they_were_measured() -> None:
     assert str(plan(measured(), 8, 512)) == (
         "gunicorn: 15 workers × 1 thread (memory: (512 MB available - 60 MB shared) / 30 MB a "
@@ -113,7 +149,45 @@ def test_plan_that_does_not_fit_says_so_with_the_breakdown() -> None:
     (warning,) = made.warnings
     assert "60 MB shared + 20 × 30 MB = 660 MB, as measured, 512 MB available" in warning
     (warning,) = plan(measured(), 2, 70).warnings
-    assert warning.startswith("not even one worker fits: 60 MB shared + 1 × 30 MB = 90 MB")
+    assert warning == (
+        "not even one worker fits: 60 MB shared + 1 × 30 MB = 90 MB, as measured, 70 MB available; "
+        "give the machine more memory."
+    )
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "waitress"])
+def test_threads_that_do_not_fit_are_named(server: ServerName) -> None:
+    environ = {"NOW_LMS_WORKERS": "1", "THREADS": "64"}
+    (warning,) = plan(measured(environ), 2, 200, server).warnings
+    assert warning.startswith(
+        "one worker with its threads does not fit: 60 MB shared + 1 × 156 MB = 216 MB, as measured,"
+        " 200 MB available; lower THREADS"
+    )
+
+
+def test_no_note_advises_less_headroom_than_there_is() -> None:
+    settings = load({"NOW_LMS_WORKERS": "12"}).measured_by(profile())
+    made = plan(settings, 2, 512)
+    assert "512 MB available, 30 % of it left alone" in made.warnings[0]
+    assert made.notes == ()
+    assert len(plan(measured({"NOW_LMS_WORKERS": "12"}), 2, 512).notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "server", "needed"),
+    [
+        ({}, "waitress", {"workers": 1, "memory_available_mb": 98}),
+        ({"NOW_LMS_THREADS": "3"}, "waitress", {"workers": 1, "memory_available_mb": 94}),
+        ({"NOW_LMS_THREADS": "2"}, "gunicorn", {"workers": 2, "memory_available_mb": 124}),
+        ({"NOW_LMS_WORKERS": "4"}, "waitress", {"workers": 4, "memory_available_mb": 180}),
+    ],
+)
+def test_json_says_what_the_plan_beside_it_needs(
+    environ: dict[str, str], server: ServerName, needed: dict[str, int]
+) -> None:
+    settings, machine = measured(environ), resources(2, 512)
+    made = compute_plan(settings, machine, server)
+    assert json.loads(as_json(settings, machine, made))["needed"] == needed
 
 
 def test_fractions_of_a_megabyte_are_rounded_up() -> None:
@@ -162,6 +236,22 @@ def test_what_is_planned_fits_or_is_one_worker(
         assert more > made.memory_available_mb
 
 
+@given(machine=machines, thread=sizes)
+@untimed
+def test_one_thread_more_needs_what_is_said_and_not_a_megabyte_less(
+    machine: tuple[float, int], thread: float
+) -> None:
+    settings = measured(thread_mb=figure(thread))
+    made = plan(settings, *machine, "waitress")
+    assert made.fits or made.threads == 1
+    needed = one_more(settings, made)
+    cpus = float(needed.get("cpus", machine[0]))
+    memory_mb = int(needed.get("memory_available_mb", machine[1]))
+    assert plan(settings, cpus, memory_mb, "waitress").threads > made.threads
+    if "memory_available_mb" in needed:
+        assert plan(settings, cpus, memory_mb - 1, "waitress").threads <= made.threads
+
+
 @given(machine=machines, threads=st.integers(1, 8))
 @untimed
 def test_one_worker_more_needs_what_is_said_and_not_a_megabyte_less(
@@ -175,6 +265,14 @@ def test_one_worker_more_needs_what_is_said_and_not_a_megabyte_less(
     assert plan(settings, cpus, memory_mb).workers == made.workers + 1
     if "memory_available_mb" in needed:
         assert plan(settings, cpus, memory_mb - 1).workers <= made.workers
+
+
+@pytest.mark.parametrize(("peak", "thread", "threads"), [(0.3, 0, 48), (1e9, 0, 0), (1, 2, 3)])
+def test_threads_fill_what_is_left_beside_the_process(
+    peak: float, thread: float, threads: int
+) -> None:
+    costs = profile(peak_mb=figure(peak), thread_mb=figure(thread), shared_mb=figure(0)).costs
+    assert costs.threads_within(5) == threads
 
 
 def test_what_the_launcher_holds_already_is_not_taken_off_twice() -> None:

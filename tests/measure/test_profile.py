@@ -111,6 +111,11 @@ BROKEN: dict[str, Any] = {
         json.dumps(facts(peak_mb={"value": 0, "low": 0, "high": 0})),
         "its peak_mb is missing or not valid",
     ),
+    "no spread": (
+        json.dumps(facts(cpu_ms={"value": 5, "low": 6, "high": 7})),
+        "its cpu_ms is missing or not valid",
+    ),
+    "huge": (json.dumps(facts(thread_mb=numbers(1) | {"high": 1e308})), "its thread_mb.high is"),
     "no time zone": (json.dumps(facts(made_at="2026-01-01T00:00:00")), "its made_at is missing"),
 }
 
@@ -143,7 +148,7 @@ def test_broken_file_that_was_named_is_refused(home: Home, name: str) -> None:
 def test_any_file_gives_a_profile_or_a_reason(text: bytes, tmp_path_factory: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(text)
-    found = find_profile(str(path), None, True)
+    found = find_profile(str(path), None, True, "gunicorn")
     assert isinstance(found, str)
 
 
@@ -253,6 +258,20 @@ def test_profile_of_another_python_is_used_with_a_warning(home: Home) -> None:
     assert f"it was made with Python 3.9, this is {here}" in settings.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("server", "chosen", "is_doubted"),
+    [("waitress", "gunicorn", True), ("gunicorn", "waitress", False), ("waitress", "", False)],
+)
+def test_profile_that_was_learnt_under_waitress_is_too_careful_for_gunicorn(
+    home: Home, server: str, chosen: str, is_doubted: bool
+) -> None:
+    put(home, server=f"{server} 3.0.2")
+    settings = load({"NOW_LMS_WSGI_SERVER": chosen}, home=home)
+    assert settings.profile is not None
+    told = ["it was learnt under waitress" in warning for warning in settings.warnings]
+    assert told == [True] * is_doubted
+
+
 def test_profile_of_another_patch_of_python_is_as_good(home: Home) -> None:
     put(home, python=f"{sys.version_info.major}.{sys.version_info.minor}.99")
     assert load(home=home).warnings == ()
@@ -308,6 +327,7 @@ def test_name_of_the_file_is_the_documented_one(home: Home) -> None:
         ([3.0], None, (3, 3, 3)),
         ([5.0, 1.0, 3.0], None, (3, 1, 5)),
         ([5.0, 1.0, 3.0], 5.0, (5, 1, 5)),
+        ([5.0, 1.0, 3.0], 6.0, (6, 1, 6)),
     ],
 )
 def test_figure_is_the_median_or_what_is_planned_with_and_its_spread(

@@ -52,7 +52,7 @@ class Site:
         settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
         self.machine = machine()
         plan = compute_plan(settings, self.machine, server)
-        self._follower = LimitFollower(settings, plan, lambda: self.machine, self.hand)
+        self._follower = LimitFollower(settings, plan, lambda: (self.machine, 0), self.hand)
         self.now = 1000.0
         self.look()
 
@@ -226,7 +226,7 @@ def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> 
     plan = compute_plan(settings, before, "gunicorn")
     assert plan.workers == 5
     known = (before.memory_limit, before.cpus)
-    LimitFollower(settings, plan, lambda: now, hand, known).look(
+    LimitFollower(settings, plan, lambda: (now, 120 * MB), hand, known).look(
         9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 5)
     )
     assert hand.adjusted == []

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flask_workersize.measure.learn import ENOUGH_REQUESTS
 from flask_workersize.measure.profile import FILE_NAME, SizingProfile
+from tests.plain import MB
 from tests.servers.clients import PATH
 from tests.servers.serving import CONF, Server, Starter, await_that, flask, gunicorn, serve_prod
 
@@ -56,7 +58,7 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
     assert learnt["wait_ms"] > learnt["cpu_ms"] > 0
     assert 0 < learnt["worker_memory_mb"] < learnt["shared_memory_mb"]
     names = [line.partition("=")[0] for line in learnt["advice"]]
-    assert names == ["NOW_LMS_WORKERS", "NOW_LMS_THREADS"]
+    assert names == ["NOW_LMS_WORKERS", "NOW_LMS_THREADS", "NOW_LMS_SIZING_PROFILE"]
     assert "planned were 400 MB" in report["warnings"][0]
     assert server.stop() == 0
     made = SizingProfile.load(tmp_path / "instance" / FILE_NAME)
@@ -72,10 +74,17 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
     assert told["worker_memory_mb"] == made.costs.own_mb(1)
 
 
-def test_waitress_learns_too(start: Starter, tmp_path: Path) -> None:
-    server = start(serve_prod(server="waitress", app=APP), None, **learning(tmp_path))
+def test_waitress_learns_too_and_counts_what_it_loaded_before_the_monitor_was_forked(
+    start: Starter, tmp_path: Path
+) -> None:
+    environ = learning(tmp_path, COSTLY_LOADS_MB="80")
+    server = start(serve_prod(server="waitress", app=APP), None, **environ)
     learnt = teach(server.await_ready())["learnt"]
-    assert [line.partition("=")[0] for line in learnt["advice"]] == ["NOW_LMS_THREADS"]
+    names = [line.partition("=")[0] for line in learnt["advice"]]
+    assert names == ["NOW_LMS_THREADS", "NOW_LMS_SIZING_PROFILE"]
+    whole = learnt["shared_memory_mb"] + learnt["worker_memory_mb"]
+    assert 80 < whole < 200
+    assert whole > psutil.Process(server.pid).memory_info().rss / MB - 1
     assert server.stop() == 0
     assert SizingProfile.load(tmp_path / "instance" / FILE_NAME).server.startswith("waitress ")
 

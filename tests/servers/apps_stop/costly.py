@@ -21,9 +21,13 @@ def _compute(seconds: float) -> None:
 
 
 def create_app() -> Flask:
-    """Create the app; its instance folder is ``COSTLY_INSTANCE``."""
+    """Create the app; its instance folder is ``COSTLY_INSTANCE``.
+
+    ``COSTLY_LOADS_MB`` are loaded with it.
+    """
+    loaded = bytearray(os.urandom(1)) * (int(os.environ.get("COSTLY_LOADS_MB", "0")) * MB)
     app = Flask("costly", instance_path=os.environ.get("COSTLY_INSTANCE"))
-    app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0)
+    app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0, LOADED=loaded)
     WorkerSizing(app)
 
     @app.get("/none")
