@@ -45,6 +45,9 @@ VERY_OFTEN_SECONDS = 0.01
 ACTING_SECONDS = 5.0
 """How long after an action that is."""
 
+EXPECTING_SECONDS = 0.02
+"""How often while a worker is about to be ready: it is to be measured before it grows."""
+
 SOON_SECONDS = 0.25
 """How often where a worker is new and not yet measured, or has a bound of its own."""
 
@@ -173,6 +176,8 @@ class MemoryDuty:
             seen = self._look_closely(self._observe(now, snapshot, state), snapshot)
             action = decide(seen, self._rules)
         self.turn_seconds = self._pace(seen)
+        if len(snapshot.ready) < snapshot.wanted:
+            self.turn_seconds = min(self.turn_seconds, EXPECTING_SECONDS)
         if action.kind is not Kind.NOTHING:
             self._act(now, action, seen, snapshot)
         self._hand.press_on(snapshot)

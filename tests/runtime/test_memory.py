@@ -14,16 +14,19 @@ from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.runtime.guard import CALM_SECONDS, WARM_REQUESTS, Rules
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.memory import (
+    EXPECTING_SECONDS,
     LATELY_SECONDS,
     LOG_SECONDS,
     OFTEN_SECONDS,
     SELDOM_SECONDS,
+    SOON_SECONDS,
     VERY_OFTEN_SECONDS,
     MemoryDuty,
     MemoryNote,
 )
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerRow
+from flask_workersize.runtime.watch import HURRY_SECONDS
 from tests.plain import MB, plan
 from tests.runtime.children import Children, Pipe, kill
 from tests.runtime.workers import forks
@@ -604,11 +607,27 @@ def test_it_looks_as_often_as_memory_demands(site: Site) -> None:
     assert site.duty.turn_seconds == OFTEN_SECONDS
 
 
+@forks
 def test_it_looks_seldom_at_a_machine_however_full_it_is(site: Site) -> None:
     site.guard()
     site.gauge.is_group = False
+    site.start(1, 2)
+    site.warm_up()
     site.look(after=10, used=950)
     assert site.duty.turn_seconds == SELDOM_SECONDS
+
+
+@forks
+def test_it_looks_often_while_a_worker_is_about_to_be_ready(site: Site) -> None:
+    """What it has grown before it is first measured would count as its size at the start."""
+    site.guard()
+    site.start(1)
+    site.board.planned = 2
+    site.look(3, used=100)
+    assert site.duty.turn_seconds == EXPECTING_SECONDS < HURRY_SECONDS
+    site.start(2)
+    site.look(3)
+    assert site.duty.turn_seconds == SOON_SECONDS
 
 
 @forks
