@@ -12,7 +12,7 @@ from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
 from flask_workersize.settings import CONFIG_KEYS, NAMES
 from tests.plain import SECRET, VARIABLES, check_line, load, resources, untimed
 
-thorough = settings(untimed, max_examples=300)
+thorough = settings(untimed, max_examples=100)
 USUAL = ["", " ", "0", "-1", "4", " 4 ", "auto", "on", "off", "tcp://a:1", "gunicorn", "waitress"]
 FLAGS = [flag for names in NAMES.values() for flag in names.gunicorn_flags]
 

@@ -89,7 +89,7 @@ def plan_or_line(
     return plan
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(environs, hosts | other_hosts, files, unreadables)
 def test_any_environment_on_any_machine(
     environ: dict[str, str], host: HostFacts, files: dict[str, str], unreadable: set[str]

@@ -378,7 +378,7 @@ def with_more(
     return compute_plan(SizingSettings(**asked), better)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(asked_for, cpu_figures, memory_figures)
 @example(
     {"wsgi_server": "gunicorn", "max_workers": 5, "worker_memory_mb": 200}, 2.0, 8192 * MB
@@ -410,7 +410,7 @@ def test_with_what_one_more_names_there_is_one_more_and_with_less_there_is_not(
         assert counted(with_more(asked, plan, without, cpus, memory)) == counted(plan)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 @given(counts, st.integers(1, 2000), st.integers(0, 99))
 def test_workers_fit_into_the_memory_they_are_said_to_need_and_not_into_less(
     workers: int, worker_memory_mb: int, headroom: int
@@ -467,7 +467,7 @@ def test_one_more_by_each_bound(
     assert one_more(chosen, plan) == {"what": "worker", **expected}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 @given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,4}\.?[0-9]{0,2} ?[kKmMgGtTi]{0,2}[bB]?"))
 def test_any_text_is_a_size_or_refused(text: str) -> None:
     assume(not text.startswith("-"))

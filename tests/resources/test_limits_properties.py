@@ -21,7 +21,7 @@ from tests.resources.strategies import (
     unreadables,
 )
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(deadline=None, max_examples=100)
 SOURCES = {
     "host",
     "affinity",

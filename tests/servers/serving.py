@@ -20,7 +20,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import psutil
+from flask import Flask
 
+from flask_workersize import WorkerSizing
 from flask_workersize.settings import NAMES
 
 APPS = Path(__file__).parent / "apps"
@@ -122,6 +124,19 @@ class Finished:
         assert lines[0].startswith("Error: "), lines[0]
         assert self.status == status, lines[0]
         return lines[0]
+
+
+def refused_here(args: Sequence[str], config: Mapping[str, Any], **environ: str) -> Finished:
+    """Let a new app refuse ``flask serve-prod`` in this process: nothing is started.
+
+    :param args: options of the command
+    :param config: values for ``app.config``
+    """
+    app = Flask("lms")
+    app.config.update(config)
+    WorkerSizing(app)
+    done = app.test_cli_runner().invoke(args=["serve-prod", "--dry-run", *args], env=environ)
+    return Finished(done.exit_code, done.stdout, done.stderr)
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -113,10 +113,8 @@ def test_file_that_is_no_socket_is_refused_and_kept(
     ],
     ids=["folder", "long", "long in bytes"],
 )
-def test_socket_that_cannot_be_made_is_refused(
-    start: Starter, name: str, path: str, reason: str
-) -> None:
-    done = start.run(serve_prod("--bind", f"unix:{path}", server=name))
+def test_socket_that_cannot_be_made_is_refused(start: Starter, path: str, reason: str) -> None:
+    done = start.run(serve_prod("--bind", f"unix:{path}"))
     line = done.assert_one_line_error(1)
     assert f"Cannot listen on unix:{path}: " in line
     assert reason in line
@@ -240,10 +238,8 @@ def test_second_server_leaves_the_first_alone(start: Starter, name: str) -> None
         ("a" * 70, "this is no name or path"),
     ],
 )
-def test_address_that_cannot_be_had_is_refused(
-    start: Starter, name: str, host: str, reason: str
-) -> None:
-    line = start.run(serve_prod("--host", host, server=name)).assert_one_line_error(1)
+def test_address_that_cannot_be_had_is_refused(start: Starter, host: str, reason: str) -> None:
+    line = start.run(serve_prod("--host", host)).assert_one_line_error(1)
     assert re.search(f"Cannot listen on '?{re.escape(host)}:0'?: {reason}", line), line
 
 

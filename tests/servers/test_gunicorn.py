@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers.serving import Server, Starter, await_that, serve_prod
+from tests.plain import clear_environment
+from tests.servers.serving import Server, Starter, await_that, refused_here, serve_prod
 
 Config = dict[str, Any]
 
@@ -177,13 +178,12 @@ def test_options_of_app_config_feed_the_plan_as_the_weakest_word(start: Starter)
     ],
 )
 def test_option_that_cannot_be_used_is_refused_by_name(
-    start: Starter, config: Config, args: str, culprits: list[str]
+    monkeypatch: pytest.MonkeyPatch, config: Config, args: str, culprits: list[str]
 ) -> None:
-    done = start.run(
-        serve_prod(server="gunicorn"),
-        {"WORKERSIZE_GUNICORN_OPTIONS": config},
-        GUNICORN_CMD_ARGS=args,
-    )
+    """A start refuses the same: test_serve_prod.py."""
+    clear_environment(monkeypatch)
+    options = {"WORKERSIZE_GUNICORN_OPTIONS": config}
+    done = refused_here(["--wsgi-server", "gunicorn"], options, GUNICORN_CMD_ARGS=args)
     line = done.assert_one_line_error(2)
     for culprit in culprits:
         assert culprit in line

@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from tests.servers.serving import Starter, flask, serve_prod
+from tests.plain import clear_environment
+from tests.servers.serving import Starter, flask, refused_here, serve_prod
 
 SHAPES = {"gunicorn": "2 workers × 3 threads", "waitress": "3 threads in one process"}
 FIGURES = r"CPU bound \d+, memory bound \d+: \d+ MB available / 250 MB a worker"
@@ -265,14 +266,20 @@ def test_help_reads_well_even_where_the_settings_are_wrong(start: Starter) -> No
     ],
 )
 def test_wrong_setting_is_one_line_that_names_it_with_status_2(
-    start: Starter,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     config: dict[str, object],
     environ: dict[str, str],
     culprit: str,
 ) -> None:
-    line = start.run(serve_prod(*arguments), config, **environ).assert_one_line_error(2)
-    assert culprit in line
+    clear_environment(monkeypatch)
+    assert culprit in refused_here(arguments, config, **environ).assert_one_line_error(2)
+
+
+def test_wrong_setting_is_refused_by_a_start(start: Starter, name: str) -> None:
+    done = start.run(serve_prod(server=name), NOW_LMS_MIN_WORKERS="none")
+    assert "NOW_LMS_MIN_WORKERS" in done.assert_one_line_error(2)
 
 
 def test_wrong_setting_is_shown_by_a_dry_run_too(start: Starter, name: str) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from tests.servers.serving import Headers, Server, Starter, serve_prod
 
+# One process runs them all: it starts each server once.
+pytestmark = pytest.mark.xdist_group("trusted proxy")
+
 CLIENT = "203.0.113.9"
 BY_PROXY = [("X-Forwarded-For", CLIENT), ("X-Forwarded-Proto", "https")]
 LIES = [
