@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,32 @@ def test_workers_that_end_after_a_few_requests_are_one_line(start: Starter, tmp_
     assert done.status == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.fixture
+def hang_up() -> Iterator[Callable[[Any], None]]:
+    """Return what sets how processes that are started take a hang-up."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "under_nohup"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+        (signal.SIGINT, False),
+        (signal.SIGHUP, True),
+    ],
+)
 def test_measuring_that_is_ended_leaves_no_server(
-    start: Starter, tmp_path: Path, number: signal.Signals
+    *,
+    start: Starter,
+    tmp_path: Path,
+    hang_up: Callable[[Any], None],
+    number: signal.Signals,
+    under_nohup: bool,
 ) -> None:
+    hang_up(signal.SIG_IGN if under_nohup else signal.SIG_DFL)
     env = {**PATH, "COSTLY_INSTANCE": str(tmp_path / "instance")}
     command = flask("workersize", "measure", "--path", "/both", "--requests", "5000", app=APP)
     server = start.launch(command, None, **env)
@@ -177,6 +200,10 @@ def test_measuring_that_is_ended_leaves_no_server(
     await_that(lambda: len(process.children(recursive=True)) == 4, "the trial runs")
     members = process.children(recursive=True)
     server.signal(number)
+    if under_nohup:
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        server.signal(signal.SIGTERM)
     server.wait()
     assert [member for member in members if member.is_running()] == []
     assert not (tmp_path / "instance").exists()
