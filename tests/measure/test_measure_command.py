@@ -167,7 +167,7 @@ def test_workers_that_end_after_a_few_requests_are_one_line(start: Starter, tmp_
 
 
 @pytest.fixture
-def hang_up() -> Iterator[Callable[[Any], None]]:
+def hang_up() -> Iterator[Callable[[Any], object]]:
     """Return what sets how processes that are started take a hang-up."""
     before = signal.getsignal(signal.SIGHUP)
     yield lambda handler: signal.signal(signal.SIGHUP, handler)
@@ -187,7 +187,7 @@ def test_measuring_that_is_ended_leaves_no_server(
     *,
     start: Starter,
     tmp_path: Path,
-    hang_up: Callable[[Any], None],
+    hang_up: Callable[[Any], object],
     number: signal.Signals,
     under_nohup: bool,
 ) -> None:
