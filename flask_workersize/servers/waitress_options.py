@@ -44,6 +44,13 @@ def waitress_options(
             continue
         _check_option(name, value)
         options[name] = value
+    try:
+        Adjustments(**options)
+    except ValueError as error:
+        raise WorkerSizeConfigError(
+            f"app.config {options_key('waitress')} is not valid: {str(error).rstrip('. ')}. "
+            "Correct or remove it."
+        ) from None
     return options
 
 

@@ -122,9 +122,6 @@ def test_one_client_alone_needs_one_trial(start: Starter, tmp_path: Path) -> Non
     ("path", "expected"),
     [
         ("/closed", "/closed answered 302. That needs a login: choose paths that are open"),
-        ("/forbidden", "/forbidden answered 403. That needs a login"),
-        ("/moved", "/moved answered 302. That leads elsewhere (/none): choose where to"),
-        ("/missing", "/missing answered 404. There is no such page"),
         ("/fails", "/fails answered 500. The app fails: see what it says under flask serve-prod"),
         ("/dies", "/dies answered nothing. The server hangs up"),
     ],
@@ -232,6 +229,11 @@ def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Pat
 @pytest.mark.parametrize(
     ("status", "location", "expected"),
     [
+        (302, "/login?next=/", "needs a login"),
+        (401, None, "needs a login"),
+        (403, None, "needs a login"),
+        (404, None, "no such page"),
+        (500, None, "The app fails"),
         (301, "https://127.0.0.1:8080/", "insists on https"),
         (302, "http://127.0.0.1:8080/start?a=1", "leads elsewhere (http://127.0.0.1:8080/start)"),
         (400, None, "does not trust the host"),

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from flask_workersize import Resources, compute_plan
+from flask_workersize.plan import available_for
+from flask_workersize.runtime import follow
 from flask_workersize.runtime.follow import LOOK_SECONDS, LimitFollower, with_workers_memory
 from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
 from flask_workersize.values import ServerName
@@ -228,6 +230,26 @@ def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> 
     known = (before.memory_limit, before.cpus)
     LimitFollower(settings, plan, lambda: (now, 120 * MB), hand, known).look(
         9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 5)
+    )
+    assert hand.adjusted == []
+
+
+def test_only_what_the_launcher_holds_of_what_is_taken_off_once_counts_as_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The profile says 300 MB, 50 of them are held: there is no more room than at the start."""
+    monkeypatch.setattr(follow, "process_memory", lambda _: None)
+    hand = Notebook()
+    settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"}).measured_by(
+        profile(shared_mb=figure(300), peak_mb=figure(17))
+    )
+    before = resources(8, 462, memory_limit=2048 * MB)
+    plan = compute_plan(settings, available_for(settings, before, 50 * MB), "gunicorn")
+    assert plan.workers == 12
+    now = resources(7, 462 - 12 * 17, memory_limit=2048 * MB)
+    known = (before.memory_limit, before.cpus)
+    LimitFollower(settings, plan, lambda: (now, 50 * MB), hand, known).look(
+        9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 12)
     )
     assert hand.adjusted == []
 

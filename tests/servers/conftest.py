@@ -20,13 +20,6 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         yield start
 
 
-@pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    """Start servers that several tests of a module ask."""
-    with starter(tmp_path_factory.mktemp("shared")) as start:
-        yield start
-
-
 @pytest.fixture(params=SERVERS)
 def name(request: pytest.FixtureRequest) -> str:
     """Run the test on each of the two servers."""

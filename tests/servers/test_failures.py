@@ -158,22 +158,23 @@ def test_no_folder_for_heartbeats_is_one_line(start: Starter) -> None:
     assert "finds no folder for its heartbeats" in done.assert_one_line_error(1)
 
 
-@pytest.mark.parametrize("preload", ["on", "off"])
 @pytest.mark.parametrize(
-    ("args", "culprit"),
+    ("args", "culprit", "preload"),
     [
-        ("--certfile /nonexistent.pem --keyfile /n", "/nonexistent.pem"),
-        ("--log-config /nonexistent.ini", "/nonexistent.ini"),
-        ("--access-logfile /nonexistent/e.log", "/nonexistent/e.log"),
-        ("--error-logfile /nonexistent/e.log", "/nonexistent/e.log"),
-        ("--pid /nonexistent/p.pid", "/nonexistent"),
-        ("--worker-tmp-dir /nonexistent", "heartbeats"),
-        ("-e FOO", "raw_env"),
-        ("--logger-class nosuch.Logger", "nosuch.Logger"),
+        ("--certfile /nonexistent.pem --keyfile /n", "/nonexistent.pem", "on"),
+        ("--certfile /nonexistent.pem --keyfile /n", "/nonexistent.pem", "off"),
+        ("--log-config /nonexistent.ini", "/nonexistent.ini", "on"),
+        ("--access-logfile /nonexistent/e.log", "/nonexistent/e.log", "off"),
+        ("--error-logfile /nonexistent/e.log", "/nonexistent/e.log", "on"),
+        ("--pid /nonexistent/p.pid", "/nonexistent", "off"),
+        ("--worker-tmp-dir /nonexistent", "heartbeats", "on"),
+        ("--worker-tmp-dir /nonexistent", "heartbeats", "off"),
+        ("-e FOO", "raw_env", "on"),
+        ("--logger-class nosuch.Logger", "nosuch.Logger", "off"),
     ],
 )
 def test_option_that_gunicorn_refuses_at_its_start_is_one_line(
-    start: Starter, preload: str, args: str, culprit: str
+    start: Starter, args: str, culprit: str, preload: str
 ) -> None:
     """Before it stand at most the line of the plan and gunicorn's own, which were right then."""
     done = start.run(

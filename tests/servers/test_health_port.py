@@ -140,11 +140,15 @@ def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, k
         report: dict[str, Any] = server.live_report(BEARER)
         return list(report["rows"])
 
-    await_that(lambda: all(row["rss_mb"] for row in rows()), "every worker is measured")
-    for row in rows():
+    def is_right(row: dict[str, Any]) -> bool:
         seen = psutil.Process(row["pid"]).memory_full_info()
-        assert row["rss_mb"] == pytest.approx(seen.rss / 2**20, rel=0.2)
-        assert row["pss_mb"] == pytest.approx(seen.pss / 2**20, rel=0.4)
+        told = (row["rss_mb"], row["pss_mb"])
+        # Measured when it was ready, it shared with fewer: it is measured again, in turn.
+        return told == pytest.approx((seen.rss / 2**20, seen.pss / 2**20), rel=0.2)
+
+    await_that(lambda: all(row["rss_mb"] for row in rows()), "every worker is measured")
+    await_that(lambda: all(map(is_right, rows())), "every worker is measured again")
+    for row in rows():
         assert 0 <= row["memory_age_seconds"] <= row["age_seconds"]
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
 
 from tests.servers.serving import Headers, Server, Starter, serve_prod
-
-# One process runs them all: it starts each server once.
-pytestmark = pytest.mark.xdist_group("trusted proxy")
 
 CLIENT = "203.0.113.9"
 BY_PROXY = [("X-Forwarded-For", CLIENT), ("X-Forwarded-Proto", "https")]
@@ -33,22 +28,25 @@ TRUSTING = {
     "unix": ("unix:trusted.sock", "192.0.2.1"),
 }
 
-Serve = Callable[..., Server]
+CASES: list[tuple[Headers, str | None, str]] = [
+    ([], None, "http"),
+    (BY_PROXY, CLIENT, "https"),
+    ([("X-Forwarded-For", CLIENT)], CLIENT, "http"),
+    ([("X-Forwarded-Proto", "https")], None, "https"),
+    ([("X-Forwarded-Proto", "http")], None, "http"),
+    ([("X-Forwarded-For", f"198.51.100.7, {CLIENT}")], CLIENT, "http"),
+    ([("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-For", CLIENT)], CLIENT, "http"),
+    ([("X-Forwarded-For", "2001:db8::9")], "2001:db8::9", "http"),
+    (LIES, None, "http"),
+    ([*BY_PROXY, *LIES], CLIENT, "https"),
+    ([("X-Forwarded-Proto", "http"), ("X-Forwarded-Ssl", "on")], None, "http"),
+]
+"""Headers, and what is believed of them: the client and the scheme."""
 
 
-@pytest.fixture(scope="module")
-def serve(start_shared: Starter) -> Serve:
-    """Return the server for a bind and a trusted proxy, started when it is first asked for."""
-
-    @cache
-    def serve(name: str, bind: str, trusted: str | None) -> Server:
-        environ = {} if trusted is None else {"NOW_LMS_TRUSTED_PROXY": trusted}
-        bind = bind.replace("trusted", f"{name}-{trusted is None}")
-        return start_shared(
-            serve_prod("--workers", "1", "--bind", bind, server=name), None, **environ
-        )
-
-    return serve
+def serve(start: Starter, name: str, bind: str, trusted: str | None) -> Server:
+    environ = {} if trusted is None else {"NOW_LMS_TRUSTED_PROXY": trusted}
+    return start(serve_prod("--workers", "1", "--bind", bind, server=name), None, **environ)
 
 
 def facts(server: Server, headers: Headers) -> Any:
@@ -56,47 +54,31 @@ def facts(server: Server, headers: Headers) -> Any:
 
 
 @pytest.mark.parametrize("place", TRUSTING)
-@pytest.mark.parametrize(
-    ("headers", "client", "scheme"),
-    [
-        ([], None, "http"),
-        (BY_PROXY, CLIENT, "https"),
-        ([("X-Forwarded-For", CLIENT)], CLIENT, "http"),
-        ([("X-Forwarded-Proto", "https")], None, "https"),
-        ([("X-Forwarded-Proto", "http")], None, "http"),
-        ([("X-Forwarded-For", f"198.51.100.7, {CLIENT}")], CLIENT, "http"),
-        ([("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-For", CLIENT)], CLIENT, "http"),
-        ([("X-Forwarded-For", "2001:db8::9")], "2001:db8::9", "http"),
-        (LIES, None, "http"),
-        ([*BY_PROXY, *LIES], CLIENT, "https"),
-        ([("X-Forwarded-Proto", "http"), ("X-Forwarded-Ssl", "on")], None, "http"),
-    ],
-    ids=["plain", "both", "for", "https", "http", "chain", "twice", "ipv6", "lies", "all", "mix"],
-)
 def test_trusted_peer_is_believed_for_client_and_scheme_alone(
-    *, serve: Serve, name: str, place: str, headers: Headers, client: str | None, scheme: str
+    start: Starter, name: str, place: str
 ) -> None:
     bind, trusted = TRUSTING[place]
-    seen = facts(serve(name, bind, trusted), headers)
+    server = serve(start, name, bind, trusted)
     peer = UNIX_PEERS[name] if bind.startswith("unix:") else "127.0.0.1"
-    assert seen["remote_addr"] == (peer if client is None else client)
-    assert seen["scheme"] == scheme
-    assert seen["host"] == "lms.example"
-    assert seen["script_root"] == ""
     believed = {"HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_PROTOCOL"}
-    assert set(seen["proxy_headers"]) <= believed
+    for headers, client, scheme in CASES:
+        seen = facts(server, headers)
+        assert seen["remote_addr"] == (peer if client is None else client), headers
+        assert seen["scheme"] == scheme, headers
+        assert seen["host"] == "lms.example", headers
+        assert seen["script_root"] == "", headers
+        assert set(seen["proxy_headers"]) <= believed, headers
 
 
-@pytest.mark.parametrize("headers", [[], BY_PROXY, LIES, [*BY_PROXY, *LIES]])
-def test_peer_that_is_not_trusted_is_not_believed(
-    serve: Serve, name: str, headers: Headers
-) -> None:
-    seen = facts(serve(name, "127.0.0.1:0", "192.0.2.0/24"), headers)
-    assert seen["remote_addr"] == "127.0.0.1"
-    assert seen["scheme"] == "http"
-    assert seen["host"] == "lms.example"
-    assert seen["script_root"] == ""
-    assert set(seen["proxy_headers"]) <= {"HTTP_X_FORWARDED_PROTOCOL"}
+def test_peer_that_is_not_trusted_is_not_believed(start: Starter, name: str) -> None:
+    server = serve(start, name, "127.0.0.1:0", "192.0.2.0/24")
+    for headers in ([], BY_PROXY, LIES, [*BY_PROXY, *LIES]):
+        seen = facts(server, headers)
+        assert seen["remote_addr"] == "127.0.0.1", headers
+        assert seen["scheme"] == "http", headers
+        assert seen["host"] == "lms.example", headers
+        assert seen["script_root"] == "", headers
+        assert set(seen["proxy_headers"]) <= {"HTTP_X_FORWARDED_PROTOCOL"}, headers
 
 
 @pytest.mark.parametrize(
@@ -109,10 +91,10 @@ def test_peer_that_is_not_trusted_is_not_believed(
     ],
 )
 def test_without_the_setting_each_server_keeps_its_own_manners(
-    *, serve: Serve, server: str, bind: str, peer: str, scheme: str, passed_on: bool
+    *, start: Starter, server: str, bind: str, peer: str, scheme: str, passed_on: bool
 ) -> None:
     """What each does is documented: gunicorn believes X-Forwarded-Proto of a local peer."""
-    seen = facts(serve(server, bind, None), BY_PROXY)
+    seen = facts(serve(start, server, bind, None), BY_PROXY)
     assert seen["remote_addr"] == peer
     assert seen["scheme"] == scheme
     assert ("HTTP_X_FORWARDED_FOR" in seen["proxy_headers"]) is passed_on

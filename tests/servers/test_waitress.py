@@ -10,7 +10,8 @@ import pytest
 
 from flask_workersize import Resources, SizingSettings, compute_plan
 from flask_workersize.servers.waitress_options import waitress_options
-from tests.servers.serving import Server, Starter, serve_prod
+from tests.plain import clear_environment
+from tests.servers.serving import Server, Starter, refused_here, serve_prod
 
 IDLE_CONNECTIONS = 150
 RESOURCES = Resources(
@@ -108,9 +109,10 @@ def test_option_that_a_plan_is_made_from_feeds_the_plan_as_the_weakest_word(
     ],
 )
 def test_option_that_cannot_be_used_is_refused_by_name(
-    start: Starter, options: Any, culprit: str
+    monkeypatch: pytest.MonkeyPatch, options: Any, culprit: str
 ) -> None:
-    done = start.run(serve_prod(), {"WORKERSIZE_WAITRESS_OPTIONS": options})
+    clear_environment(monkeypatch)
+    done = refused_here([], {"WORKERSIZE_WAITRESS_OPTIONS": options})
     line = done.assert_one_line_error(2)
     assert culprit in line
     assert "WORKERSIZE_WAITRESS_OPTIONS" in line
