@@ -98,7 +98,7 @@ class SizingPlan:
             left = f"{available} - {self.shared_memory_mb} MB shared"
             memory = f"({left}) / {own} a worker, measured"
             if self.server == "waitress":
-                each = f"{self.thread_memory_mb:.1f} MB a thread"
+                each = f"{round(self.thread_memory_mb, 2):g} MB a thread"
                 memory = f"1 + ({left} - {own}) / {each}, measured"
         if self.limited_by == "memory":
             return f"memory: {memory}; CPU bound {self.cpu_bound}"

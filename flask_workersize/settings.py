@@ -339,7 +339,13 @@ class SizingSettings(BaseSettings):
             warning = f"The sizing profile in the instance folder {told}"
             return self.model_copy(update={"warnings": (*self.warnings, warning)})
         profile, doubts = found
-        return self if profile is None else self.measured_by(profile, doubts)
+        if profile is None:
+            return self
+        made = self.measured_by(profile, doubts)
+        if self.sizing_profile is not None or made.profile is None:
+            return made
+        named = {**made.sources, "sizing_profile": "instance folder"}
+        return made.model_copy(update={"sources": named})
 
     def measured_by(self, profile: SizingProfile, doubts: tuple[str, ...] = ()) -> Self:
         """Return the settings with a profile, unless a number for the memory of a worker is set.

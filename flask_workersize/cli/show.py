@@ -72,6 +72,8 @@ def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
     }
     if settings.ready_saturated_seconds is not None:
         values["ready_saturated_seconds"] = f"{settings.ready_saturated_seconds} s"
+    if settings.profile is not None and settings.sizing_profile is None:
+        values["sizing_profile"] = "found"
     sources = {name: plan.sources[name] for name in ("workers", "threads")}
     for name in NAMES:
         if name not in _ADDRESS:
@@ -127,7 +129,9 @@ def _memory_formula(settings: SizingSettings, plan: SizingPlan, available: str) 
     formula = f"{available} / {own} MB, rounded down"
     if settings.profile and plan.server == "waitress":
         each = settings.profile.costs.each_thread_mb
-        formula = f"1 + ({available} - {shared} MB shared - {own} MB) / {each:.1f} MB a thread"
+        formula = (
+            f"1 + ({available} - {shared} MB shared - {own} MB) / {round(each, 2):g} MB a thread"
+        )
     elif settings.profile:
         formula = f"({available} - {shared} MB shared) / {own} MB, rounded down"
         if plan.threads > 1:

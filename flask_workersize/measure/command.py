@@ -97,9 +97,11 @@ def _propose(
     resources = with_held(state.resources, state.held_bytes, costs.once_mb)
     advice = advise(costs, settings, resources, settings.wsgi_server)
     click.echo(f"for .env: {show.because(advice, costs, resources.cpus)}")
-    _say(f"  {line}" for line in advice.lines())
+    # For another server the numbers would be others.
+    lines = [f"NOW_LMS_WSGI_SERVER={advice.server}", *advice.lines()]
+    _say(f"  {line}" for line in lines)
     if write is not None:
-        write_lines(Path(write), advice.lines())
+        write_lines(Path(write), lines)
         click.echo(f"written to {write}")
 
 

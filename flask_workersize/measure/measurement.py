@@ -192,22 +192,23 @@ _REASONS = {
 
 
 def check(answers: Answers) -> None:
-    """Refuse to measure what is no answer.
+    """Refuse to measure a path that never answers: what it costs would not be what users get.
 
     :raises WorkerSizeConfigError: saying in one line what came instead
     """
-    if answers.good:
+    if not answers.useless:
         return
-    paths = ", ".join(dict.fromkeys([*answers.statuses, *answers.failed])) or "no path"
-    statuses = {status for counts in answers.statuses.values() for status in counts}
+    paths = ", ".join(answers.useless)
+    statuses = {status for path in answers.useless for status in answers.statuses.get(path, ())}
     what = ", ".join(map(str, sorted(statuses))) or "nothing"
+    moved_to = [answers.moved_to[path] for path in answers.useless if path in answers.moved_to]
     why = "The server hangs up: see what it says under flask serve-prod."
-    if statuses & {401, 403} or any("login" in place for place in answers.moved_to.values()):
+    if statuses & {401, 403} or any("login" in place for place in moved_to):
         why = "That needs a login: choose paths that are open with --path."
     elif statuses and max(statuses) >= 500:
         why = "The app fails: see what it says under flask serve-prod."
     elif statuses and min(statuses) < 400:
-        led = next(iter(answers.moved_to.values()), "").split("?")[0]
+        led = "".join(moved_to[:1]).split("?")[0]
         why = f"That leads elsewhere{f' ({led})' if led else ''}: choose where to with --path."
         if led.startswith("https:"):
             why = (

@@ -60,12 +60,14 @@ def errors(answers: Sequence[Answers]) -> Iterable[str]:
 def because(advice: Advice, costs: Costs, cpus: float) -> str:
     """Return a proposal and how it came about."""
     used = min(cpus, 1.0) if advice.server == "waitress" else cpus
+    alone = " (one process)" if used < cpus else ""
     formula = (
-        f"{used:g} CPU{'' if used == 1 else 's'} × (1 + {costs.wait_ms:.1f} ms waiting / "
+        f"{used:g} CPU{'' if used == 1 else 's'}{alone} × (1 + {costs.wait_ms:.1f} ms waiting / "
         f"{costs.cpu_ms:.1f} ms computing) = {advice.slots:.1f} requests at once"
     )
     shape = f"{advice.workers} × {advice.threads} (workers × threads)"
     if advice.server == "waitress":
         shape = f"{advice.threads} threads in one process"
+    more = ", and some to spare" if advice.workers * advice.threads > advice.slots else ""
     short = "; memory allows no more" if advice.is_short else ""
-    return f"{shape}, since {formula}{short}"
+    return f"{shape}, since {formula}{more}{short}"

@@ -80,12 +80,17 @@ class Answers:
     @property
     def good(self) -> int:
         """Answers that are what was asked for."""
-        return sum(
-            count
-            for counts in self.statuses.values()
-            for status, count in counts.items()
-            if 200 <= status < 300
-        )
+        return sum(map(self.good_of, self.statuses))
+
+    def good_of(self, path: str) -> int:
+        """Return how many answers of a path are what was asked for."""
+        counts = self.statuses.get(path, Counter())
+        return sum(count for status, count in counts.items() if 200 <= status < 300)
+
+    @property
+    def useless(self) -> list[str]:
+        """The paths that never gave what was asked for."""
+        return [path for path in {**self.statuses, **self.failed} if not self.good_of(path)]
 
 
 class Trial:

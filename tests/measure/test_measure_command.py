@@ -65,8 +65,10 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     found = re.search(r"^  NOW_LMS_WORKERS=(\d+)\n  NOW_LMS_THREADS=(\d+)$", done.stdout, re.M)
     assert found
     assert int(found[2]) > 1
-    expected = f"MINE=1\nNOW_LMS_THREADS={found[2]}\nNOW_LMS_WORKERS={found[1]}\n"
-    assert env.read_text() == expected
+    assert env.read_text() == (
+        f"MINE=1\nNOW_LMS_THREADS={found[2]}\nNOW_LMS_WSGI_SERVER=gunicorn\n"
+        f"NOW_LMS_WORKERS={found[1]}\n"
+    )
     assert (
         len(re.findall(r"^  [a-zA-Z ]+  -?[\d.]+ \(-?[\d.]+ to [\d.]+\)", done.stdout, re.M)) == 8
     )
@@ -140,10 +142,21 @@ def test_path_without_a_page_is_one_line(
 def test_some_pages_that_fail_are_told_and_the_others_measured(
     start: Starter, tmp_path: Path
 ) -> None:
-    done = measure(start, tmp_path, "--path", "/none", "--path", "/fails", *FEW)
+    done = measure(start, tmp_path, "--path", "/none", "--path", "/sometimes", *FEW)
     assert done.status == 0, done.stderr
-    assert re.search(r"^Warning: /fails answered: \d+ × 500\.", done.stdout, re.M)
+    assert re.search(r"^Warning: /sometimes answered: \d+ × 500\.", done.stdout, re.M)
     assert saved(tmp_path).requests < 145
+
+
+def test_path_that_never_answers_is_refused_though_another_does(
+    start: Starter, tmp_path: Path
+) -> None:
+    """A typing error would be measured, and replace a good profile."""
+    done = measure(start, tmp_path, "--path", "/none", "--path", "/nome", *FEW)
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert line.startswith("Error: Nothing to measure: /nome answered 404. There is no such page")
+    assert done.status == 2
+    assert not (tmp_path / "instance").exists()
 
 
 def test_server_that_does_not_start_is_one_line(start: Starter, tmp_path: Path) -> None:

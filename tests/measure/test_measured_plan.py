@@ -109,10 +109,10 @@ def test_waitress_says_what_its_process_needs() -> None:
     made = compute_plan(settings, machine, "waitress")
     assert str(made) == (
         "waitress: 3 threads in one process (memory: 1 + (94 MB available - 60 MB shared - 30 MB) "
-        "/ 2.0 MB a thread, measured; CPU bound 5), about 94 MB"
+        "/ 2 MB a thread, measured; CPU bound 5), about 94 MB"
     )
     told = explain(settings, machine, made)
-    assert "1 + (94 MB - 60 MB shared - 30 MB) / 2.0 MB a thread  <- binds" in told
+    assert "1 + (94 MB - 60 MB shared - 30 MB) / 2 MB a thread  <- binds" in told
 
 
 def test_start_line_has_the_headroom_among_its_numbers() -> None:

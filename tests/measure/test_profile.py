@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_workersize import SizingSettings, WorkerSizeConfigError
+from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
+from flask_workersize.cli.show import explain
 from flask_workersize.measure.profile import (
     FILE_NAME,
     STALE_AFTER,
@@ -24,7 +25,7 @@ from flask_workersize.measure.profile import (
     find_profile,
 )
 from tests.measure.profiles import facts, figure, numbers, profile
-from tests.plain import SECRET, check_line, load, refused, untimed
+from tests.plain import SECRET, check_line, load, refused, resources, untimed
 
 VARIABLE = "NOW_LMS_SIZING_PROFILE"
 
@@ -208,6 +209,16 @@ def test_number_that_is_set_wins_over_a_profile(home: Home, variable: str) -> No
     assert settings.profile is None
     assert settings.memory_of_a_worker(1) == (0, 150)
     assert settings.source_of("worker_memory_mb") == variable
+
+
+def test_profile_that_was_found_is_shown_as_such(home: Home) -> None:
+    put(home)
+    settings = load(home=home)
+    machine = resources(2, 512)
+    told = explain(settings, machine, compute_plan(settings, machine))
+    assert "  sizing_profile           found          instance folder\n" in told
+    named = load({VARIABLE: str(home.path)}, home=home)
+    assert named.source_of("sizing_profile") == VARIABLE
 
 
 def test_settings_without_an_app_know_a_named_profile_alone(home: Home) -> None:

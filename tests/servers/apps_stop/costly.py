@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
@@ -29,6 +30,7 @@ def create_app() -> Flask:
     app = Flask("costly", instance_path=os.environ.get("COSTLY_INSTANCE"))
     app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0, LOADED=loaded)
     WorkerSizing(app)
+    count = itertools.count(1)
 
     @app.get("/none")
     def none() -> dict[str, int]:
@@ -77,6 +79,13 @@ def create_app() -> Flask:
     @app.get("/fails")
     def fails() -> str:
         raise RuntimeError("on purpose")
+
+    @app.get("/sometimes")
+    def sometimes() -> str:
+        """Fail once in three times."""
+        if next(count) % 3 == 0:
+            raise RuntimeError("on purpose")
+        return "well"
 
     @app.get("/dies")
     def dies() -> str:
