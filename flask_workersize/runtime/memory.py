@@ -46,7 +46,10 @@ ACTING_SECONDS = 5.0
 """How long after an action that is."""
 
 EXPECTING_SECONDS = 0.02
-"""How often while a worker is about to be ready: it is to be measured before it grows."""
+"""How often while a worker is about to be ready, or warm: it is to be measured before it grows."""
+
+WARMING_SECONDS = 0.5
+"""How long after a request a worker counts as about to be warm."""
 
 SOON_SECONDS = 0.25
 """How often where a worker is new and not yet measured, or has a bound of its own."""
@@ -145,6 +148,8 @@ class MemoryDuty:
         self._has_new = False
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
+        self._served: dict[int, int] = {}
+        self._warming_at = float("-inf")
         self.turn_seconds = SELDOM_SECONDS
         board.guard = GuardState.OK
 
@@ -176,7 +181,7 @@ class MemoryDuty:
             seen = self._look_closely(self._observe(now, snapshot, state), snapshot)
             action = decide(seen, self._rules)
         self.turn_seconds = self._pace(seen)
-        if len(snapshot.ready) < snapshot.wanted:
+        if self._is_expecting(now, snapshot):
             self.turn_seconds = min(self.turn_seconds, EXPECTING_SECONDS)
         if action.kind is not Kind.NOTHING:
             self._act(now, action, seen, snapshot)
@@ -196,6 +201,15 @@ class MemoryDuty:
             return longest
         free = self._rules.critical_share * seen.limit_bytes - seen.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
+
+    def _is_expecting(self, now: float, snapshot: Snapshot) -> bool:
+        """Return whether a worker is about to be ready, or warm."""
+        served = {row.age: row.served for row in snapshot.ready if self._warm(row.age) is None}
+        if any(count > self._served.get(age, 0) for age, count in served.items()):
+            self._warming_at = now
+        self._served = served
+        is_warming = now < self._warming_at + WARMING_SECONDS
+        return len(snapshot.ready) < snapshot.wanted or (bool(served) and is_warming)
 
     def _growth(self, now: float, used: int) -> float:
         """Return by how many bytes memory has grown in a second, lately."""

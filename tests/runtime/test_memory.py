@@ -20,6 +20,7 @@ from flask_workersize.runtime.memory import (
     OFTEN_SECONDS,
     SELDOM_SECONDS,
     VERY_OFTEN_SECONDS,
+    WARMING_SECONDS,
     MemoryDuty,
     MemoryNote,
 )
@@ -624,9 +625,28 @@ def test_it_looks_often_while_a_worker_is_about_to_be_ready(site: Site) -> None:
     site.board.planned = 2
     site.look(3, used=100)
     assert site.duty.turn_seconds == EXPECTING_SECONDS < HURRY_SECONDS
-    site.start(2)
+    (two,) = site.start(2)
     site.look(3)
     assert site.duty.turn_seconds > HURRY_SECONDS
+    two.serve()
+    site.look()
+    assert site.duty.turn_seconds > HURRY_SECONDS, "it is warm"
+
+
+@forks
+def test_it_looks_often_while_a_worker_that_serves_is_not_yet_warm(site: Site) -> None:
+    site.guard()
+    (one,) = site.start(1)
+    site.look(3, used=100)
+    assert site.duty.turn_seconds > HURRY_SECONDS
+    one.serve(WARM_REQUESTS - 2)
+    site.look()
+    assert site.duty.turn_seconds == EXPECTING_SECONDS
+    site.look(after=WARMING_SECONDS)
+    assert site.duty.turn_seconds > HURRY_SECONDS, "it is idle"
+    one.serve(2)
+    site.look(3)
+    assert site.duty.turn_seconds > HURRY_SECONDS, "it is warm"
 
 
 @forks
