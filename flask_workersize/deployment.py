@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from .measure.profile import Home
+from .measure.home import Home
 from .plan import SizingPlan
 from .resources import Resources
 from .runtime.scoreboard import Scoreboard
@@ -32,8 +32,8 @@ ENVIRON_KEY = "flask_workersize.deployment"
 class Deployment:
     """One decision: what was asked for, what was found, what follows, and where it is watched.
 
-    ``resources`` are what the plan was made from. ``home`` says whose profile it is; ``None`` where
-    the app is not known. ``held_bytes`` is what the launcher held when the machine was looked at.
+    ``resources`` are what the machine gave when it was looked at, and ``held_bytes`` what the
+    launcher held then. ``home`` says whose profile it is; ``None`` where the app is not known.
     """
 
     settings: SizingSettings

@@ -60,7 +60,7 @@ __all__ = [
 _FOLLOWED = ("workers", "threads", "timeout", "graceful_timeout")
 
 
-def _decide(resources: Resources, options: Mapping[str, Any]) -> Deployment:
+def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Deployment:
     """Plan, or end gunicorn with one line."""
     try:
         settings = SizingSettings.load(
@@ -69,12 +69,11 @@ def _decide(resources: Resources, options: Mapping[str, Any]) -> Deployment:
     except WorkerSizeConfigError as error:
         error.show()
         sys.exit(error.exit_code)
-    held = held_memory(os.getpid())
-    resources = available_for(settings, resources, held)
-    return Deployment(settings, resources, compute_plan(settings, resources), held_bytes=held)
+    plan = compute_plan(settings, available_for(settings, resources, held))
+    return Deployment(settings, resources, plan, held_bytes=held)
 
 
-_decided = _decide(detect_resources(), {})
+_decided = _decide(detect_resources(), held_memory(os.getpid()), {})
 process.deployment = _decided
 
 workers = _decided.plan.workers
@@ -189,7 +188,7 @@ def _follow(cfg: Any) -> Deployment:
         # gunicorn has read the workers above: they do not follow other threads any more.
         options["workers"] = cfg.workers
     if options:
-        decided = _decide(decided.resources, options)
+        decided = _decide(decided.resources, decided.held_bytes, options)
     plan = replace(decided.plan, worker_class=worker_class)
     return replace(decided, plan=plan)
 

@@ -155,12 +155,7 @@ def compute_plan(
     shared, own = settings.memory_of_a_worker(
         (settings.threads or 1) if server == "gunicorn" else 1
     )
-    memory_bound = max(usable - shared * MB, 0) // (own * MB)
-    if settings.profile is not None:
-        # Measured with all its threads: the division by them is undone.
-        memory_bound *= settings.threads or 1
-        if server == "waitress":
-            memory_bound = settings.profile.costs.threads_within(usable // MB)
+    memory_bound = _memory_bound(settings, usable, server)
     size = _gunicorn_size if server == "gunicorn" else _waitress_size
     workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
     with_threads = settings.memory_of_a_worker(threads)[1]
@@ -188,6 +183,18 @@ def compute_plan(
         notes=_notes(settings, estimate, resources.memory_available),
         fits=fits,
     )
+
+
+def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
+    """Return how many workers fit, times their threads where a worker was measured with them."""
+    if settings.profile is None:
+        return usable // (settings.worker_memory_mb * MB)
+    if server == "waitress":
+        return settings.profile.costs.threads_within(usable // MB)
+    threads = settings.threads or 1
+    shared, own = settings.memory_of_a_worker(threads)
+    # The guide's division by the threads, which follows, is undone.
+    return max(usable - shared * MB, 0) // (own * MB) * threads
 
 
 def _gunicorn_size(

@@ -16,7 +16,8 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import WorkerSizeConfigError
-from .measure.profile import REMEDY, Home, SizingProfile, find_profile
+from .measure.home import REMEDY, Home, find_profile
+from .measure.profile import SizingProfile
 from .sources import (
     CONFIG_PREFIX,
     DEFAULT_SERVER,

@@ -16,7 +16,7 @@ from .errors import WorkerSizeConfigError
 from .health.learnt import LearntReport
 from .health.report import CapacityReport, Live
 from .log import say
-from .measure.profile import Home
+from .measure.home import Home
 from .plan import SizingPlan, available_for, compute_plan
 from .resources import Resources
 from .runtime.backlog import queued_connections

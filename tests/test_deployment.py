@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from werkzeug.test import Client
@@ -11,7 +12,8 @@ from werkzeug.test import Client
 from flask_workersize import WorkerSizing, compute_plan, get_plan
 from flask_workersize.deployment import ENVIRON_KEY, Deployed, Deployment, process
 from flask_workersize.state import get_state
-from tests.plain import SECRET, clear_environment, load, new_app, resources
+from tests.measure.profiles import profile
+from tests.plain import MB, SECRET, clear_environment, load, new_app, resources
 
 URL = "/_health/capacity"
 GUNICORN = {"WSGI_SERVER": "gunicorn"}
@@ -51,6 +53,26 @@ def test_each_request_is_told_which_deployment_serves_it() -> None:
     deployment = decide()
     list(Deployed(app, deployment)({}, lambda *_: None))  # type: ignore[arg-type]
     assert seen == [deployment]
+
+
+def test_what_the_launcher_held_counts_once_however_often_it_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(211 + 45) × 70 % - 60 = 119 MB, for 3 workers of 30 MB: in the launcher and in a worker."""
+    environ = {"NOW_LMS_SIZING_PROFILE": str(tmp_path / "profile.json"), **GUNICORN}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    profile(app="lms").save(tmp_path / "profile.json")
+    # Its import decides, as in a launcher; the fixture above takes that back.
+    from flask_workersize import gunicorn_conf
+
+    machine = resources(16, 211, memory_limit=512 * MB)
+    first = gunicorn_conf._decide(machine, 45 * MB, {})
+    again = gunicorn_conf._decide(first.resources, first.held_bytes, {})
+    monkeypatch.setattr(process, "deployment", again)
+    app = new_app()
+    WorkerSizing(app)
+    assert [first.plan.workers, again.plan.workers, get_plan(app).workers] == [3, 3, 3]
 
 
 def test_launched_app_plans_from_what_the_launcher_found(launched: Deployment) -> None:

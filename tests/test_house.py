@@ -59,6 +59,7 @@ PLAIN = [
     "resources/*.py",
     "measure/advice.py",
     "measure/growth.py",
+    "measure/home.py",
     "measure/learn.py",
     "measure/measurement.py",
     "measure/profile.py",

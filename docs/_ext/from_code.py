@@ -476,7 +476,7 @@ class Measured(SphinxDirective):
             *show.table(profile),
             f"with it, here: {compute_plan(settings, resources)}",
             f"for .env: {show.because(advice, profile.costs, resources.cpus)}",
-            *(f"  {line}" for line in ("NOW_LMS_WSGI_SERVER=gunicorn", *advice.lines())),
+            *(f"  {line}" for line in advice.dotenv_lines()),
         ]
         command = "$ NOW_LMS_WSGI_SERVER=gunicorn flask workersize measure"
         return [literal("\n".join([command, *lines]))]

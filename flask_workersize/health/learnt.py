@@ -52,9 +52,9 @@ class LearntReport(BaseModel):
 
         :param learnt: what the monitor has seen
         :param settings: what the operator asked for
-        :param resources: what the plan was made from
+        :param resources: what the machine gave when it was looked at
         :param plan: the plan that the app is served under
-        :param held_bytes: what the launcher held when the machine was looked at
+        :param held_bytes: what the launcher held then
         """
         costs = Costs(
             learnt.shared_bytes / MB,
@@ -63,18 +63,18 @@ class LearntReport(BaseModel):
             learnt.cpu_ns / 1e6,
             learnt.wait_ns / 1e6,
         )
-        is_measured = plan.sources["worker_memory_mb"] == MEASURED
-        if not is_measured:
-            resources = with_held(resources, held_bytes, costs.once_mb)
-        lines = advise(costs, settings, resources, plan.server).lines()
+        available = with_held(resources, held_bytes, costs.once_mb)
+        lines = advise(costs, settings, available, plan.server).lines()
+        if plan.sources["worker_memory_mb"] != MEASURED:
+            # Without a profile the next plan would count 200 MB for each of these workers.
+            lines.append(LEARN_LINE)
         return cls(
             requests=learnt.requests,
             cpu_ms=round(costs.cpu_ms, 3),
             wait_ms=round(costs.wait_ms, 3),
             shared_memory_mb=round(costs.shared_mb, 1),
             worker_memory_mb=round(costs.peak_mb, 1),
-            # Without a profile the next plan would count 200 MB for each of these workers.
-            advice=lines if is_measured else [*lines, LEARN_LINE],
+            advice=lines,
         )
 
     def warnings(self, plan: SizingPlan) -> Iterable[str]:

@@ -56,8 +56,12 @@ class Advice:
     slots: float
     is_short: bool
 
+    def dotenv_lines(self) -> list[str]:
+        """Return the lines for .env: for another server the numbers would be others."""
+        return [f"NOW_LMS_WSGI_SERVER={self.server}", *self.lines()]
+
     def lines(self) -> list[str]:
-        """Return the lines for .env."""
+        """Return the lines to set for the server that it is for."""
         workers = [] if self.server == "waitress" else [f"NOW_LMS_WORKERS={self.workers}"]
         return [*workers, f"NOW_LMS_THREADS={self.threads}"]
 

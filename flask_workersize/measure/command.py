@@ -18,8 +18,9 @@ from ..state import WorkerSizingState, get_state, prepare
 from . import show
 from .advice import advise
 from .dotenv_file import write_lines
+from .home import Home
 from .measurement import Task, measure
-from .profile import Costs, Home, SizingProfile
+from .profile import Costs, SizingProfile
 from .trial import flask_command
 
 if TYPE_CHECKING:
@@ -97,11 +98,9 @@ def _propose(
     resources = with_held(state.resources, state.held_bytes, costs.once_mb)
     advice = advise(costs, settings, resources, settings.wsgi_server)
     click.echo(f"for .env: {show.because(advice, costs, resources.cpus)}")
-    # For another server the numbers would be others.
-    lines = [f"NOW_LMS_WSGI_SERVER={advice.server}", *advice.lines()]
-    _say(f"  {line}" for line in lines)
+    _say(f"  {line}" for line in advice.dotenv_lines())
     if write is not None:
-        write_lines(Path(write), lines)
+        write_lines(Path(write), advice.dotenv_lines())
         click.echo(f"written to {write}")
 
 

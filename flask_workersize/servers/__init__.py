@@ -18,7 +18,7 @@ import click
 from ..deployment import Deployment
 from ..errors import WorkerSizeStartError
 from ..log import say
-from ..measure.profile import Home
+from ..measure.home import Home
 from ..state import adopt, get_state, prepare
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def launch(
     settings, plan = prepare(app, options, option_source)
     plan = check_options(app, settings, plan)
     state = get_state(app)
-    resources = state.resources_for(settings)
-    deployment = Deployment(settings, resources, plan, Home.of(app), state.held_bytes)
+    deployment = Deployment(settings, state.resources, plan, Home.of(app), state.held_bytes)
     adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)

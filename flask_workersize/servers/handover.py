@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from ..deployment import Deployment, process
 from ..errors import WorkerSizeConfigError
-from ..measure.profile import Home, SizingProfile
+from ..measure.home import Home
+from ..measure.profile import SizingProfile
 from ..plan import SizingPlan
 from ..resources import Resources
 from ..settings import SizingSettings

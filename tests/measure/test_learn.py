@@ -193,6 +193,9 @@ def test_profile_has_what_was_learnt(tmp_path: Path) -> None:
     made = SizingProfile.load(path)
     assert (made.app, made.made_by, made.preload) == ("lms", "learn", True)
     assert made.server.startswith("gunicorn ")
+    # The worker that grows counts as it was when it was warm.
+    assert (made.peak_mb.low, made.peak_mb.high) == (20, 24)
+    assert (made.boot_mb.low, made.boot_mb.high) == (20, 20)
     assert made.cpu_ms.value == pytest.approx(5)
     assert made.wait_ms.value == pytest.approx(45)
     assert made.grows
@@ -311,7 +314,7 @@ def test_what_the_launcher_held_is_not_taken_off_again_by_the_advice() -> None:
     measured = settings.measured_by(profile())
     made = compute_plan(measured, machine, "gunicorn")
     told = LearntReport.of(learnt, measured, machine, made, held_bytes=45 * MB)
-    assert told.advice == ["NOW_LMS_WORKERS=2", "NOW_LMS_THREADS=1"]
+    assert told.advice == ["NOW_LMS_WORKERS=3", "NOW_LMS_THREADS=1"]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from flask.cli import FlaskGroup
 
 from flask_workersize import WorkerSizing
 from flask_workersize.errors import WorkerSizeConfigError
+from flask_workersize.measure.home import FILE_NAME
 from flask_workersize.measure.measurement import check
-from flask_workersize.measure.profile import FILE_NAME, Figure, SizingProfile
+from flask_workersize.measure.profile import Figure, SizingProfile
 from flask_workersize.measure.trial import Answers
 from tests.plain import clear_environment, new_app
 from tests.servers.clients import PATH
@@ -69,9 +70,10 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
         f"MINE=1\nNOW_LMS_THREADS={found[2]}\nNOW_LMS_WSGI_SERVER=gunicorn\n"
         f"NOW_LMS_WORKERS={found[1]}\n"
     )
-    assert (
-        len(re.findall(r"^  [a-zA-Z ]+  -?[\d.]+ \(-?[\d.]+ to [\d.]+\)", done.stdout, re.M)) == 8
-    )
+    told = re.findall(r"^  ([a-zA-Z ]+?)  +-?[\d.]+ \(-?[\d.]+ to [\d.]+\)", done.stdout, re.M)
+    assert len(told) == 8
+    for name in ("shared memory", "own memory at its peak", "CPU time", "waiting time", "growth"):
+        assert name in told
     assert "with it, here: gunicorn: " in done.stdout
     assert "Measuring" in done.stderr
     (server,) = start.servers

@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 
 from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
 from flask_workersize.cli.show import explain
-from flask_workersize.measure.profile import (
-    FILE_NAME,
-    STALE_AFTER,
-    Figure,
-    Home,
-    SizingProfile,
-    find_profile,
-)
+from flask_workersize.measure.home import FILE_NAME, STALE_AFTER, Home, find_profile
+from flask_workersize.measure.profile import Figure, SizingProfile
 from tests.measure.profiles import facts, figure, numbers, profile
 from tests.plain import SECRET, check_line, load, refused, resources, untimed
 

@@ -10,8 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
+from flask_workersize.measure.home import FILE_NAME
 from flask_workersize.measure.learn import ENOUGH_REQUESTS
-from flask_workersize.measure.profile import FILE_NAME, SizingProfile
+from flask_workersize.measure.profile import SizingProfile
 from tests.plain import MB
 from tests.servers.clients import PATH
 from tests.servers.serving import CONF, Server, Starter, await_that, flask, gunicorn, serve_prod
