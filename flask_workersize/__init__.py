@@ -1,14 +1,15 @@
 """Gives a production Flask server the right size: workers and threads from CPUs and memory."""
 
+from .app_state import get_plan
 from .compat import calculate_optimal_workers, get_worker_config_from_env
 from .errors import WorkerSizeConfigError
 from .extension import WorkerSizing
 from .health.report import CapacityReport
-from .plan import SizingPlan, compute_plan
 from .resources import HostFacts, Resources, detect_resources
-from .servers import serve
-from .settings import SizingSettings
-from .state import get_plan
+from .runtime.fork import worker_forked
+from .servers.launch import serve
+from .sizing.plan import SizingPlan, compute_plan
+from .sizing.settings import SizingSettings
 
 __all__ = [
     "CapacityReport",
@@ -24,4 +25,5 @@ __all__ = [
     "get_plan",
     "get_worker_config_from_env",
     "serve",
+    "worker_forked",
 ]

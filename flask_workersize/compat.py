@@ -11,7 +11,7 @@ import os
 
 import psutil
 
-from .settings import DEFAULT_WORKER_MEMORY_MB, NAMES
+from .sizing.settings import DEFAULT_WORKER_MEMORY_MB, NAMES
 
 logger = logging.getLogger(__package__)
 

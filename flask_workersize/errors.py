@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import IO, Any
 
 import click
@@ -25,3 +26,15 @@ class WorkerSizeConfigError(_OneLine, click.UsageError, ValueError):
 
 class WorkerSizeStartError(_OneLine, click.ClickException):
     """A server that could not be started, a port in use for example. The exit status is 1."""
+
+
+def exit_with_one_line(work: Callable[[], None]) -> None:
+    """Do what a script asks for, and end it with one line and a status where that fails.
+
+    :raises SystemExit: with the status of the error
+    """
+    try:
+        work()
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None

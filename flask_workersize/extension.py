@@ -6,15 +6,23 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .app_state import (
+    EXTENSION_KEY,
+    WorkerSizingState,
+    adopt,
+    compare,
+    get_state,
+    health_url,
+    prepare,
+)
 from .cli import serve_prod, workersize
-from .deployment import ENVIRON_KEY, Deployment, process
 from .errors import WorkerSizeConfigError
 from .health.blueprint import CapacityShortcut, capacity_blueprint
 from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
 from .resources.processes import held_memory
-from .settings import DEFAULT_HEALTH_URL
-from .state import EXTENSION_KEY, WorkerSizingState, adopt, compare, get_state, health_url, prepare
+from .runtime.deployment import ENVIRON_KEY, Deployment, process
+from .sizing.settings import DEFAULT_HEALTH_URL
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -64,7 +72,7 @@ class WorkerSizing:
                 prepare(app)
             else:
                 prepare(app, {"wsgi_server": deployment.plan.server})
-                if process.settled:
+                if process.is_final:
                     compare(app, deployment.plan)
         except WorkerSizeConfigError as error:
             state.error = error

@@ -19,18 +19,19 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .deployment import Deployed, Deployment, process
+from .app_state import compare
 from .errors import WorkerSizeConfigError, WorkerSizeStartError
 from .log import say
-from .plan import available_for, compute_plan
 from .resources import Resources, detect_resources
 from .resources.processes import held_memory
-from .servers import WORKER_CLASSES
-from .servers.gunicorn_hooks import Hooks
-from .servers.probe_server import HealthPort
+from .runtime.deployment import Deployed, Deployment, process
+from .servers.gunicorn import hooks as installed
+from .servers.gunicorn.hooks import Hooks
+from .servers.gunicorn.options import WORKER_CLASSES
+from .servers.health_port import HealthPort
 from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
-from .settings import SizingSettings
-from .state import compare
+from .sizing.plan import available_for, compute_plan
+from .sizing.settings import SizingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,13 +97,13 @@ if _decided.settings.trusted_proxy:
 def on_starting(server: Any) -> None:
     """Let the plan follow what gunicorn was really told, say what was chosen, start the monitor."""
     decided = _follow(server.cfg)
-    process.deployment, process.settled = decided, True
+    process.deployment, process.is_final = decided, True
     try:
         port = HealthPort(decided)
     except WorkerSizeStartError as error:
         error.show()
         sys.exit(error.exit_code)
-    process.hooks = hooks = Hooks(decided, port, server.cfg, is_ours=False)
+    installed.hooks = hooks = Hooks(decided, port, server.cfg, is_ours=False)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
     port.announce()
@@ -145,7 +146,7 @@ def on_exit(server: Any) -> None:
 
 
 def _hooks() -> Hooks:
-    hooks = process.hooks
+    hooks = installed.hooks
     if hooks is None:
         raise RuntimeError(
             "A hook of flask_workersize.gunicorn_conf is called before its 'on_starting': perhaps "

@@ -7,16 +7,7 @@ from contextlib import suppress
 
 import click
 
-from .plan import SizingPlan
-
 logger = logging.getLogger("flask_workersize")
-
-
-def announce(plan: SizingPlan) -> None:
-    """Say in one line what was chosen and why, and each warning of the plan in one more."""
-    say(logging.INFO, str(plan))
-    for warning in plan.warnings:
-        say(logging.WARNING, warning)
 
 
 def say(level: int, line: str) -> None:

@@ -11,10 +11,10 @@ from flask import Flask
 from hypothesis import settings
 
 from flask_workersize import Resources, SizingPlan, SizingSettings, WorkerSizeConfigError
-from flask_workersize.plan import compute_plan
-from flask_workersize.settings import NAMES
-from flask_workersize.sources import GUNICORN_ARGS
-from flask_workersize.values import ServerName
+from flask_workersize.sizing.plan import compute_plan
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.sources import GUNICORN_ARGS
+from flask_workersize.sizing.validators import ServerName
 
 MB = 1024 * 1024
 

@@ -13,9 +13,9 @@ import pytest
 from flask import Flask, url_for
 
 from flask_workersize import SizingPlan, WorkerSizeConfigError, WorkerSizing, get_plan
-from flask_workersize.deployment import process
-from flask_workersize.sources import GUNICORN_ARGS
-from flask_workersize.state import get_state
+from flask_workersize.app_state import get_state
+from flask_workersize.runtime.deployment import process
+from flask_workersize.sizing.sources import GUNICORN_ARGS
 from tests.plain import SECRET, check_line, clear_environment, new_app
 
 URL = "/_health/capacity"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
-from flask_workersize.settings import CONFIG_KEYS, NAMES
+from flask_workersize.sizing.settings import CONFIG_KEYS, NAMES
 from tests.plain import SECRET, VARIABLES, check_line, load, resources, untimed
 
 thorough = settings(untimed, max_examples=100)

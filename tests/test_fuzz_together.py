@@ -18,9 +18,9 @@ from flask_workersize import (
     compute_plan,
     detect_resources,
 )
-from flask_workersize.cli.show import as_json, explain
-from flask_workersize.settings import NAMES
-from flask_workersize.sources import GUNICORN_ARGS
+from flask_workersize.cli.format import as_json, explain
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.sources import GUNICORN_ARGS
 from tests.resources.machines import FixtureFiles
 from tests.resources.strategies import garbage_files, hosts, machines, unreadables
 

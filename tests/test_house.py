@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 import flask_workersize
 from flask_workersize import WorkerSizing
-from flask_workersize.settings import CONFIG_KEYS, NAMES
+from flask_workersize.sizing.settings import CONFIG_KEYS, NAMES
 from tests.plain import clear_environment, new_app
 
 PACKAGE = "flask_workersize"
@@ -50,33 +51,30 @@ PUBLIC = [
     "get_plan",
     "get_worker_config_from_env",
     "serve",
+    "worker_forked",
 ]
-PLAIN = [
-    "settings.py",
-    "sources.py",
-    "values.py",
-    "plan.py",
-    "resources/*.py",
-    "measure/advice.py",
-    "measure/growth.py",
-    "measure/home.py",
-    "measure/learn.py",
-    "measure/measurement.py",
-    "measure/profile.py",
-    "runtime/guard.py",
-    "runtime/backlog.py",
-    "runtime/follow.py",
-    "runtime/hands.py",
-    "runtime/layout.py",
-    "runtime/memory.py",
-    "runtime/meter.py",
-    "runtime/monitor.py",
-    "runtime/peers.py",
-    "runtime/row.py",
-    "runtime/scoreboard.py",
-    "runtime/watch.py",
-    "runtime/witness.py",
+ORDER = [
+    "flask_workersize",
+    "extension",
+    "gunicorn_conf",
+    "cli",
+    "doctor",
+    "measure",
+    "servers",
+    "app_state",
+    "health",
+    "monitor",
+    "compat",
+    "runtime",
+    "sizing",
+    "resources",
+    "log",
+    "errors",
 ]
+"""The rooms from the top down: each imports only what stands below it."""
+
+PLAIN = ["sizing", "resources", "monitor"]
+"""Rooms that know neither a framework nor a server."""
 
 
 def module_name(path: Path) -> str:
@@ -139,25 +137,69 @@ def public_things() -> Iterator[tuple[str, Any]]:
 
 def test_imports_are_found_in_every_form() -> None:
     """The rules below would hold of nothing, were this not so."""
-    found = set(imported(ROOT / PACKAGE / "servers" / "waitress.py"))
+    found = set(imported(ROOT / PACKAGE / "servers" / "waitress" / "run.py"))
     assert {"waitress.server.create_server", "logging", "waitress.wasyncore"} <= found
     assert {f"{PACKAGE}.log.say", f"{PACKAGE}.servers.systemd"} <= found
-    assert f"{PACKAGE}.deployment.Deployment" in found
+    assert f"{PACKAGE}.runtime.deployment.Deployment" in found
     assert f"{PACKAGE}.health.report.CapacityReport" in set(
         imported(ROOT / PACKAGE / "__init__.py")
     )
 
 
-@pytest.mark.parametrize("path", files(*PLAIN), ids=module_name)
-def test_plain_rooms_know_no_framework_and_no_server(path: Path) -> None:
+def room_of(module: str) -> str:
+    """Return the first part below the package; the package itself is a room, too."""
+    return module.removeprefix(PACKAGE).strip(".").partition(".")[0] or PACKAGE
+
+
+def arrows() -> dict[str, set[str]]:
+    """Return the modules of the package that each module imports, wherever it does."""
+    known = {module_name(path): path for path in SOURCES}
+    found: dict[str, set[str]] = {}
+    for module, path in known.items():
+        names = [name for name in imported(path) if within(name, PACKAGE)]
+        targets = {name if name in known else name.rpartition(".")[0] for name in names}
+        found[module] = targets & known.keys() - {module}
+    return found
+
+
+def test_every_room_stands_in_the_order() -> None:
+    assert {room_of(module_name(path)) for path in SOURCES} == set(ORDER)
+
+
+def test_no_arrow_points_back_up() -> None:
+    """Imports for type checking and inside functions included."""
+    back = [
+        f"{module} imports {target}"
+        for module, targets in arrows().items()
+        for target in targets
+        if ORDER.index(room_of(module)) > ORDER.index(room_of(target))
+    ]
+    assert back == []
+
+
+def test_no_circle() -> None:
+    """Not between two modules, nor through any number of them."""
+    try:
+        order = list(TopologicalSorter(arrows()).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert len(order) == len(SOURCES)
+
+
+@pytest.mark.parametrize("room", PLAIN)
+def test_plain_rooms_know_no_framework_and_no_server(room: str) -> None:
     forbidden = ("flask", "click", "werkzeug", "gunicorn", "waitress")
-    assert [n for n in imported(path) if any(within(n, part) for part in forbidden)] == []
+    paths = files(f"{room}/**/*.py")
+    assert paths
+    for path in paths:
+        assert [n for n in imported(path) if any(within(n, part) for part in forbidden)] == [], path
 
 
 def test_only_servers_know_gunicorn_and_waitress() -> None:
-    others = [path for path in SOURCES if path.parent.name != "servers"]
-    for path in others:
-        assert [n for n in imported(path) if n.partition(".")[0] in ("gunicorn", "waitress")] == []
+    for path in SOURCES:
+        if room_of(module_name(path)) != "servers":
+            names = [n for n in imported(path) if n.partition(".")[0] in ("gunicorn", "waitress")]
+            assert names == [], path
 
 
 def test_only_the_metrics_know_prometheus_client_and_they_are_imported_when_they_are_asked() -> (
@@ -176,23 +218,6 @@ def is_prometheus(name: str) -> bool:
     return within(name, "prometheus_client")
 
 
-@pytest.mark.parametrize(
-    ("room", "forbidden"),
-    [
-        ("runtime", ["health", "servers", "extension", "cli"]),
-        ("health", ["servers", "extension", "cli"]),
-        ("measure", ["health", "servers", "extension", "cli"]),
-        ("resources", ["settings", "plan", "health", "servers", "extension", "cli", "runtime"]),
-    ],
-)
-def test_rooms_do_not_reach_back(room: str, forbidden: list[str]) -> None:
-    paths = files(f"{room}/**/*.py")
-    assert paths
-    for path in paths:
-        for name in imported(path):
-            assert not any(within(name, f"{PACKAGE}.{other}") for other in forbidden), path
-
-
 def test_public_names_are_those_of_the_architecture_and_sorted() -> None:
     assert flask_workersize.__all__ == PUBLIC
     assert sorted(PUBLIC) == PUBLIC
@@ -201,8 +226,8 @@ def test_public_names_are_those_of_the_architecture_and_sorted() -> None:
 
 def test_everything_public_has_a_docstring() -> None:
     things = dict(public_things())
-    assert f"{PACKAGE}.plan.SizingPlan.to_dict" in things
-    assert f"{PACKAGE}.plan.SizingPlan.reason" in things
+    assert f"{PACKAGE}.sizing.plan.SizingPlan.to_dict" in things
+    assert f"{PACKAGE}.sizing.plan.SizingPlan.reason" in things
     assert f"{PACKAGE}.resources.host.HostFacts.read" in things
     assert [name for name, thing in things.items() if not inspect.getdoc(thing)] == []
     assert [module.__name__ for module in modules() if not module.__doc__] == []

@@ -25,7 +25,7 @@ from flask_workersize.health.probe import ProbeApp, ProbeRules
 from flask_workersize.health.report import Live
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, State
-from flask_workersize.settings import DEFAULT_HEALTH_URL
+from flask_workersize.sizing.settings import DEFAULT_HEALTH_URL
 from tests.plain import VARIABLES, plan
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def snippets(*languages: str) -> list[Snippet]:
 def probe_app() -> tuple[ProbeApp, Scoreboard]:
     """Return what answers on the health port, for a server with one idle worker."""
     board = Scoreboard(1, PLAN.threads)
-    row = board.take_row(1)
+    row = board.allocate(1)
     assert row is not None
     row.set_ready()
     board.state = State.SERVING
@@ -458,7 +458,7 @@ def answers_about_workers() -> Iterator[tuple[str, int, int]]:
     live, ready = (Client(app()).get(path) for path in ("/live", "/ready"))
     assert ready.get_json()["reason"] == "no worker is ready"
     yield (live.get_json()["reason"], live.status_code, ready.status_code)
-    row = board.take_row(1)
+    row = board.allocate(1)
     assert row is not None
     yield answer(app())
     row.set_ready()

@@ -31,19 +31,19 @@ from flask_workersize import (
     compute_plan,
     detect_resources,
 )
+from flask_workersize.app_state import get_state
 from flask_workersize.cli import serve_prod, workersize
-from flask_workersize.cli.show import explain
+from flask_workersize.cli.format import explain
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live, WorkerReport
-from flask_workersize.measure import show
-from flask_workersize.measure.advice import advise
-from flask_workersize.measure.profile import SizingProfile
+from flask_workersize.measure import format
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
-from flask_workersize.settings import NAMES
-from flask_workersize.sources import GUNICORN_ARGS, config_key, options_key
-from flask_workersize.state import get_state
-from flask_workersize.values import ServerName
+from flask_workersize.sizing.advice import advise
+from flask_workersize.sizing.profile import SizingProfile
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.sources import GUNICORN_ARGS, config_key, options_key
+from flask_workersize.sizing.validators import ServerName
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
     """
     board = Scoreboard(plan.workers, plan.threads)
     for age in range(1, plan.workers + 1):
-        board.take_row(age)
+        board.allocate(age)
     board.state = State.SERVING
     seen = board.read()
     rows = []
@@ -418,7 +418,7 @@ class ReportFields(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make the table from the model."""
-        model: type[BaseModel] = WorkerReport if self.arguments == ["rows"] else CapacityReport
+        model: type[BaseModel] = WorkerReport if self.arguments == ["processes"] else CapacityReport
         rows = [
             [f"`{name}`", escape(sentence(field.description or ""))]
             for name, field in model.model_fields.items()
@@ -473,9 +473,9 @@ class Measured(SphinxDirective):
         settings = settings.measured_by(profile)
         advice = advise(profile.costs, settings, resources, "gunicorn")
         lines = [
-            *show.table(profile),
+            *format.table(profile),
             f"with it, here: {compute_plan(settings, resources)}",
-            f"for .env: {show.because(advice, profile.costs, resources.cpus)}",
+            f"for .env: {format.because(advice, profile.costs, resources.cpus)}",
             *(f"  {line}" for line in advice.dotenv_lines()),
         ]
         command = "$ NOW_LMS_WSGI_SERVER=gunicorn flask workersize measure"

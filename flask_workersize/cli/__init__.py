@@ -83,18 +83,18 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
     app = info.load_app()
     options["bind"] = bind or None
     if dry_run:
-        from ..servers import check_options
-        from ..state import get_state, prepare
-        from .show import explain
+        from ..app_state import get_state, prepare
+        from ..servers.launch import check_options
+        from .format import explain
 
         settings, plan = prepare(app, options)
-        plan = check_options(app, settings, plan)
+        plan, _ = check_options(app, settings, plan)
         click.echo(explain(settings, get_state(app).resources_for(settings), plan))
         return
-    from ..servers import launch
-    from ..servers.handover import AppLocation
+    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.launch import launch
 
-    launch(app, options, location=AppLocation.of(info))
+    launch(app, options, app_import=AppImport.of(info))
 
 
 @click.group()
@@ -118,10 +118,10 @@ def plan_command(
     With --cpus and --memory it plans for another machine; --workers says what
     memory that many workers need. Nothing is started.
     """
-    from ..plan import compute_plan
-    from ..state import get_state, prepare
-    from ..whatif import on_another_machine
-    from .show import as_json, explain
+    from ..app_state import get_state, prepare
+    from ..sizing.plan import compute_plan
+    from ..sizing.what_if import on_another_machine
+    from .format import as_json, explain
 
     app = info.load_app()
     settings, _ = prepare(app, options)
@@ -162,10 +162,10 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     """
     from ..errors import WorkerSizeConfigError
     from ..measure.command import Asked, measure_app
-    from ..servers.handover import AppLocation
+    from ..servers.gunicorn.reexec import AppImport
 
     app = info.load_app()
-    location = AppLocation.of(info)
+    location = AppImport.of(info)
     if location is None:
         raise WorkerSizeConfigError(
             "Measuring starts the app in processes of its own, and this command was handed a "
@@ -184,15 +184,15 @@ def doctor_command(info: ScriptInfo, /) -> None:
     a worker is forked for a moment, and the app is loaded a second time to see
     whether its SECRET_KEY stays the same.
     """
+    from ..app_state import get_state, prepare
     from ..doctor import examine
-    from ..plan import compute_plan
-    from ..servers.handover import AppLocation
-    from ..state import get_state, prepare
+    from ..servers.gunicorn.reexec import AppImport
+    from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 
     app = info.load_app()
     settings, plan = prepare(app)
-    location = AppLocation.of(info)
+    location = AppImport.of(info)
     gunicorn_plan = compute_plan(
         settings, get_state(app).resources_for(settings), server="gunicorn"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..doctor import Finding
-from ..plan import SizingPlan
+from ..sizing.plan import SizingPlan
 
 _LABELS = {"breaks": "Breaks", "multiplies": "Multiplies", "unseen": "Note"}
 

@@ -10,8 +10,8 @@ from .finding import Case, Check, Finding
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..plan import SizingPlan
-    from ..servers.handover import AppLocation
+    from ..servers.gunicorn.reexec import AppImport
+    from ..sizing.plan import SizingPlan
 
 __all__ = ["Finding", "examine"]
 
@@ -28,7 +28,7 @@ _ORDER = ("breaks", "multiplies", "unseen")
 
 
 def examine(
-    app: Flask, plan: SizingPlan, preload: bool = True, location: AppLocation | None = None
+    app: Flask, plan: SizingPlan, preload: bool = True, location: AppImport | None = None
 ) -> list[Finding]:
     """Look at an app that has been loaded, and return what is found, the worst first.
 

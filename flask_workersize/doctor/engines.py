@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .finding import Case, Finding, shown
-from .trial import NO_WORKER
+from .fork_probe import NO_WORKER
 
 _IN_PROCESS = frozenset({"sqlite", "duckdb"})
 """Dialects without a server whose connections would be counted."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .trial import Trial, fork_a_worker
+from .fork_probe import ForkProbe, fork_probe
 
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..servers.handover import AppLocation
+    from ..servers.gunicorn.reexec import AppImport
 
 Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
 
@@ -54,7 +54,7 @@ class Case:
     app: Flask
     preload: bool
     workers: int
-    location: AppLocation | None = None
+    location: AppImport | None = None
 
     @cached_property
     def threads(self) -> list[threading.Thread]:
@@ -75,9 +75,9 @@ class Case:
         return list(pools.values())
 
     @cached_property
-    def worker(self) -> Trial | None:
+    def worker(self) -> ForkProbe | None:
         """What a worker that is forked now would find; ``None`` where none could be forked."""
-        return fork_a_worker(self.app, self.engines)
+        return fork_probe(self.app, self.engines)
 
 
 Check: TypeAlias = Callable[[Case], Iterable[Finding]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .finding import Case, Finding, known, living
-from .trial import origin
+from .fork_probe import origin
 
 PACKAGE = "apscheduler"
 

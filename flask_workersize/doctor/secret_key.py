@@ -39,7 +39,7 @@ def made_at_start(case: Case, seconds: float = LOAD_SECONDS) -> Iterable[Finding
     if key is None or case.location is None:
         return
     salt = secrets.token_bytes(32)
-    digest = _digest_of_another_load(case.location.import_path, salt, seconds)
+    digest = _digest_of_second_load(case.location.import_path, salt, seconds)
     if digest is None:
         yield _UNSEEN
     elif not hmac.compare_digest(digest, digest_of(key, salt)):
@@ -68,10 +68,10 @@ def digest_of(key: bytes, salt: bytes) -> str:
     return hmac.new(salt, key, "sha256").hexdigest()
 
 
-def _digest_of_another_load(import_path: str | None, salt: bytes, seconds: float) -> str | None:
+def _digest_of_second_load(import_path: str | None, salt: bytes, seconds: float) -> str | None:
     asked = json.dumps({"import_path": import_path, "salt": salt.hex()})
     with subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.another_load"],
+        [sys.executable, "-m", f"{__package__}.secret_key_probe"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .finding import Case, Finding, shown
+from .fork_probe import NO_WORKER, origin
 from .schedulers import scheduler_threads
-from .trial import NO_WORKER, origin
 
 _MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
 """Packages whose threads look at the process id, and are started again where it is another."""

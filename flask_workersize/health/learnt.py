@@ -8,12 +8,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..measure.advice import advise
-from ..measure.profile import Costs
-from ..plan import MB, SizingPlan, with_held
 from ..resources import Resources
-from ..runtime.snapshot import Learnt
-from ..settings import MEASURED, SizingSettings
+from ..runtime.snapshot import TrafficStats
+from ..sizing.advice import advise
+from ..sizing.plan import MB, SizingPlan, with_held
+from ..sizing.profile import AppCosts
+from ..sizing.settings import MEASURED, SizingSettings
 
 OFF_SHARE = 0.25
 """How far measured memory may be from what was planned, either way."""
@@ -23,7 +23,7 @@ LEARN_LINE = "NOW_LMS_SIZING_PROFILE=learn"
 """What lets the next start plan from what was learnt."""
 
 
-class LearntReport(BaseModel):
+class MeasuredReport(BaseModel):
     """What the app costs, as its traffic shows, and the lines to set."""
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ class LearntReport(BaseModel):
     @classmethod
     def of(
         cls,
-        learnt: Learnt,
+        learnt: TrafficStats,
         settings: SizingSettings,
         resources: Resources,
         plan: SizingPlan,
@@ -56,14 +56,14 @@ class LearntReport(BaseModel):
         :param plan: the plan that the app is served under
         :param held_bytes: what the launcher held then
         """
-        costs = Costs(
-            learnt.shared_bytes / MB,
+        costs = AppCosts(
+            ceil(learnt.shared_bytes / MB),
             learnt.peak_bytes / MB,
             0.0,
             learnt.cpu_ns / 1e6,
             learnt.wait_ns / 1e6,
         )
-        available = with_held(resources, held_bytes, costs.once_mb)
+        available = with_held(resources, held_bytes, costs.shared_mb)
         lines = advise(costs, settings, available, plan.server).lines()
         if plan.sources["worker_memory_mb"] != MEASURED:
             # Without a profile the next plan would count 200 MB for each of these workers.
@@ -72,7 +72,7 @@ class LearntReport(BaseModel):
             requests=learnt.requests,
             cpu_ms=round(costs.cpu_ms, 3),
             wait_ms=round(costs.wait_ms, 3),
-            shared_memory_mb=round(costs.shared_mb, 1),
+            shared_memory_mb=round(learnt.shared_bytes / MB, 1),
             worker_memory_mb=round(costs.peak_mb, 1),
             advice=lines,
         )

@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ..plan import MB
+from ..sizing.plan import MB
 from .report import CapacityReport
 
 _GAUGES = {
@@ -41,7 +41,7 @@ _COUNTERS = {
     "worker_restarts": ("restarts", "Workers that ended and were replaced."),
     "workers_recycled": ("recycled", "Workers that the memory guard has recycled."),
     "oom_kills": ("oom_kills", "Processes that the kernel has killed for want of memory."),
-    "worker_kills": ("kills", "Workers that were killed, or crashed."),
+    "worker_crashes": ("crashed", "Workers that were killed, or crashed."),
 }
 _PREFIX = "workersize_"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.snapshot import GuardState, Snapshot, State, WorkerRow
-from ..settings import DEFAULT_HEALTH_URL
+from ..runtime.snapshot import GuardState, Snapshot, State, WorkerStats
+from ..sizing.settings import DEFAULT_HEALTH_URL
 from .endpoint import METHODS, METRICS_SUFFIX, Answer, CapacityEndpoint
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ProbeRules:
     timeout_seconds: float
     saturated_seconds: float | None = None
 
-    def is_stuck(self, row: WorkerRow) -> bool:
+    def is_stuck(self, row: WorkerStats) -> bool:
         """Return whether a worker makes no progress.
 
         One that has a free slot is stuck if its main loop is silent; one that has none, if each of
@@ -40,9 +40,9 @@ class ProbeRules:
 
     def not_live(self, snapshot: Snapshot) -> str | None:
         """Return why a server has to be started again; ``None`` if it is live."""
-        if not snapshot.rows:
+        if not snapshot.workers:
             return "no worker runs" if snapshot.state is State.SERVING else None
-        if all(map(self.is_stuck, snapshot.rows)):
+        if all(map(self.is_stuck, snapshot.workers)):
             return "no worker makes progress"
         return None
 
@@ -113,8 +113,8 @@ class ProbeApp:
         told = {
             "status": "fail" if reason else "pass",
             "reason": reason,
-            "workers_alive": len(snapshot.rows),
+            "workers_alive": len(snapshot.workers),
             "workers_ready": len(snapshot.ready),
-            "workers_stuck": sum(map(self._rules.is_stuck, snapshot.rows)),
+            "workers_stuck": sum(map(self._rules.is_stuck, snapshot.workers)),
         }
         return Answer.of_json("503 Service Unavailable" if reason else "200 OK", told)

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..plan import MB, SizingPlan
-from ..runtime.snapshot import GuardState, Snapshot, WorkerRow
-from .learnt import LearntReport
+from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
+from ..sizing.plan import MB, SizingPlan
+from .learnt import MeasuredReport
 
 
 class WorkerReport(BaseModel):
@@ -49,7 +49,7 @@ class WorkerReport(BaseModel):
     memory_age_seconds: float | None = Field(description="how long ago memory was measured")
 
     @classmethod
-    def of(cls, row: WorkerRow) -> WorkerReport:
+    def of(cls, row: WorkerStats) -> WorkerReport:
         """Make the report of a row of the scoreboard."""
         memory = row.memory
         return cls(
@@ -139,7 +139,7 @@ class CapacityReport(BaseModel):
         ge=0,
         description="live: workers that ended while the server went on, and were replaced",
     )
-    kills: int | None = Field(
+    crashed: int | None = Field(
         None, ge=0, description="live: workers that were killed, or crashed, since the start"
     )
     draining: bool | None = Field(
@@ -170,10 +170,10 @@ class CapacityReport(BaseModel):
         ge=0,
         description="live: processes that the kernel has killed for want of memory since the start",
     )
-    rows: list[WorkerReport] | None = Field(
+    processes: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
-    learnt: LearntReport | None = Field(
+    measured: MeasuredReport | None = Field(
         None,
         description="with the token: what the app costs, as its traffic shows, and the lines to "
         "set; null before enough is known",
@@ -209,12 +209,12 @@ class CapacityReport(BaseModel):
         :returns: the report; what was left out is unset
         """
         shown = {name: value for name, value in plan.to_dict().items() if name in _OPEN_TO_ALL}
-        learnt: LearntReport | None = None
+        learnt: MeasuredReport | None = None
         if live is not None:
             shown |= live.to_dict()
             if details:
-                shown["rows"] = [WorkerReport.of(row) for row in live.snapshot.rows]
-                shown["learnt"] = learnt = live.learnt
+                shown["processes"] = [WorkerReport.of(row) for row in live.snapshot.workers]
+                shown["measured"] = learnt = live.measured
         if details:
             shown |= {
                 "sources": dict(plan.sources),
@@ -242,13 +242,13 @@ class Live:
 
     snapshot: Snapshot
     queued: int | None
-    learnt: LearntReport | None = None
+    measured: MeasuredReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the live figures by their names in the report."""
         now = self.snapshot
         return {
-            "workers_alive": len(now.rows),
+            "workers_alive": len(now.workers),
             "slots": now.slots,
             "busy": now.busy,
             "utilization": round(now.utilization, 3),
@@ -257,7 +257,7 @@ class Live:
             "busy_seconds": _rounded(now.busy_seconds),
             "cpu_seconds": _rounded(now.cpu_seconds),
             "restarts": now.restarts,
-            "kills": now.kills,
+            "crashed": now.crashed,
             "draining": now.is_leaving,
             "workers_wanted": now.wanted,
             "guard": now.guard.name.lower(),

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..app_state import WorkerSizingState, get_state, prepare
 from ..errors import WorkerSizeConfigError, WorkerSizeStartError
-from ..plan import compute_plan, with_held
-from ..settings import SizingSettings
-from ..state import WorkerSizingState, get_state, prepare
-from . import show
-from .advice import advise
+from ..sizing.advice import advise
+from ..sizing.plan import compute_plan, with_held
+from ..sizing.profile import AppCosts, SizingProfile
+from ..sizing.profile_location import ProfileLocation
+from ..sizing.settings import SizingSettings
+from . import format
 from .dotenv_file import write_lines
-from .home import Home
-from .measurement import Task, measure
-from .profile import Costs, SizingProfile
-from .trial import flask_command
+from .load_test import flask_command
+from .measurement import MeasureRequest, measure
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -55,7 +55,7 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
     :raises click.ClickException: with one line, if something is not valid or does not start
     """
     settings, _ = prepare(app, {"sizing_profile": "off"})
-    task = Task(
+    task = MeasureRequest(
         app=app.import_name,
         command=flask_command(import_path),
         preload=settings.preload,
@@ -63,13 +63,13 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
         requests=_number("--requests", asked.requests, MOST_REQUESTS),
         threads=_number("--concurrency", asked.concurrency, MOST_CLIENTS),
     )
-    path = Path(SizingSettings.profile_named(app.config) or Home.of(app).path)
+    path = Path(SizingSettings.profile_named(app.config) or ProfileLocation.of(app).path)
     if sys.platform == "win32":
         raise WorkerSizeStartError("Measuring needs gunicorn, which does not run on Windows.")
     with click.progressbar(length=task.length, label="Measuring", file=sys.stderr) as bar:
         profile, answers = measure(task, bar.update)
-    _say(show.table(profile))
-    _say(f"Warning: {line}" for line in (*show.errors(answers), *show.leak(profile)))
+    _say(format.table(profile))
+    _say(f"Warning: {line}" for line in (*format.errors(answers), *format.leak(profile)))
     _keep(profile, path)
     settings = settings.measured_by(profile)
     if settings.profile is None:
@@ -93,11 +93,11 @@ def _keep(profile: SizingProfile, path: Path) -> None:
 
 
 def _propose(
-    costs: Costs, settings: SizingSettings, state: WorkerSizingState, write: str | None
+    costs: AppCosts, settings: SizingSettings, state: WorkerSizingState, write: str | None
 ) -> None:
-    resources = with_held(state.resources, state.held_bytes, costs.once_mb)
+    resources = with_held(state.resources, state.held_bytes, costs.shared_mb)
     advice = advise(costs, settings, resources, settings.wsgi_server)
-    click.echo(f"for .env: {show.because(advice, costs, resources.cpus)}")
+    click.echo(f"for .env: {format.because(advice, costs, resources.cpus)}")
     _say(f"  {line}" for line in advice.dotenv_lines())
     if write is not None:
         write_lines(Path(write), advice.dotenv_lines())

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import WorkerSizeConfigError
-from ..runtime.guard import WARM_REQUESTS
-from .growth import slope
-from .profile import Figure, SizingProfile
-from .trial import Answers, Trial, WorkerState, trial
+from ..monitor.guard import WARM_REQUESTS
+from ..sizing.growth import slope
+from ..sizing.profile import Estimate, SizingProfile
+from .load_test import Answers, LoadTest, WorkerState, load_test
 
 ROUNDS = 10
 """Times that figures are taken: their spread is what one of them is worth."""
@@ -20,7 +20,7 @@ PHASE_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
-class Task:
+class MeasureRequest:
     """What is to be measured, and how.
 
     :param app: name of the app
@@ -58,7 +58,9 @@ class _Seen:
     shared: list[float] = field(default_factory=list)
 
 
-def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, list[Answers]]:
+def measure(
+    task: MeasureRequest, done: Callable[[int], object]
+) -> tuple[SizingProfile, list[Answers]]:
     """Serve an app twice, ask it, and return what it costs.
 
     First two workers of one thread are asked one request after the other: so neither waits for the
@@ -72,12 +74,12 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
     :raises WorkerSizeStartError: if the app does not start, or ends meanwhile
     :raises WorkerSizeConfigError: if no path gives an answer to measure with
     """
-    with trial(task.command, 2, 1, task.paths) as first:
+    with load_test(task.command, 2, 1, task.paths) as first:
         seen = _one_by_one(first, task, done)
     growth = slope(seen.growth)
     answers, threads = [first.answers], [0.0]
     if task.threads > 1:
-        with trial(task.command, 1, task.threads, task.paths) as second:
+        with load_test(task.command, 1, task.threads, task.paths) as second:
             most, loaded = _at_once(second, task, done)
         # What a leak has added there, where one worker had all requests, no thread needs.
         most -= growth.each * task.requests if growth.is_sure else 0.0
@@ -90,25 +92,25 @@ def measure(task: Task, done: Callable[[int], object]) -> tuple[SizingProfile, l
         "gunicorn",
         preload=task.preload,
         requests=sum(item.good for item in answers),
-        shared_mb=Figure.of(seen.shared, max(seen.shared)),
-        boot_mb=Figure.of(seen.boot),
-        warm_mb=Figure.of(seen.warm),
-        peak_mb=Figure.of(seen.peak, max(seen.peak)),
+        shared_mb=Estimate.of(seen.shared, max(seen.shared)),
+        boot_mb=Estimate.of(seen.boot),
+        warm_mb=Estimate.of(seen.warm),
+        peak_mb=Estimate.of(seen.peak, max(seen.peak)),
         # Above the largest of those with one thread, as the plan counts it.
-        thread_mb=Figure.of(threads, min(threads)),
-        growth_mb=Figure.around(1000 * growth.each, 1000 * growth.error),
+        thread_mb=Estimate.of(threads, min(threads)),
+        growth_mb=Estimate.around(1000 * growth.each, 1000 * growth.error),
         grows=growth.is_sure,
-        cpu_ms=Figure.of(seen.cpu_ms),
-        wait_ms=Figure.of(seen.wait_ms),
+        cpu_ms=Estimate.of(seen.cpu_ms),
+        wait_ms=Estimate.of(seen.wait_ms),
     )
     return profile, answers
 
 
-def _one_by_one(server: Trial, task: Task, done: Callable[[int], object]) -> _Seen:
-    boot = [worker.own_mb for worker in server.workers()]
+def _one_by_one(server: LoadTest, task: MeasureRequest, done: Callable[[int], object]) -> _Seen:
+    boot = [worker.private_mb for worker in server.workers()]
     server.ask(WARM_REQUESTS, 1, done)
     check(server.answers)
-    seen = _Seen(boot, [worker.own_mb for worker in server.workers() if worker.served])
+    seen = _Seen(boot, [worker.private_mb for worker in server.workers() if worker.served])
     begun = time.monotonic()
     before = server.workers()
     for count in _parts(task.requests):
@@ -141,11 +143,13 @@ def _compare(before: list[WorkerState], now: list[WorkerState], seen: _Seen) -> 
     seen.wait_ms.append(1000 * max(busy - cpu, 0.0) / served)
     # What both have had more is what the requests of both have added.
     if len(pairs) == len(now):
-        own = sum(worker.own_mb for worker in now)
+        own = sum(worker.private_mb for worker in now)
         seen.growth.append((sum(worker.served for worker in now), own))
 
 
-def _at_once(server: Trial, task: Task, done: Callable[[int], object]) -> tuple[float, list[float]]:
+def _at_once(
+    server: LoadTest, task: MeasureRequest, done: Callable[[int], object]
+) -> tuple[float, list[float]]:
     """Return the most memory of a worker with threads, and CPU time of a request, in each part."""
     begun = time.monotonic()
     before, most = server.workers(), 0.0

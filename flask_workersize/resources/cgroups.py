@@ -39,15 +39,18 @@ _OOM_STATISTICS = frozenset({"oom_kill"})
 
 
 class _Version(NamedTuple):
-    """Where a version keeps what is used: a file, and a line of ``memory.stat``."""
+    """Where a version keeps what is used: a file, and the page cache in ``memory.stat``.
+
+    Not all of ``file`` there: tmpfs is in it, which the kernel cannot drop.
+    """
 
     usage: str
-    cache: str
+    cache: frozenset[str]
 
 
-_V1 = _Version("memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Version("memory.current", "inactive_file")
-_V1_STATISTICS = frozenset({_V1.cache, "hierarchical_memory_limit"})
+_V1 = _Version("memory.usage_in_bytes", frozenset({"total_inactive_file", "total_active_file"}))
+_V2 = _Version("memory.current", frozenset({"inactive_file", "active_file"}))
+_V1_STATISTICS = _V1.cache | {"hierarchical_memory_limit"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Limit:
     :param source: version and file, "cgroup2:memory.max"
     :param at: the folder of the group that has it
     :param usage: bytes that this group holds; 0 for cpu and where it cannot be read
-    :param cache: bytes among them that the kernel drops first: inactive page cache
+    :param cache: bytes among them that the kernel drops before it kills: page cache
     """
 
     value: float
@@ -69,7 +72,7 @@ class Limit:
 
     @property
     def used(self) -> int:
-        """Bytes that cannot be had without swapping: the working set, as kubelet counts it."""
+        """Bytes that cannot be had without swapping: usage less page cache."""
         return max(self.usage - self.cache, 0)
 
 
@@ -99,9 +102,9 @@ class ControlGroups:
         return self._bytes(f"{limit.at}/{_version_of(limit).usage}") or 0
 
     def cache_again(self, limit: Limit) -> int:
-        """Return how much of it is inactive page cache now, in bytes."""
-        name = _version_of(limit).cache
-        return self._reader.table(f"{limit.at}/memory.stat", frozenset({name})).get(name, 0)
+        """Return how much of it is page cache now, in bytes."""
+        names = _version_of(limit).cache
+        return sum(self._reader.table(f"{limit.at}/memory.stat", names).values())
 
     def cpu_limits(self) -> Iterator[Limit]:
         """Yield every limit on CPU time, the leaf's first."""
@@ -134,10 +137,11 @@ class ControlGroups:
             if all(limit is None for limit in limits.values()):
                 continue
             usage = self._bytes(f"{folder}/{_V2.usage}") or 0
-            stat = self._reader.table(f"{folder}/memory.stat", frozenset({_V2.cache}))
+            stat = self._reader.table(f"{folder}/memory.stat", _V2.cache)
+            cache = sum(stat.values())
             for name, limit in limits.items():
                 if limit is not None:
-                    yield Limit(limit, f"cgroup2:{name}", folder, usage, stat.get(_V2.cache, 0))
+                    yield Limit(limit, f"cgroup2:{name}", folder, usage, cache)
 
     def _memory_v1(self, folders: Iterable[str]) -> Iterator[Limit]:
         # memory.stat also knows the limits of ancestors that are not to be seen from here. Where
@@ -146,10 +150,10 @@ class ControlGroups:
         for folder in folders:
             own = self._bytes(f"{folder}/memory.limit_in_bytes")
             stat = self._reader.table(f"{folder}/memory.stat", _V1_STATISTICS)
-            hierarchical = stat.get("hierarchical_memory_limit")
+            hierarchical = stat.pop("hierarchical_memory_limit", None)
             if own is None and hierarchical is None:
                 continue
-            usage, cache = self._bytes(f"{folder}/{_V1.usage}") or 0, stat.get(_V1.cache, 0)
+            usage, cache = self._bytes(f"{folder}/{_V1.usage}") or 0, sum(stat.values())
             if own is not None:
                 yield Limit(own, "cgroup1:memory.limit_in_bytes", folder, usage, cache)
             if hierarchical is not None:

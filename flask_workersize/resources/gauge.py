@@ -26,7 +26,7 @@ class MemoryState:
     """How near memory is to its limit.
 
     :param limit_bytes: the limit that is nearest
-    :param used_bytes: what counts towards it: of a control group usage less inactive page cache,
+    :param used_bytes: what counts towards it: of a control group usage less page cache,
         of the machine what is not available
     :param is_group: whether the limit is that of a control group
     """

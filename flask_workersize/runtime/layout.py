@@ -12,7 +12,7 @@ class Header:
     VERSION = 0
     STATE = 1
     RESTARTS = 2
-    KILLS = 3
+    CRASHED = 3
     SERVED_BEFORE = 4
     BUSY_BEFORE = 5
     QUEUE = 6

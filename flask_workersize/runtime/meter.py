@@ -17,7 +17,7 @@ from .layout import Slot
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .row import WriterRow
+    from .worker_record import WorkerRecord
 
 SLOT_KEY = "flask_workersize.slot"
 """Where a request finds the slot that it runs in."""
@@ -35,7 +35,7 @@ class Meter:
     """
 
     def __init__(
-        self, app: WSGIApplication, row: WriterRow, hands_files_over: bool = False
+        self, app: WSGIApplication, row: WorkerRecord, hands_files_over: bool = False
     ) -> None:
         self.app = app
         self._cells = row.cells

@@ -26,32 +26,19 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from .layout import LEARNT, MOST_LISTENERS, NANOSECONDS, Cell, Header, Slot
-from .row import WriterRow
-from .snapshot import GuardState, Learnt, MemorySample, Snapshot, State, WorkerRow
+from .snapshot import GuardState, MemorySample, Snapshot, State, TrafficStats, WorkerStats
+from .worker_record import WorkerRecord
 
 _WORD = 8
 _MOST_BYTES = 256 * 1024 * 1024
 _SPARE_ROWS = 64
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
-
-
-class Held(NamedTuple):
-    """What a worker holds.
-
-    :param age: how gunicorn counts its workers
-    :param requests: connections that it has accepted and not answered yet
-    :param beat: when its main loop last went round, in nanoseconds of the monotonic clock
-    :param number: its row
-    """
-
-    age: int
-    requests: int
-    beat: int
-    number: int
+_SILENT_NANOSECONDS = 3 * NANOSECONDS
+"""After so long a worker's main loop hangs: it goes round once a second."""
 
 
 T = TypeVar("T", bound=int)
@@ -132,7 +119,7 @@ class Scoreboard:
         """Count workers that the kernel has killed for want of memory."""
         self.cells[Header.WORKERS_OOM_KILLED] += workers
 
-    def note_learnt(self, learnt: Learnt) -> None:
+    def note_learnt(self, learnt: TrafficStats) -> None:
         """Write down what the app costs."""
         for offset, value in reversed(list(enumerate(learnt))):
             self.cells[Header.LEARNT + offset] = value
@@ -169,7 +156,7 @@ class Scoreboard:
         first = Header.FIRST_LISTENER
         return [(word >> 32, word & 0xFFFFFFFF) for word in self.cells[first : first + count]]
 
-    def take_row(self, age: int) -> WriterRow | None:
+    def allocate(self, age: int) -> WorkerRecord | None:
         """Give a worker that is about to be forked a row.
 
         :param age: how gunicorn counts its workers, from 1
@@ -188,14 +175,14 @@ class Scoreboard:
         self.cells[start + Cell.BORN] = time.monotonic_ns()
         self.cells[start] = age
         self._given[age] = number
-        return WriterRow(self, start)
+        return self._record(start)
 
-    def row_of(self, age: int) -> WriterRow | None:
+    def record_of(self, age: int) -> WorkerRecord | None:
         """Return the row that was given to a worker; ``None`` if it has none."""
         number = self._given.get(age)
-        return None if number is None else WriterRow(self, self._start(number))
+        return None if number is None else self._record(self._start(number))
 
-    def free_row(self, age: int) -> None:
+    def release(self, age: int) -> None:
         """Take the row of a worker that has ended, and keep what it counted."""
         number = self._given.pop(age, None)
         if number is None:
@@ -209,16 +196,16 @@ class Scoreboard:
             if self.state < State.STOPPING:
                 self.cells[Header.RESTARTS] += 1
             if not self.cells[start + Cell.LEFT]:
-                self.cells[Header.KILLS] += 1
+                self.cells[Header.CRASHED] += 1
             self.cells[start] = 0
 
-    def heal(self, alive: Iterable[int]) -> None:
+    def sweep(self, alive: Iterable[int]) -> None:
         """Take the rows of workers that are gone without a word.
 
         :param alive: the ages of those that live
         """
         for age in set(self._given) - set(alive):
-            self.free_row(age)
+            self.release(age)
 
     def read(self, but: int | None = None) -> Snapshot:
         """Return the table as it is now.
@@ -235,7 +222,7 @@ class Scoreboard:
             time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
 
-    def fallen(self) -> list[WorkerRow]:
+    def killed(self) -> list[WorkerStats]:
         """Return what killed workers have left in rows that nobody has been given since."""
         now = time.monotonic_ns()
         free = [number for number, age in enumerate(self._ages()) if not age]
@@ -248,9 +235,9 @@ class Scoreboard:
         rows = [self._read_row(number, now, but) for number, age in enumerate(self._ages()) if age]
         return Snapshot(
             state=self.state,
-            rows=tuple(rows),
+            workers=tuple(rows),
             restarts=cells[Header.RESTARTS],
-            kills=cells[Header.KILLS],
+            crashed=cells[Header.CRASHED],
             served=cells[Header.SERVED_BEFORE] + sum(row.served for row in rows),
             busy_seconds=cells[Header.BUSY_BEFORE] / NANOSECONDS
             + sum(row.busy_seconds for row in rows),
@@ -264,38 +251,40 @@ class Scoreboard:
             oom_kills=cells[Header.OOM_KILLS],
             workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[Header.GUARD]),
-            learnt=Learnt(*cells[LEARNT]) if cells[Header.LEARNT] else None,
+            learnt=TrafficStats(*cells[LEARNT]) if cells[Header.LEARNT] else None,
         )
 
-    def held(self) -> Iterable[Held]:
-        """Return what each worker holds that takes requests."""
+    def _record(self, start: int) -> WorkerRecord:
+        return WorkerRecord(self.cells, start, self.threads, self._others)
+
+    def _others(self, mine: int) -> tuple[int | None, bool]:
+        """Return what other workers hold that take requests; one that hangs is none."""
         first, step = Header.WORDS, self._row_words
+        since = time.monotonic_ns() - _SILENT_NANOSECONDS
         columns = (Cell.AGE, Cell.READY, Cell.HELD, Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
-        return [
-            Held(age, held, beat, number)
+        held = {
+            number: held
             for number, (age, ready, held, beat) in enumerate(rows)
-            if age and ready and held >= 0
-        ]
+            if age and age != mine and ready and held >= 0 and beat > since
+        }
+        least = min(held.values(), default=None)
+        return least, any(self._has_free_slot(n) for n, count in held.items() if count == least)
 
-    def has_free_slot(self, number: int) -> bool:
-        """Return whether a thread of a worker runs no request.
-
-        :param number: its row
-        """
+    def _has_free_slot(self, number: int) -> bool:
         first = self._start(number) + Cell.WORDS
         return 0 in self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
 
     def _ages(self) -> list[int]:
         return self.cells[Header.WORDS :: self._row_words].tolist()
 
-    def _read_row(self, number: int, now: int, but: int | None) -> WorkerRow:
+    def _read_row(self, number: int, now: int, but: int | None) -> WorkerStats:
         start = self._start(number)
         cells = self.cells[start : start + self._row_words].tolist()
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
         slots = cells[Cell.WORDS :]
-        return WorkerRow(
+        return WorkerStats(
             number=number,
             age=cells[Cell.AGE],
             pid=cells[Cell.PID],

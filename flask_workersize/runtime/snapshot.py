@@ -52,7 +52,7 @@ class MemorySample(NamedTuple):
     peak_bytes: int = 0
 
 
-class WorkerRow(NamedTuple):
+class WorkerStats(NamedTuple):
     """One worker.
 
     :param number: its row, from 0
@@ -94,7 +94,7 @@ class WorkerRow(NamedTuple):
         return len(self.running_seconds)
 
 
-class Learnt(NamedTuple):
+class TrafficStats(NamedTuple):
     """What the monitor has learnt of the app from its traffic.
 
     :param requests: requests that it was learnt from
@@ -116,7 +116,7 @@ class Snapshot:
     """The table at one moment.
 
     :param state: what the deployment is doing
-    :param rows: the workers that live
+    :param workers: the workers that live
     :param restarts: workers that ended while the deployment went on serving
     :param kills: workers that ended without leaving, by SIGKILL or a crash
     :param served: requests served so far, by workers that have ended too
@@ -135,9 +135,9 @@ class Snapshot:
     """
 
     state: State
-    rows: tuple[WorkerRow, ...]
+    workers: tuple[WorkerStats, ...]
     restarts: int
-    kills: int
+    crashed: int
     served: int
     busy_seconds: float
     cpu_seconds: float
@@ -149,27 +149,27 @@ class Snapshot:
     oom_kills: int
     workers_oom_killed: int
     guard: GuardState
-    learnt: Learnt | None = None
+    learnt: TrafficStats | None = None
 
     @property
     def waiting(self) -> int:
         """Requests that a server has accepted and has no thread for yet."""
-        return self.task_queue + sum(row.waiting for row in self.rows)
+        return self.task_queue + sum(row.waiting for row in self.workers)
 
     @property
-    def ready(self) -> tuple[WorkerRow, ...]:
+    def ready(self) -> tuple[WorkerStats, ...]:
         """Workers that have loaded the app."""
-        return tuple(row for row in self.rows if row.is_ready)
+        return tuple(row for row in self.workers if row.is_ready)
 
     @property
     def busy(self) -> int:
         """Requests that run."""
-        return sum(row.busy for row in self.rows)
+        return sum(row.busy for row in self.workers)
 
     @property
     def slots(self) -> int:
         """Requests that can run at once."""
-        return sum(row.slots for row in self.rows)
+        return sum(row.slots for row in self.workers)
 
     @property
     def utilization(self) -> float:

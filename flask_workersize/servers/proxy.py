@@ -11,7 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ..settings import SizingSettings
+    from ..sizing.settings import SizingSettings
 
 _TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
 _DROPPED = (

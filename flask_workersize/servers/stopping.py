@@ -30,7 +30,7 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT} | (
 )
 """Signals that end a worker."""
 
-EVERYTHING = 2**31 - 1
+UNLIMITED = 2**31 - 1
 """More connections than any queue holds."""
 
 _SO_ATTACH_FILTER = 26
@@ -66,10 +66,10 @@ class StopSignal:
     def send(self, queued: int) -> None:
         """Say that the server stops, and how many queued connections are to be served.
 
-        :param queued: as :func:`keep_away_new` returns it
+        :param queued: as :func:`block_new_connections` returns it
         """
-        self._unlimited[0] = queued >= EVERYTHING
-        if queued < EVERYTHING:
+        self._unlimited[0] = queued >= UNLIMITED
+        if queued < UNLIMITED:
             os.write(self._more_permits, b"." * min(queued, _MOST_PERMITS))
         os.write(self._write, b"!")
 
@@ -96,19 +96,19 @@ class StopSignal:
             os.write(self._more_permits, b".")
 
 
-def keep_away_new(listeners: Iterable[socket.socket]) -> int:
+def block_new_connections(listeners: Iterable[socket.socket]) -> int:
     """Let no new connection into the queues of listeners, where that can be done.
 
     :param listeners: listening sockets; those on a path are expected to be unlinked
     :returns: how many queued connections are to be served: all where the queue cannot grow any
         more, else what is queued now
     """
-    return min(EVERYTHING, sum(_keep_away(listener) for listener in listeners))
+    return min(UNLIMITED, sum(_keep_away(listener) for listener in listeners))
 
 
 def _keep_away(listener: socket.socket) -> int:
     if listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return EVERYTHING
+        return UNLIMITED
     if sys.platform != "linux":
         return _UNKNOWN_QUEUE
     program = b"".join(struct.pack("=HBBI", *step) for step in _DROP_SYN)
@@ -118,7 +118,7 @@ def _keep_away(listener: socket.socket) -> int:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
     except OSError:
         return queue_length(listener)
-    return EVERYTHING
+    return UNLIMITED
 
 
 def queue_length(listener: socket.socket) -> int:

@@ -255,7 +255,7 @@ class Row:
     limit_mb: int
     app: str
     server: str
-    kills: int = 0
+    crashed: int = 0
     told: list[Told] = field(default_factory=list)
     note: str = ""
 
@@ -277,11 +277,11 @@ class Row:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was killed and nothing failed."""
-        return bool(self.told) and not self.kills and not self.failed
+        return bool(self.told) and not self.crashed and not self.failed
 
     def cells(self) -> list[str]:
         """Return the row as text."""
-        figures = [str(self.kills), str(self.failed), f"{self.rate:.0f}", f"{self.p99_ms:.0f}"]
+        figures = [str(self.crashed), str(self.failed), f"{self.rate:.0f}", f"{self.p99_ms:.0f}"]
         shown = figures if self.told else [""] * len(figures)
         return [str(self.limit_mb), self.app, self.server, *shown, self.note]
 
@@ -319,7 +319,7 @@ def run(start: Starter, row: Row, peers: Path | None, seconds: float) -> None:
         except RuntimeError as error:
             row.note = "does not start"
             print(f"{row.server}: {error}", file=sys.stderr)
-        row.kills += oom_kills(group)
+        row.crashed += oom_kills(group)
         if (status := server.process.poll()) is not None:
             ended = "was killed" if status == -signal.SIGKILL else f"ended by itself ({status})"
             row.note = row.note or f"the server {ended}"

@@ -64,7 +64,7 @@ def _microseconds(app: Any) -> float:
 def in_process() -> None:
     """Print what the meter adds to a request, in turn with the app alone."""
     board = Scoreboard(workers=1, threads=1)
-    row = board.take_row(1)
+    row = board.allocate(1)
     assert row is not None
     metered = Meter(_app, row)
     alone = statistics.median(_microseconds(_app) for _ in range(7))

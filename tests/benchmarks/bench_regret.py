@@ -107,13 +107,13 @@ class Runs:
     rates: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     failed: int = 0
-    kills: int = 0
+    crashed: int = 0
     used_mb: float = 0.0
 
     @property
     def rate(self) -> float:
         """The median of the runs; 0 where something was killed."""
-        return statistics.median(self.rates) if self.rates and not self.kills else 0.0
+        return statistics.median(self.rates) if self.rates and not self.crashed else 0.0
 
     @property
     def spread(self) -> float:
@@ -155,7 +155,7 @@ class Bench:
             try:
                 await_answer(server, port)
             except RuntimeError:
-                runs.kills += max(1, oom_kills(group))
+                runs.crashed += max(1, oom_kills(group))
                 return runs
             # Kept connections stay where they are: all workers are to be there first.
             launcher = psutil.Process(server.pid)
@@ -168,7 +168,7 @@ class Bench:
             runs.rates.append(told.rate)
             runs.p99_ms.append(told.p99_ms)
             runs.failed += told.failed
-            runs.kills += oom_kills(group)
+            runs.crashed += oom_kills(group)
             runs.used_mb = max(runs.used_mb, _most_used(group))
             server.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -181,7 +181,7 @@ class Bench:
             return found
         for limit_mb in sorted(LIMITS_MB, reverse=True):
             other = self.runs.get((Place(place.app, place.cpus, limit_mb), shape))
-            ample = other and not other.kills and other.used_mb <= TIGHT * place.limit_mb
+            ample = other and not other.crashed and other.used_mb <= TIGHT * place.limit_mb
             if other is not None and ample and limit_mb > place.limit_mb:
                 # Its own from here on: what happens in one place is told of that place alone.
                 return self.runs.setdefault((place, shape), deepcopy(other))
@@ -272,7 +272,7 @@ class Row:
     @property
     def holds(self) -> bool:
         """Whether it is near enough to the oracle, and nothing was killed."""
-        return self.share >= NEAR - self.noise and not self.runs.kills
+        return self.share >= NEAR - self.noise and not self.runs.crashed
 
     def cells(self) -> list[str]:
         """Return the row as text."""
@@ -288,7 +288,7 @@ class Row:
             f"{runs.spread:.2f}",
             f"{runs.late:.0f}",
             f"{runs.used_mb:.0f}",
-            str(runs.kills),
+            str(runs.crashed),
         ]
 
 
@@ -324,7 +324,7 @@ def compare(bench: Bench, place: Place) -> list[Row]:
         close = (best, chosen[MEASURED])
         for shape in dict.fromkeys(close if number >= REPEATS else chosen.values()):
             runs = bench.once(place, shape)
-            if len(runs.rates) <= number and not runs.kills:
+            if len(runs.rates) <= number and not runs.crashed:
                 bench.run(place, shape, runs)
     # Of many shapes the best has also had luck: what it reaches again is the measure.
     oracle = bench.once(place, best)
@@ -362,7 +362,7 @@ def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
 
 
 def _share(row: Row) -> str:
-    return "killed" if row.runs.kills else f"{row.share:.2f}"
+    return "killed" if row.runs.crashed else f"{row.share:.2f}"
 
 
 _COLOURS = {
@@ -420,7 +420,7 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
     for rule in _COLOURS:
         these = [row for row in rows if row.rule == rule]
         shares = [row.share for row in these]
-        killed = sum(row.runs.kills for row in these)
+        killed = sum(row.runs.crashed for row in these)
         yield (
             f"{rule:<20} of the oracle: least {min(shares):.2f}, median "
             f"{statistics.median(shares):.2f}; OOM kills {killed}"
@@ -428,7 +428,7 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
     missed = [row for row in rows if row.rule == MEASURED and not row.holds]
     yield f"{MEASURED} misses in {len(missed)} of {len({row.place for row in rows})} places"
     for row in missed:
-        yield f"  {row.place}: {row.share:.2f}, noise {row.noise:.2f}, kills {row.runs.kills}"
+        yield f"  {row.place}: {row.share:.2f}, noise {row.noise:.2f}, kills {row.runs.crashed}"
 
 
 def arguments() -> argparse.Namespace:

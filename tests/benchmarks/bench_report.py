@@ -40,7 +40,7 @@ def main() -> None:
     for count in ROWS:
         board = Scoreboard(workers=count, threads=1)
         for age in range(1, count + 1):
-            row = board.take_row(age)
+            row = board.allocate(age)
             assert row is not None
             row.enter()
             row.set_ready()

@@ -134,7 +134,7 @@ class State:
     zombies: int
     descriptors: dict[str, int]
     shared_mb: float
-    own_mb: dict[str, float]
+    private_mb: dict[str, float]
 
     @classmethod
     def of(cls, server: Server, group: RealGroup) -> State:
@@ -143,7 +143,7 @@ class State:
         # The connection of that very question closes first.
         time.sleep(1)
         pids = {"master": server.pid, "monitor": int(told["pid"])}
-        workers = [_descriptors(row["pid"]) for row in told["rows"]]
+        workers = [_descriptors(row["pid"]) for row in told["processes"]]
         members = [psutil.Process(pid) for pid in _members(group)]
         dead = [member for member in members if member.status() == psutil.STATUS_ZOMBIE]
         stat = (group.memory / "memory.stat").read_text()
@@ -161,7 +161,7 @@ class State:
 
     def __str__(self) -> str:
         files = ", ".join(f"{name} {count}" for name, count in self.descriptors.items())
-        own = ", ".join(f"{name} {size:.0f}" for name, size in self.own_mb.items())
+        own = ", ".join(f"{name} {size:.0f}" for name, size in self.private_mb.items())
         return (
             f"{self.processes} processes, {self.zombies} zombies; descriptors: {files}; "
             f"shared {self.shared_mb:.1f} MB; own MB: {own}"
@@ -200,7 +200,7 @@ class Trouble:
                 what = "a limit refused by the kernel"
         else:
             told = report(self.server)
-            rows = [row["pid"] for row in told["rows"] if row["pid"]]
+            rows = [row["pid"] for row in told["processes"] if row["pid"]]
             pid = told["pid"] if what == "the monitor killed" else self.chance.choice(rows or [0])
             if not self._kill(int(pid)):
                 return
@@ -247,7 +247,7 @@ def await_settled(server: Server, is_settled: Callable[[dict[str, Any]], bool]) 
 
 
 def _is_calm(told: dict[str, Any]) -> bool:
-    rows = told["rows"]
+    rows = told["processes"]
     is_quiet = told["busy"] == 0 and all(row["ready"] for row in rows)
     return bool(is_quiet and len(rows) == told["workers_wanted"])
 
@@ -279,7 +279,9 @@ def check(
         "no more requests failed than workers were killed",
         f"{failed} of {killed} {dict(load.failed)}",
     )
-    holds(told["kills"] <= killed, "kills in the report", f"{told['kills']}, there were {killed}")
+    holds(
+        told["crashed"] <= killed, "kills in the report", f"{told['crashed']}, there were {killed}"
+    )
     holds(told["oom_kills"] == kernel, "OOM kills", f"{told['oom_kills']}, the kernel's {kernel}")
     holds(
         last.processes == wanted + 2 and not last.zombies,
@@ -293,8 +295,8 @@ def check(
         holds(now <= before + spare, f"descriptors of the {name}", f"{before}, then {now}")
     shared = f"{first.shared_mb:.2f}, then {last.shared_mb:.2f} MB"
     holds(last.shared_mb <= first.shared_mb + 0.5, "shared memory of the group", shared)
-    for name, size in first.own_mb.items():
-        now_mb = last.own_mb[name]
+    for name, size in first.private_mb.items():
+        now_mb = last.private_mb[name]
         growth = f"{size:.1f}, then {now_mb:.1f} MB"
         holds(now_mb - size <= MOST_GROWTH_MB, f"own memory of the {name}", growth)
     holds(server.stop() == 0, "exit status", server.process.returncode)

@@ -6,10 +6,10 @@ import pytest
 from click.testing import Result
 
 from flask_workersize import WorkerSizing, compute_plan, get_plan
-from flask_workersize.cli.show import explain
-from flask_workersize.deployment import process
-from flask_workersize.servers import check_options
-from flask_workersize.state import prepare
+from flask_workersize.app_state import prepare
+from flask_workersize.cli.format import explain
+from flask_workersize.runtime.deployment import process
+from flask_workersize.servers.launch import check_options
 from tests.plain import SECRET, clear_environment, load, new_app, resources
 
 
@@ -135,7 +135,7 @@ def test_plan_has_the_worker_class_that_the_server_will_have(
     app = new_app(GUNICORN_OPTIONS={"worker_class": asked} if asked else {})
     WorkerSizing(app)
     settings, plan = prepare(app, {"wsgi_server": "gunicorn", "threads": threads})
-    assert check_options(app, settings, plan).worker_class == worker_class
+    assert check_options(app, settings, plan)[0].worker_class == worker_class
 
 
 def test_bind_may_be_repeated() -> None:

@@ -14,11 +14,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from flask_workersize import Resources, SizingSettings, WorkerSizing, compute_plan, get_plan
-from flask_workersize.plan import MB, SizingPlan
-from flask_workersize.settings import NAMES
-from flask_workersize.sources import GUNICORN_ARGS
-from flask_workersize.state import get_state
-from flask_workersize.whatif import memory_needed_mb, one_more, parse_memory
+from flask_workersize.app_state import get_state
+from flask_workersize.sizing.plan import MB, SizingPlan
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.sources import GUNICORN_ARGS
+from flask_workersize.sizing.what_if import memory_needed_mb, one_more, parse_memory
 
 SECRET = "s3cr3t-7f3a"
 FOLDER = "/sys/fs/cgroup/shop.slice"

@@ -13,7 +13,7 @@ import pytest
 from flask_workersize.doctor import Finding, examine
 from flask_workersize.doctor.finding import Case
 from flask_workersize.doctor.secret_key import made_at_start
-from flask_workersize.servers.handover import AppLocation
+from flask_workersize.servers.gunicorn.reexec import AppImport
 from tests.doctor.cases import Told, doctor, flask, sized
 from tests.plain import SECRET, plan
 
@@ -36,7 +36,7 @@ def start(_=None):
     threading.Thread(target=work).start()
 start()
 """
-EVERYTHING = f"""\
+UNLIMITED = f"""\
 import secrets
 from flask_apscheduler import APScheduler
 from flask_caching import Cache
@@ -64,7 +64,7 @@ own.connect().close()
 
 
 def test_everything_is_found_and_the_status_is_1(tmp_path: Path) -> None:
-    told = doctor(tmp_path, EVERYTHING, NOW_LMS_WORKERS="3")
+    told = doctor(tmp_path, UNLIMITED, NOW_LMS_WORKERS="3")
     assert told.status == 1
     labels = [line.partition(": ")[0] for line in told.lines[:-1]]
     assert labels == ["Breaks"] * 6 + ["Multiplies"]
@@ -81,7 +81,7 @@ def test_everything_is_found_and_the_status_is_1(tmp_path: Path) -> None:
 
 
 def test_everything_without_preload(tmp_path: Path) -> None:
-    told = doctor(tmp_path, EVERYTHING, NOW_LMS_PRELOAD="off", NOW_LMS_WSGI_SERVER="gunicorn")
+    told = doctor(tmp_path, UNLIMITED, NOW_LMS_PRELOAD="off", NOW_LMS_WSGI_SERVER="gunicorn")
     assert told.status == 1
     labels = [line.partition(": ")[0] for line in told.lines[:-1]]
     assert labels == ["Breaks"] * 4 + ["Multiplies"] * 2
@@ -200,7 +200,7 @@ def test_second_load_that_does_not_end_is_ended(
     code = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\n"
     (tmp_path / "endless.py").write_text(code + "while True:\n    time.sleep(0.1)\n")
     monkeypatch.chdir(tmp_path)
-    case = Case(sized(SECRET_KEY=SECRET), True, 2, AppLocation("endless"))
+    case = Case(sized(SECRET_KEY=SECRET), True, 2, AppImport("endless"))
     (finding,) = made_at_start(case, seconds=5)
     assert finding.level == "unseen"
     pid = int((tmp_path / "pid").read_text())

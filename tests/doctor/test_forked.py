@@ -21,9 +21,9 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 
 from flask_workersize.doctor.engines import connected_before_fork
 from flask_workersize.doctor.finding import Finding
+from flask_workersize.doctor.fork_probe import fork_probe, origin
 from flask_workersize.doctor.schedulers import running_schedulers
 from flask_workersize.doctor.threads import threads_before_fork
-from flask_workersize.doctor.trial import fork_a_worker, origin
 from flask_workersize.runtime.fork import worker_forked
 from tests.doctor.cases import case, levels, sized
 from tests.servers.serving import await_that
@@ -271,7 +271,7 @@ def fail(_: Flask) -> None:
 def test_worker_that_does_not_get_ready_is_given_up(receiver: Callable[[Flask], None]) -> None:
     app = sized()
     with worker_forked.connected_to(receiver, sender=app):
-        assert fork_a_worker(app, [], seconds=0.5) is None
+        assert fork_probe(app, [], seconds=0.5) is None
 
 
 @pytest.mark.usefixtures("engine")
@@ -300,7 +300,7 @@ def test_process_that_a_worker_starts_neither_delays_the_answer_nor_is_left_behi
 
     begun = time.monotonic()
     with worker_forked.connected_to(start, sender=app):
-        assert fork_a_worker(app, [], seconds=30) is not None
+        assert fork_probe(app, [], seconds=30) is not None
     assert time.monotonic() < begun + 25
     pid = int((tmp_path / "pid").read_text())
     ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask_workersize.health.report import Live
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerRow
+from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerStats
 from tests.plain import MB
 
 LIVE = {
@@ -20,7 +20,7 @@ LIVE = {
     "busy_seconds",
     "cpu_seconds",
     "restarts",
-    "kills",
+    "crashed",
     "draining",
     "workers_wanted",
     "guard",
@@ -37,11 +37,11 @@ DETAILS = {"sources", "warnings", "notes", "pid"}
 MEMORY = MemorySample(200 * MB, 150 * MB, 100 * MB, age_seconds=0.5)
 
 _board = Scoreboard(2, 2)
-_board.take_row(1)
+_board.allocate(1)
 _BLANK = _board.read()
 
 
-def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> WorkerRow:
+def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> WorkerStats:
     """Return a worker that runs requests for that many seconds each."""
     values: dict[str, Any] = {
         "pid": 4711,
@@ -56,16 +56,16 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
         "cpu_seconds": 0.5,
         "memory": MEMORY,
     }
-    return _BLANK.rows[0]._replace(**{**values, **others})
+    return _BLANK.workers[0]._replace(**{**values, **others})
 
 
-def snapshot(*rows: WorkerRow, **others: Any) -> Snapshot:
+def snapshot(*rows: WorkerStats, **others: Any) -> Snapshot:
     """Return a server that serves with these workers."""
     values: dict[str, Any] = {
         "state": State.SERVING,
-        "rows": rows,
+        "workers": rows,
         "restarts": 3,
-        "kills": 1,
+        "crashed": 1,
         "served": 1234,
         "busy_seconds": 56.5,
         "cpu_seconds": 12.25,
@@ -73,6 +73,6 @@ def snapshot(*rows: WorkerRow, **others: Any) -> Snapshot:
     return replace(_BLANK, **{**values, **others})
 
 
-def live(*rows: WorkerRow, queued: int | None = 7, **others: Any) -> Live:
+def live(*rows: WorkerStats, queued: int | None = 7, **others: Any) -> Live:
     """Return what is happening now on a server with these workers."""
     return Live(snapshot(*rows, **others), queued)

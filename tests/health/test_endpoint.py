@@ -19,12 +19,12 @@ from werkzeug.test import Client, EnvironBuilder
 
 import flask_workersize
 from flask_workersize import CapacityReport, WorkerSizeConfigError, WorkerSizing
-from flask_workersize.deployment import Deployed, Deployment, process
 from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
 from flask_workersize.health.endpoint import Answer, CapacityEndpoint
-from flask_workersize.plan import compute_plan
+from flask_workersize.runtime.deployment import Deployed, Deployment, process
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
 from flask_workersize.runtime.snapshot import State
+from flask_workersize.sizing.plan import compute_plan
 from tests.health.snapshots import DETAILS, LIVE, row
 from tests.health.snapshots import live as live_figures
 from tests.plain import SECRET, clear_environment, load, new_app, plan, resources
@@ -323,7 +323,7 @@ def test_live_figures_need_the_token_only_where_everybody_comes_and_the_rows_eve
     assert maker.calls == [(details, live, None)]
     shown = json.loads(answer.body)
     assert (shown.keys() >= LIVE) is live
-    assert ("rows" in shown) is details
+    assert ("processes" in shown) is details
 
 
 def test_request_that_asks_is_named_so_that_it_does_not_count() -> None:
@@ -347,7 +347,7 @@ def deployment() -> Deployment:
 @pytest.fixture
 def served(app: Flask, deployment: Deployment) -> Client:
     """Return a client of the app that is served by a metered worker."""
-    taken = deployment.board.take_row(1)
+    taken = deployment.board.allocate(1)
     assert taken is not None
     taken.enter()
     taken.set_ready()
@@ -360,32 +360,32 @@ def test_served_app_tells_what_is_happening_now_with_the_token(served: Client) -
     assert shown.keys() >= LIVE | DETAILS
     assert (shown["workers_alive"], shown["slots"], shown["served"]) == (1, 2, 1)
     assert shown["busy"] == 0, "the request that asks does not count"
-    (worker,) = shown["rows"]
+    (worker,) = shown["processes"]
     assert worker["pid"] == shown["pid"] == os.getpid()
 
 
 def test_served_app_tells_anybody_else_only_the_plan(served: Client) -> None:
     shown = served.get(URL).get_json()
     assert shown["serving"] is True
-    assert shown.keys().isdisjoint(LIVE | DETAILS | {"rows"})
+    assert shown.keys().isdisjoint(LIVE | DETAILS | {"processes"})
 
 
 def test_served_app_tells_of_workers_of_which_it_is_none(
     served: Client, deployment: Deployment
 ) -> None:
     """One truth, whichever worker answers."""
-    other = deployment.board.take_row(2)
+    other = deployment.board.allocate(2)
     assert other is not None
     Client(Meter(Response("done"), other)).get("/").close()
     shown = served.get(URL, headers=BEARER).get_json()
     assert (shown["workers_alive"], shown["served"]) == (2, 1)
-    assert [worker["served"] for worker in shown["rows"]] == [0, 1]
+    assert [worker["served"] for worker in shown["processes"]] == [0, 1]
 
 
 def test_app_that_nobody_serves_has_no_live_figures(app: Flask) -> None:
     shown = app.test_client().get(URL, headers=BEARER).get_json()
     assert shown.keys() >= DETAILS
-    assert shown.keys().isdisjoint(LIVE | {"rows"})
+    assert shown.keys().isdisjoint(LIVE | {"processes"})
 
 
 # Metrics
@@ -437,7 +437,7 @@ def test_metrics_inside_need_no_token() -> None:
 
 def test_metrics_are_never_those_of_one_worker(app: Flask, deployment: Deployment) -> None:
     """No rows, and so no label by process: their number would grow with each restart."""
-    taken = deployment.board.take_row(1)
+    taken = deployment.board.allocate(1)
     assert taken is not None
     taken.enter()
     text = Client(Meter(Deployed(app, deployment), taken)).get(METRICS, headers=BEARER).text

@@ -94,7 +94,7 @@ def test_figures_of_the_report_are_read_back(accept: str, read: Read, content_ty
         "workersize_busy_seconds_total": 56.5,
         "workersize_cpu_seconds_total": 12.25,
         "workersize_worker_restarts_total": 3,
-        "workersize_worker_kills_total": 1,
+        "workersize_worker_crashes_total": 1,
         "workersize_workers_recycled_total": 6,
         "workersize_oom_kills_total": 1,
     }
@@ -110,7 +110,7 @@ def test_kind_and_meaning_of_each_metric_are_said(accept: str, read: Read) -> No
         "workersize_busy_seconds",
         "workersize_cpu_seconds",
         "workersize_worker_restarts",
-        "workersize_worker_kills",
+        "workersize_worker_crashes",
         "workersize_workers_recycled",
         "workersize_oom_kills",
     }

@@ -14,12 +14,12 @@ from pydantic import SecretStr
 from werkzeug.test import Client, TestResponse
 
 from flask_workersize import compute_plan
-from flask_workersize.deployment import Deployment
+from flask_workersize.app_state import report_of
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.probe import ProbeApp, ProbeRules
+from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerRow
-from flask_workersize.state import report_of
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerStats
 from tests.health.snapshots import row, snapshot
 from tests.plain import SECRET, load, resources
 
@@ -60,13 +60,13 @@ never_booted = row(is_ready=False, silent_seconds=LONG)
     ],
 )
 def test_worker_is_stuck_where_neither_its_requests_nor_its_main_loop_go_on(
-    worker: WorkerRow, is_stuck: bool
+    worker: WorkerStats, is_stuck: bool
 ) -> None:
     assert RULES.is_stuck(worker) is is_stuck
 
 
 @pytest.mark.parametrize("worker", [idle, busy, half, stuck, silent, booting, never_booted])
-def test_no_worker_is_stuck_without_a_timeout(worker: WorkerRow) -> None:
+def test_no_worker_is_stuck_without_a_timeout(worker: WorkerStats) -> None:
     assert not ProbeRules(timeout_seconds=0).is_stuck(worker)
 
 
@@ -192,7 +192,7 @@ class Port:
     def serve(self, ready: int = 2) -> None:
         """Let workers be there that have loaded the app."""
         for age in range(1, ready + 1):
-            taken = self.board.take_row(age)
+            taken = self.board.allocate(age)
             assert taken is not None
             taken.enter()
             taken.set_ready()
@@ -258,7 +258,7 @@ def test_ready_turns_with_the_state_of_the_server() -> None:
 def test_server_whose_workers_are_gone_is_not_live() -> None:
     port = Port()
     port.serve()
-    port.board.heal([])
+    port.board.sweep([])
     assert (port.get("/live").json or {})["reason"] == "no worker runs"
 
 
@@ -280,7 +280,7 @@ def test_live_figures_and_metrics_are_open_without_the_token() -> None:
     port.serve()
     shown = port.get("/_health/capacity").json or {}
     assert (shown["workers_alive"], shown["serving"], shown["draining"]) == (2, True, False)
-    assert "rows" not in shown
+    assert "processes" not in shown
     for path in ("/metrics", "/_health/capacity/metrics"):
         families = text_string_to_metric_families(port.get(path).text)
         found = {sample.name: sample.value for family in families for sample in family.samples}
@@ -292,9 +292,9 @@ def test_rows_need_the_token_on_this_port_too() -> None:
     port.serve()
     header = {"Authorization": f"Bearer {SECRET}"}
     shown = port.get("/_health/capacity", headers=header).json or {}
-    assert len(shown["rows"]) == 2
+    assert len(shown["processes"]) == 2
     wrong = port.get("/_health/capacity", headers={"Authorization": "Bearer no"}).json or {}
-    assert "rows" not in wrong
+    assert "processes" not in wrong
 
 
 @pytest.mark.parametrize("path", ["/", "", "/live/", "/ready/x", "/LIVE", "/_health", "//live"])

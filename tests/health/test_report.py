@@ -30,7 +30,7 @@ OPEN = {
     "memory_available_mb",
     "cpus",
 }
-ROWS = {"rows", "learnt"}
+ROWS = {"processes", "measured"}
 
 
 def report(
@@ -126,7 +126,7 @@ def test_schema_describes_every_field() -> None:
     assert set(schema["properties"]) == OPEN | LIVE | ROWS | DETAILS
     assert set(schema["required"]) == OPEN
     assert all(item["description"] for item in schema["properties"].values())
-    for part in ("WorkerReport", "LearntReport"):
+    for part in ("WorkerReport", "MeasuredReport"):
         described = schema["$defs"][part]
         assert all(item["description"] for item in described["properties"].values())
         assert set(described["required"]) == set(described["properties"])
@@ -157,7 +157,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
         "busy_seconds": 56.5,
         "cpu_seconds": 12.25,
         "restarts": 3,
-        "kills": 1,
+        "crashed": 1,
         "draining": False,
         "workers_wanted": 3,
         "guard": "reduced",
@@ -176,13 +176,13 @@ def test_live_figures_of_no_worker_are_0() -> None:
 def test_rows_are_told_only_with_the_details() -> None:
     made = told_of(report(plan(), details=True, live=live(row(), row())))
     assert set(made) == OPEN | LIVE | ROWS | DETAILS
-    assert len(made["rows"]) == 2
+    assert len(made["processes"]) == 2
     assert set(told_of(report(plan(), details=True))) == OPEN | DETAILS
 
 
 def test_row_tells_how_its_worker_fares() -> None:
     worker = row((1.5, 61.25), pid=4711, silent_seconds=0.12345, lived_seconds=3600.0)
-    (told,) = told_of(report(plan(), details=True, live=live(worker)))["rows"]
+    (told,) = told_of(report(plan(), details=True, live=live(worker)))["processes"]
     assert told == {
         "pid": 4711,
         "age_seconds": 3600.0,
@@ -202,7 +202,7 @@ def test_row_tells_how_its_worker_fares() -> None:
 
 
 def test_row_of_an_idle_worker_runs_for_0_seconds() -> None:
-    (told,) = told_of(report(plan(), details=True, live=live(row())))["rows"]
+    (told,) = told_of(report(plan(), details=True, live=live(row())))["processes"]
     assert (told["busy"], told["running_seconds"]) == (0, 0)
 
 
@@ -217,7 +217,7 @@ def test_row_of_an_idle_worker_runs_for_0_seconds() -> None:
 def test_memory_that_is_not_known_is_null(
     memory: MemorySample | None, rss_mb: float | None, pss_mb: float | None, age: float | None
 ) -> None:
-    (told,) = told_of(report(plan(), details=True, live=live(row(memory=memory))))["rows"]
+    (told,) = told_of(report(plan(), details=True, live=live(row(memory=memory))))["processes"]
     assert (told["rss_mb"], told["pss_mb"], told["memory_age_seconds"]) == (rss_mb, pss_mb, age)
 
 

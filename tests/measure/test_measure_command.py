@@ -17,10 +17,10 @@ from flask.cli import FlaskGroup
 
 from flask_workersize import WorkerSizing
 from flask_workersize.errors import WorkerSizeConfigError
-from flask_workersize.measure.home import FILE_NAME
+from flask_workersize.measure.load_test import Answers
 from flask_workersize.measure.measurement import check
-from flask_workersize.measure.profile import Figure, SizingProfile
-from flask_workersize.measure.trial import Answers
+from flask_workersize.sizing.profile import Estimate, SizingProfile
+from flask_workersize.sizing.profile_location import FILE_NAME
 from tests.plain import clear_environment, new_app
 from tests.servers.clients import PATH
 from tests.servers.serving import Finished, Starter, await_that, flask, starter
@@ -57,7 +57,7 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     assert (made.app, made.made_by, made.preload) == ("costly", "measure", True)
     assert made.requests == 60 + 60 + 25
     assert made.wait_ms.value > made.cpu_ms.value > 0
-    figures = [value for _, value in made if isinstance(value, Figure)]
+    figures = [value for _, value in made if isinstance(value, Estimate)]
     assert len(figures) == 8
     for figure in figures:
         assert figure.low <= figure.value <= figure.high
@@ -110,8 +110,8 @@ def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_pat
     )
     told = json.loads(plan.stdout)["plan"]
     made = SizingProfile.load(file)
-    assert told["worker_memory_mb"] == made.costs.own_mb(1)
-    assert told["shared_memory_mb"] == made.costs.once_mb
+    assert told["worker_memory_mb"] == made.costs.private_mb(1)
+    assert told["shared_memory_mb"] == made.costs.shared_mb
     assert told["sources"]["worker_memory_mb"] == "measured"
 
 

@@ -28,13 +28,13 @@ class Group:
 
     :param high: of version 2 only
     :param usage: of its own processes; what the files say is with those of the groups below
-    :param inactive_file: part of usage
+    :param cache: page cache, part of usage
     """
 
     max: int | None = None
     high: int | None = None
     usage: int = 0
-    inactive_file: int = 0
+    cache: int = 0
     quota: Quota | None = None
 
 
@@ -90,13 +90,14 @@ class Machine:
         return files
 
     def usage(self, depth: int) -> tuple[int, int]:
-        """Return usage and inactive_file of a group and all below it, as the kernel counts."""
+        """Return usage and page cache of a group and all below it, as the kernel counts."""
         below = self.groups[depth:]
-        return sum(group.usage for group in below), sum(group.inactive_file for group in below)
+        return sum(group.usage for group in below), sum(group.cache for group in below)
 
     def _memory(self, group: Group, depth: int) -> dict[str, object]:
-        usage, inactive_file = self.usage(depth)
-        stat = f"anon 1\ninactive_file {inactive_file}\nactive_file 2"
+        usage, cache = self.usage(depth)
+        active = cache // 3
+        stat = f"anon 1\ninactive_file {cache - active}\nactive_file {active}"
         if self.memory_is_v2:
             return {
                 "memory.max": "max" if group.max is None else group.max,
@@ -109,7 +110,8 @@ class Machine:
             "memory.limit_in_bytes": V1_UNLIMITED if group.max is None else group.max,
             "memory.usage_in_bytes": usage,
             "memory.stat": f"inactive_file 3\nhierarchical_memory_limit "
-            f"{min(limits, default=V1_UNLIMITED)}\ntotal_inactive_file {inactive_file}",
+            f"{min(limits, default=V1_UNLIMITED)}\ntotal_inactive_file {cache - active}\n"
+            f"total_active_file {active}",
         }
 
     def _cpu(self, group: Group) -> dict[str, object]:
@@ -138,7 +140,7 @@ def groups(draw: st.DrawFn) -> Group:
         max=draw(limits),
         high=draw(limits),
         usage=usage,
-        inactive_file=draw(st.integers(0, usage)),
+        cache=draw(st.integers(0, usage)),
         quota=draw(st.none() | quotas),
     )
 
@@ -161,7 +163,7 @@ PIECES = [
     *NUMBERS,
     *("/", "/a", "/a/b", "/ab", "/..", "..", "//", ROOT, f"{ROOT}/memory", f"{ROOT}/cpu"),
     *("cgroup", "cgroup2", " - ", "rw,memory", "rw,cpu", "memory", "cpu", "name=systemd"),
-    *("hierarchical_memory_limit", "inactive_file", "total_inactive_file", "30 21 0:30 "),
+    *("hierarchical_memory_limit", "inactive_file", "total_active_file", "30 21 0:30 "),
     *("0::", "4:memory:", "3:cpu,cpuacct:", ":", ",", " ", "\t", "\n", "\n", "\\040", "\\012"),
     *("\0", "\\000", "\x85", "\u2028", "é", "٣", "\ud800"),
 ]

@@ -27,7 +27,7 @@ def group(limit: Any, used_mb: int, cache_mb: int = 0) -> dict[str, Any]:
     return {
         "memory.max": limit,
         "memory.current": used_mb * MB,
-        "memory.stat": f"anon 1\ninactive_file {cache_mb * MB}\nactive_file 7\n",
+        "memory.stat": f"anon 1\ninactive_file {cache_mb * MB}\nactive_file 0\n",
     }
 
 

@@ -668,18 +668,18 @@ AVAILABLE = [
         {"memory_available": 1 * GB, "notes": ["malformed"]},
     ),
     Case(
-        "inactive_file malformed: raw usage",
+        "inactive_file malformed: only the rest is page cache",
         v2(
             "/",
             {
                 "": {
                     **maximum(1 * GB),
                     "memory.current": 600 * MB,
-                    "memory.stat": "anon 1\ninactive_file -3\nactive_file 2",
+                    "memory.stat": f"anon 1\ninactive_file -3\nactive_file {2 * MB}",
                 }
             },
         ),
-        {"memory_available": 424 * MB, "notes": ["malformed"]},
+        {"memory_available": 426 * MB, "notes": ["malformed"]},
     ),
     Case(
         "inactive_anon is no page cache",
@@ -694,7 +694,7 @@ AVAILABLE = [
                 }
             },
         ),
-        {"memory_available": 434 * MB},
+        {"memory_available": 484 * MB},
     ),
     Case(
         "usage of a group whose limit does not bind is not compared with the host",

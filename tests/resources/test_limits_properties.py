@@ -103,11 +103,11 @@ def test_machine_as_it_exists_gives_exactly_its_tightest_limits(machine: Machine
     assert found.cpus == float(min(cpus))
     limits, free = [host.memory_total], [host.memory_available, host.memory_total]
     for depth, group in enumerate(machine.visible, machine.hidden):
-        usage, inactive_file = machine.usage(depth)
+        usage, cache = machine.usage(depth)
         for limit in (group.max, group.high if machine.memory_is_v2 else None):
             if limit is not None and limit < host.memory_total:
                 limits.append(limit)
-                free.append(max(limit - (usage - inactive_file), 0))
+                free.append(max(limit - (usage - cache), 0))
     hidden = [group.max for group in machine.groups[: machine.hidden] if group.max is not None]
     if not machine.memory_is_v2:  # memory.stat repeats what is not mounted
         limits += hidden
@@ -139,10 +139,10 @@ def test_raising_usage_never_gives_more(machine: Machine, data: st.DataObject) -
     index = data.draw(st.integers(0, len(machine.groups) - 1))
     group = machine.groups[index]
     usage = group.usage + data.draw(st.integers(0, 2**40))
-    cache = data.draw(st.integers(0, group.inactive_file))
+    cache = data.draw(st.integers(0, group.cache))
     before, after = (
         detect(machine),
-        detect(machine.with_group(index, usage=usage, inactive_file=cache)),
+        detect(machine.with_group(index, usage=usage, cache=cache)),
     )
     check_never_more(before, after)
     assert (after.memory_limit, after.cpus) == (before.memory_limit, before.cpus)

@@ -16,7 +16,7 @@ from flask_workersize.resources.processes import (
     resident_memory,
     start_time,
 )
-from tests.runtime.children import Children, Pipe, await_end, status_of
+from tests.children import Children, Pipe, await_end, status_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -14,9 +14,9 @@ from gunicorn.http.wsgi import FileWrapper
 from waitress.buffers import ReadOnlyFileBasedBuffer
 
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
-from flask_workersize.runtime.row import WriterRow
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import WorkerRow
+from flask_workersize.runtime.snapshot import WorkerStats
+from flask_workersize.runtime.worker_record import WorkerRecord
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,9 +35,9 @@ class Served:
         self, app: WSGIApplication, threads: int = 1, hands_files_over: bool = False
     ) -> None:
         self._board = Scoreboard(1, threads)
-        row = self._board.take_row(1)
+        row = self._board.allocate(1)
         assert row is not None
-        self.row: WriterRow = row
+        self.row: WorkerRecord = row
         self.meter = Meter(app, row, hands_files_over)
         self.started: list[str] = []
 
@@ -51,8 +51,8 @@ class Served:
         return lambda data: None
 
     @property
-    def now(self) -> WorkerRow:
-        (row,) = self._board.read().rows
+    def now(self) -> WorkerStats:
+        (row,) = self._board.read().workers
         return row
 
     @property

@@ -18,30 +18,30 @@ from hypothesis import strategies as st
 
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime.layout import NANOSECONDS, Slot
-from flask_workersize.runtime.row import WriterRow
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import MemorySample, State
+from flask_workersize.runtime.worker_record import WorkerRecord
+from tests.children import Children, Pipe, status_of
 from tests.plain import untimed
-from tests.runtime.children import Children, Pipe, status_of
 
 SOME_SERVED = 500
 
 
-def given_row(board: Scoreboard, age: int = 1) -> WriterRow:
+def given_row(board: Scoreboard, age: int = 1) -> WorkerRecord:
     """Return the row that a worker is given; there is one."""
-    row = board.take_row(age)
+    row = board.allocate(age)
     assert row is not None
     return row
 
 
-def begin(row: WriterRow, number: int = 0) -> int:
+def begin(row: WorkerRecord, number: int = 0) -> int:
     """Begin a request in a slot, and return the slot as the meter names it."""
     slot = row.slots[number]
     row.cells[slot + Slot.BEGUN] = time.monotonic_ns()
     return slot
 
 
-def end(row: WriterRow, number: int = 0) -> None:
+def end(row: WorkerRecord, number: int = 0) -> None:
     """End the request of a slot."""
     slot = row.slots[number]
     row.cells[slot + Slot.BUSY] += time.monotonic_ns() - row.cells[slot + Slot.BEGUN]
@@ -49,7 +49,7 @@ def end(row: WriterRow, number: int = 0) -> None:
     row.cells[slot + Slot.BEGUN] = 0
 
 
-def serve(row: WriterRow, number: int = 0, times: int = 1) -> None:
+def serve(row: WorkerRecord, number: int = 0, times: int = 1) -> None:
     for _ in range(times):
         begin(row, number)
         end(row, number)
@@ -68,8 +68,8 @@ def fill(board: Scoreboard) -> list[int]:
 
 def test_new_table_is_empty_and_starting() -> None:
     now = Scoreboard(4, 2).read()
-    assert (now.state, now.rows) == (State.STARTING, ())
-    assert (now.restarts, now.kills, now.served, now.busy_seconds) == (0, 0, 0, 0)
+    assert (now.state, now.workers) == (State.STARTING, ())
+    assert (now.restarts, now.crashed, now.served, now.busy_seconds) == (0, 0, 0, 0)
     assert (now.waiting, now.slots, now.busy) == (0, 0, 0)
 
 
@@ -77,7 +77,7 @@ def test_each_worker_has_a_row_with_a_slot_for_each_thread() -> None:
     board = Scoreboard(3, 2)
     for age in (1, 2, 3):
         given_row(board, age)
-    rows = board.read().rows
+    rows = board.read().workers
     assert [row.age for row in rows] == [1, 2, 3]
     assert [row.slots for row in rows] == [2, 2, 2]
     assert len({row.number for row in rows}) == 3
@@ -87,10 +87,10 @@ def test_each_worker_has_a_row_with_a_slot_for_each_thread() -> None:
 def test_row_tells_what_its_worker_wrote() -> None:
     board = Scoreboard(1, 2)
     row = given_row(board)
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert (seen.pid, seen.start_time, seen.is_ready) == (0, 0, False)
     row.enter()
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert (seen.pid, seen.start_time) == (os.getpid(), start_time(os.getpid()))
     assert not seen.is_ready
     assert board.read().ready == ()
@@ -98,17 +98,17 @@ def test_row_tells_what_its_worker_wrote() -> None:
     assert [ready.pid for ready in board.read().ready] == [os.getpid()]
 
 
-@pytest.mark.parametrize("speak", [WriterRow.beat, WriterRow.set_ready])
+@pytest.mark.parametrize("speak", [WorkerRecord.beat, WorkerRecord.set_ready])
 def test_worker_is_silent_from_its_fork_to_its_first_heartbeat(
-    speak: Callable[[WriterRow], None],
+    speak: Callable[[WorkerRecord], None],
 ) -> None:
     """To be ready is one: the main loop of a worker may begin with a long wait."""
     board = Scoreboard(1, 1)
     row = given_row(board)
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert seen.silent_seconds == seen.lived_seconds
     speak(row)
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert seen.silent_seconds < seen.lived_seconds
 
 
@@ -116,11 +116,11 @@ def test_running_request_is_busy_until_it_ends() -> None:
     board = Scoreboard(1, 2)
     row = given_row(board)
     begin(row, 1)
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert (seen.busy, seen.served) == (1, 0)
     assert all(seconds >= 0 for seconds in seen.running_seconds)
     end(row, 1)
-    (seen,) = board.read().rows
+    (seen,) = board.read().workers
     assert (seen.busy, seen.served, seen.running_seconds) == (0, 1, ())
     assert seen.busy_seconds > 0
 
@@ -135,7 +135,7 @@ def test_table_adds_up_its_rows() -> None:
     begin(two, 1)
     now = board.read()
     assert (now.served, now.busy, now.slots, now.utilization) == (5, 3, 4, 0.75)
-    assert now.busy_seconds == pytest.approx(sum(row.busy_seconds for row in now.rows))
+    assert now.busy_seconds == pytest.approx(sum(row.busy_seconds for row in now.workers))
     assert not now.is_saturated
     begin(one, 1)
     assert board.read().is_saturated
@@ -153,7 +153,7 @@ def test_slot_that_asks_is_left_out() -> None:
     asking = begin(two, 1)
     begin(one, 0)
     assert board.read().busy == 2
-    assert [row.busy for row in board.read(but=asking).rows] == [1, 0]
+    assert [row.busy for row in board.read(but=asking).workers] == [1, 0]
     for slot in (*one.slots, *two.slots):
         assert board.read(but=slot).busy == (1 if slot in (asking, one.slots[0]) else 2)
 
@@ -207,9 +207,9 @@ def test_worker_is_told_what_the_other_holds_that_holds_least() -> None:
     assert [row.others()[0] for row in rows] == [4, 5, 4]
     assert board.read().waiting == 5
     rows[2].note_held(0)
-    board.free_row(3)
+    board.release(3)
     assert [row.others()[0] for row in rows[:2]] == [4, 5]
-    board.free_row(2)
+    board.release(2)
     assert rows[0].others() == (None, False)
 
 
@@ -246,7 +246,7 @@ def test_worker_that_hangs_is_left_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 def test_memory_is_unknown_until_it_is_noted() -> None:
     board = Scoreboard(1, 1)
     given_row(board)
-    assert board.read().rows[0].memory is None
+    assert board.read().workers[0].memory is None
 
 
 @pytest.mark.parametrize(("pss", "uss"), [(200, 100), (None, 100), (None, None), (0, 0)])
@@ -254,7 +254,7 @@ def test_memory_is_told_as_it_was_noted(pss: int | None, uss: int | None) -> Non
     board = Scoreboard(1, 1)
     given_row(board)
     board.note_memory(0, 300, pss, uss)
-    memory = board.read().rows[0].memory
+    memory = board.read().workers[0].memory
     assert memory == MemorySample(300, pss, uss, memory.age_seconds if memory else -1, uss or 0)
 
 
@@ -262,9 +262,9 @@ def test_memory_of_one_worker_is_not_told_of_the_next_in_its_row() -> None:
     board = Scoreboard(1, 1)
     given_row(board, 1)
     board.note_memory(0, 300, 200, 100)
-    board.free_row(1)
+    board.release(1)
     given_row(board, 2)
-    assert board.read().rows[0].memory is None
+    assert board.read().workers[0].memory is None
 
 
 # Workers that come and go
@@ -274,28 +274,28 @@ def test_row_of_a_worker_is_found_by_its_age() -> None:
     board = Scoreboard(2, 1)
     given_row(board, 1)
     given_row(board, 2)
-    row = board.row_of(2)
+    row = board.record_of(2)
     assert row is not None
     serve(row)
-    assert [seen.served for seen in board.read().rows] == [0, 1]
-    assert board.row_of(3) is None
+    assert [seen.served for seen in board.read().workers] == [0, 1]
+    assert board.record_of(3) is None
 
 
 def test_freed_row_is_given_again_and_is_blank() -> None:
     board = Scoreboard(2, 2)
     fill(board)
-    row = board.row_of(1)
+    row = board.record_of(1)
     assert row is not None
     row.enter()
     row.set_ready()
     serve(row, times=4)
     row.note_held(5)
     begin(row, 1)
-    board.free_row(1)
-    assert 1 not in [seen.age for seen in board.read().rows]
+    board.release(1)
+    assert 1 not in [seen.age for seen in board.read().workers]
     again = given_row(board, 999)
     assert again.slots == row.slots
-    (seen,) = (seen for seen in board.read().rows if seen.age == 999)
+    (seen,) = (seen for seen in board.read().workers if seen.age == 999)
     assert (seen.pid, seen.start_time, seen.is_ready, seen.waiting) == (0, 0, False, 0)
     assert (seen.busy, seen.served, seen.busy_seconds) == (0, 0, 0)
 
@@ -305,21 +305,21 @@ def test_what_a_worker_has_served_stays_in_the_total() -> None:
     row = given_row(board)
     serve(row, times=4)
     before = board.read()
-    board.free_row(1)
+    board.release(1)
     after = board.read()
-    assert (after.served, after.rows) == (4, ())
+    assert (after.served, after.workers) == (4, ())
     assert after.busy_seconds == pytest.approx(before.busy_seconds)
 
 
-@pytest.mark.parametrize(("leaves", "kills"), [(True, 0), (False, 1)])
-def test_worker_that_ends_without_leaving_counts_as_killed(leaves: bool, kills: int) -> None:
+@pytest.mark.parametrize(("leaves", "crashed"), [(True, 0), (False, 1)])
+def test_worker_that_ends_without_leaving_counts_as_killed(leaves: bool, crashed: int) -> None:
     board = Scoreboard(1, 1)
     board.state = State.SERVING
     row = given_row(board)
     if leaves:
         row.leave()
-    board.free_row(1)
-    assert (board.read().kills, board.read().restarts) == (kills, 1)
+    board.release(1)
+    assert (board.read().crashed, board.read().restarts) == (crashed, 1)
 
 
 @pytest.mark.parametrize(
@@ -332,8 +332,8 @@ def test_worker_that_ends_counts_as_restarted_unless_the_server_stops(
     board = Scoreboard(1, 1)
     given_row(board).leave()
     board.state = state
-    board.free_row(1)
-    assert (board.read().restarts, board.read().kills) == (restarts, 0)
+    board.release(1)
+    assert (board.read().restarts, board.read().crashed) == (restarts, 0)
 
 
 def test_row_is_taken_from_a_worker_once() -> None:
@@ -341,20 +341,20 @@ def test_row_is_taken_from_a_worker_once() -> None:
     board = Scoreboard(1, 1)
     serve(given_row(board))
     for age in (1, 1, 2):
-        board.free_row(age)
-    assert (board.read().served, board.read().kills) == (1, 1)
+        board.release(age)
+    assert (board.read().served, board.read().crashed) == (1, 1)
 
 
 def test_healing_takes_the_rows_of_those_who_are_gone_without_a_word() -> None:
     board = Scoreboard(4, 1)
     for age in (1, 2, 3, 4):
         serve(given_row(board, age), times=age)
-    board.heal([2, 4, 9])
+    board.sweep([2, 4, 9])
     now = board.read()
-    assert [row.age for row in now.rows] == [2, 4]
-    assert (now.kills, now.served) == (2, 10)
-    board.heal([2, 4])
-    assert board.read().kills == 2
+    assert [row.age for row in now.workers] == [2, 4]
+    assert (now.crashed, now.served) == (2, 10)
+    board.sweep([2, 4])
+    assert board.read().crashed == 2
 
 
 def test_reload_has_room_for_the_old_and_the_new_workers() -> None:
@@ -375,22 +375,22 @@ def test_largest_plan_has_a_table(workers: int, threads: int) -> None:
 def test_worker_that_finds_no_row_is_served_without_one() -> None:
     board = Scoreboard(1, 1)
     ages = fill(board)
-    assert board.take_row(999) is None
-    assert board.row_of(999) is None
+    assert board.allocate(999) is None
+    assert board.record_of(999) is None
     before = board.read()
-    board.free_row(999)
-    assert board.read().kills == before.kills
-    assert len(board.read().rows) == len(ages)
+    board.release(999)
+    assert board.read().crashed == before.crashed
+    assert len(board.read().workers) == len(ages)
 
 
 def test_row_that_is_free_again_goes_to_a_worker_that_comes_later() -> None:
     board = Scoreboard(1, 1)
     ages = fill(board)
-    assert board.take_row(999) is None
-    board.free_row(ages[5])
+    assert board.allocate(999) is None
+    board.release(ages[5])
     given_row(board, 1000)
-    assert {row.age for row in board.read().rows} == {*ages, 1000} - {ages[5]}
-    assert board.take_row(1001) is None
+    assert {row.age for row in board.read().workers} == {*ages, 1000} - {ages[5]}
+    assert board.allocate(1001) is None
 
 
 # What holds of any history
@@ -402,7 +402,7 @@ class History:
 
     board: Scoreboard = field(default_factory=lambda: Scoreboard(1, 2))
     ages: Any = field(default_factory=lambda: count(1))
-    alive: dict[int, WriterRow] = field(default_factory=dict)
+    alive: dict[int, WorkerRecord] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     served: int = 0
     ended: int = 0
@@ -415,7 +415,7 @@ class History:
 
     def take(self, number: int) -> None:
         age = next(self.ages)
-        row = self.board.take_row(age)
+        row = self.board.allocate(age)
         assert (row is None) == (len(self.alive) == self.board.capacity)
         if row is not None:
             self.alive[age] = row
@@ -440,12 +440,12 @@ class History:
     def free(self, number: int) -> None:
         age = self.pick(number)
         if age is not None:
-            self.board.free_row(age)
+            self.board.release(age)
             self._gone(age)
 
-    def heal(self, number: int) -> None:
+    def sweep(self, number: int) -> None:
         gone = [age for age in self.alive if age % 3 == number % 3]
-        self.board.heal(set(self.alive) - set(gone))
+        self.board.sweep(set(self.alive) - set(gone))
         for age in gone:
             self._gone(age)
 
@@ -461,7 +461,7 @@ STEPS: list[Callable[[History, int], None]] = [
     History.serve,
     History.leave,
     History.free,
-    History.heal,
+    History.sweep,
 ]
 
 
@@ -480,12 +480,12 @@ def test_totals_never_go_back_and_miss_nothing(
     for step, number in steps:
         step(history, number)
         now = history.board.read()
-        assert (now.served, now.restarts, now.kills) == (
+        assert (now.served, now.restarts, now.crashed) == (
             history.served,
             history.ended,
             history.killed,
         )
-        assert {row.age for row in now.rows} == set(history.alive)
+        assert {row.age for row in now.workers} == set(history.alive)
         assert now.busy_seconds >= before.busy_seconds - 1e-9
         assert 0 <= now.busy <= now.slots
         before = now
@@ -497,7 +497,7 @@ def test_totals_never_go_back_and_miss_nothing(
 def test_workers_of_other_processes_are_seen(children: Children) -> None:
     board = Scoreboard(3, 1)
 
-    def work(row: WriterRow) -> None:
+    def work(row: WorkerRecord) -> None:
         row.enter()
         row.set_ready()
         serve(row, times=SOME_SERVED)
@@ -507,11 +507,11 @@ def test_workers_of_other_processes_are_seen(children: Children) -> None:
     pids = [children(partial(work, row)) for row in rows]
     assert [status_of(pid) for pid in pids] == [0, 0, 0]
     now = board.read()
-    assert [row.pid for row in now.rows] == pids
+    assert [row.pid for row in now.workers] == pids
     assert len(now.ready) == 3
     assert now.served == 3 * SOME_SERVED
-    board.heal([])
-    assert (board.read().served, board.read().kills) == (3 * SOME_SERVED, 0)
+    board.sweep([])
+    assert (board.read().served, board.read().crashed) == (3 * SOME_SERVED, 0)
 
 
 def test_totals_never_go_back_for_a_process_that_reads_while_others_write(
@@ -531,7 +531,7 @@ def test_totals_never_go_back_for_a_process_that_reads_while_others_write(
         assert board.read().served == 30 * SOME_SERVED
 
     def work(age: int) -> None:
-        row = board.row_of(age)
+        row = board.record_of(age)
         assert row is not None
         row.enter()
         serve(row, 0, times=SOME_SERVED // 2)
@@ -544,7 +544,7 @@ def test_totals_never_go_back_for_a_process_that_reads_while_others_write(
             given_row(board, one)
             workers.append(children(partial(work, one)))
         assert [status_of(pid) for pid in workers] == [0, 0, 0]
-        board.heal([])
+        board.sweep([])
     board.state = State.STOPPED
     assert [status_of(pid) for pid in readers] == [0, 0]
 
@@ -560,7 +560,7 @@ def test_worker_that_is_killed_while_it_writes_leaves_a_table_that_heals(
         row = given_row(board, age)
         with Pipe() as pipe:
 
-            def work(row: WriterRow = row, pipe: Pipe = pipe) -> None:
+            def work(row: WorkerRecord = row, pipe: Pipe = pipe) -> None:
                 row.enter()
                 serve(row, times=SOME_SERVED)
                 pipe.tell("served some")
@@ -573,15 +573,15 @@ def test_worker_that_is_killed_while_it_writes_leaves_a_table_that_heals(
         os.kill(pid, signal.SIGKILL)
         assert status_of(pid) == -signal.SIGKILL
         before = board.read()
-        (dead,) = before.rows
+        (dead,) = before.workers
         assert (dead.pid, dead.age) == (pid, age)
         assert dead.served >= SOME_SERVED
         total += dead.served
-        board.free_row(age)
+        board.release(age)
         after = board.read()
-        assert (after.served, after.kills, after.busy, after.rows) == (total, age, 0, ())
+        assert (after.served, after.crashed, after.busy, after.workers) == (total, age, 0, ())
     serve(given_row(board, 6))
-    assert [seen.served for seen in board.read().rows] == [1]
+    assert [seen.served for seen in board.read().workers] == [1]
 
 
 def test_master_that_is_killed_while_it_changes_the_table_does_not_hold_up_who_reads() -> None:
@@ -591,7 +591,7 @@ def test_master_that_is_killed_while_it_changes_the_table_does_not_hold_up_who_r
     board.cells[0] += 1
     assert board.cells[0] % 2 == 1
     assert board.read().served == 3
-    assert [row.age for row in board.read().rows] == [1]
+    assert [row.age for row in board.read().workers] == [1]
 
 
 # Listeners

@@ -16,7 +16,7 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot f
 
 def serving_worker(board: Scoreboard, age: int, obeys: bool = True) -> Callable[[], None]:
     """Return what a worker does: it enters its row, and lives until a signal ends it."""
-    row = board.take_row(age)
+    row = board.allocate(age)
     assert row is not None
 
     def work() -> None:

@@ -23,7 +23,7 @@ import psutil
 from flask import Flask
 
 from flask_workersize import WorkerSizing
-from flask_workersize.settings import NAMES
+from flask_workersize.sizing.settings import NAMES
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE_SECONDS = 30

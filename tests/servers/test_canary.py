@@ -22,7 +22,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import create_server
 
 from flask_workersize import SizingSettings, compute_plan, detect_resources
-from flask_workersize.settings import NAMES
+from flask_workersize.sizing.settings import NAMES
 from tests.servers.serving import clean_environ
 
 pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
@@ -35,8 +35,8 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
-from flask_workersize.servers.gunicorn_options import _NOT_HERE, gunicorn_options
-from flask_workersize.servers.waitress_options import waitress_options
+from flask_workersize.servers.gunicorn.options import _NOT_HERE, gunicorn_options
+from flask_workersize.servers.waitress.options import waitress_options
 
 SETTINGS = SizingSettings(trusted_proxy="127.0.0.1")
 GUNICORN_PLAN = compute_plan(SETTINGS, detect_resources(), "gunicorn")

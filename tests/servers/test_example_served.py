@@ -33,9 +33,9 @@ def served(start: Starter, command: list[str], **environ: str) -> Server:
 
 def test_pages_of_the_example_are_served(start: Starter, name: str) -> None:
     server = served(start, serve_prod("--workers", "2", server=name, app="example_app"))
-    home = server.get("/", BROWSER)
-    assert home.status == 200
-    assert b'href="/courses/' in home.body
+    profile_location = server.get("/", BROWSER)
+    assert profile_location.status == 200
+    assert b'href="/courses/' in profile_location.body
     assert server.get("/courses/serving-python/1", BROWSER).status == 200
     assert server.get("/lab/compute?ms=1").json()["process_id"] != 0
     assert server.get("/_health/capacity").json()["serving"] is True

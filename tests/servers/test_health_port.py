@@ -23,7 +23,7 @@ BEARER = [("Authorization", f"Bearer {TOKEN}")]
 ON = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_TOKEN": TOKEN}
 LIVE = (
     "workers_alive", "slots", "busy", "utilization", "queued", "served", "busy_seconds",
-    "restarts", "kills", "draining",
+    "restarts", "crashed", "draining",
 )  # fmt: skip
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a queue's length")
@@ -127,10 +127,10 @@ def test_live_figures_need_the_token_on_the_port_of_the_app_and_rows_everywhere(
 ) -> None:
     server = start_probed(start, "--wsgi-server", name)
     assert not set(LIVE) & set(server.get("/_health/capacity").json())
-    assert "rows" not in server.live_report()
+    assert "processes" not in server.live_report()
     for report in (server.live_report(BEARER), server.get("/_health/capacity", BEARER).json()):
         assert set(LIVE) < set(report)
-        assert sum(row["slots"] for row in report["rows"]) == report["slots"]
+        assert sum(row["slots"] for row in report["processes"]) == report["slots"]
 
 
 def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, kind: str) -> None:
@@ -138,7 +138,7 @@ def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, k
 
     def rows() -> list[dict[str, Any]]:
         report: dict[str, Any] = server.live_report(BEARER)
-        return list(report["rows"])
+        return list(report["processes"])
 
     def is_right(row: dict[str, Any]) -> bool:
         seen = psutil.Process(row["pid"]).memory_full_info()
@@ -236,7 +236,7 @@ def test_one_stuck_worker_of_two_shows_and_is_no_reason_to_start_again(start: St
             pool.submit(server.get, f"/hold?name=n{number}")
             await_that((server.folder / f"n{number}.here").exists, "holds")
             number += 1
-            busiest = [row["busy"] for row in server.live_report(BEARER)["rows"]]
+            busiest = [row["busy"] for row in server.live_report(BEARER)["processes"]]
         assert min(busiest) < 2
         await_that(lambda: server.probe("/live").json()["workers_stuck"] == 1, "one stuck")
         for done in range(number):
@@ -319,7 +319,7 @@ def test_gunicorn_conf_has_the_same_port(start: Starter) -> None:
     with held(server, 2):
         assert server.live_report()["utilization"] == 1.0
     report = server.live_report(BEARER)
-    assert {row["pid"] for row in report["rows"]} == set(server.booted_pids)
+    assert {row["pid"] for row in report["processes"]} == set(server.booted_pids)
     assert server.stop() == 0
     assert server.members() == []
 
@@ -332,11 +332,11 @@ def test_reload_and_more_workers_are_followed(start: Starter) -> None:
     server.wait_for_line("Booting worker", count=4)
 
     def pids() -> set[int]:
-        return {row["pid"] for row in server.live_report(BEARER)["rows"]}
+        return {row["pid"] for row in server.live_report(BEARER)["processes"]}
 
     await_that(lambda: pids() == set(server.booted_pids) - old, "the new ones")
     report = server.live_report()
-    assert (report["workers_alive"], report["restarts"], report["kills"]) == (2, 2, 0)
+    assert (report["workers_alive"], report["restarts"], report["crashed"]) == (2, 2, 0)
     assert report["served"] == 1
     server.signal(signal.SIGTTIN)
     await_that(lambda: server.live_report()["workers_alive"] == 3, "one more")

@@ -68,7 +68,7 @@ def start_probed(start: Starter, kind: str, **environ: str) -> Server:
 
 
 def rows(server: Server) -> list[dict[str, Any]]:
-    return list(server.live_report(BEARER)["rows"])
+    return list(server.live_report(BEARER)["processes"])
 
 
 def more(outcome: Outcome, count: int = 40) -> None:
@@ -95,8 +95,8 @@ def test_killed_workers_leave_a_table_that_heals(start: Starter, preload: str) -
     server.await_ready()
     await_that(lambda: server.live_report()["busy"] == 0, "nothing runs")
     report = server.live_report(BEARER)
-    assert report["restarts"] == report["kills"] == 8
-    assert {row["pid"] for row in report["rows"]} <= set(server.booted_pids)
+    assert report["restarts"] == report["crashed"] == 8
+    assert {row["pid"] for row in report["processes"]} <= set(server.booted_pids)
     # Whether the request that a killed worker ran was answered, counted or neither is open.
     assert outcome.answered - 8 <= report["served"] <= outcome.answered + len(outcome.failed)
     assert server.stop() == 0
@@ -183,11 +183,11 @@ def test_killed_waitress_takes_its_monitor_along(start: Starter) -> None:
     assert "master was killed" not in server.stderr
 
 
-def _is_whole(server: Server, kills: int, victim: int) -> bool:
+def _is_whole(server: Server, crashed: int, victim: int) -> bool:
     """Return whether so many kills are counted, and the worker has been replaced."""
     report = server.live_report(BEARER)
-    ready = [row["pid"] for row in report["rows"] if row["ready"]]
-    return report["kills"] == kills and len(ready) == 4 and victim not in ready
+    ready = [row["pid"] for row in report["processes"] if row["ready"]]
+    return report["crashed"] == crashed and len(ready) == 4 and victim not in ready
 
 
 def _is_free(port: int) -> bool:

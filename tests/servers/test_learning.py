@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from flask_workersize.measure.home import FILE_NAME
-from flask_workersize.measure.learn import ENOUGH_REQUESTS
-from flask_workersize.measure.profile import SizingProfile
+from flask_workersize.monitor.learning import ENOUGH_REQUESTS
+from flask_workersize.sizing.profile import SizingProfile
+from flask_workersize.sizing.profile_location import FILE_NAME
 from tests.plain import MB
 from tests.servers.clients import PATH
 from tests.servers.serving import CONF, Server, Starter, await_that, flask, gunicorn, serve_prod
@@ -42,7 +42,7 @@ def teach(server: Server) -> dict[str, Any]:
         with ThreadPoolExecutor(2) as pool:
             assert all(a.status == 200 for a in pool.map(server.get, ["/both"] * 20))
         report.update(server.live_report(BEARER))
-        return report["learnt"] is not None
+        return report["measured"] is not None
 
     await_that(knows, "enough was seen", 60)
     return report
@@ -54,7 +54,7 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
 ) -> None:
     server = start(serve_prod(*args, server="gunicorn", app=APP), None, **learning(tmp_path))
     report = teach(server.await_ready())
-    learnt = report["learnt"]
+    learnt = report["measured"]
     assert learnt["requests"] >= ENOUGH_REQUESTS
     assert learnt["wait_ms"] > learnt["cpu_ms"] > 0
     assert 0 < learnt["worker_memory_mb"] < learnt["shared_memory_mb"]
@@ -72,7 +72,7 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
     )
     told = json.loads(plan.stdout)["plan"]
     assert told["sources"]["worker_memory_mb"] == "measured"
-    assert told["worker_memory_mb"] == made.costs.own_mb(1)
+    assert told["worker_memory_mb"] == made.costs.private_mb(1)
 
 
 def test_waitress_learns_too_and_counts_what_it_loaded_before_the_monitor_was_forked(
@@ -80,7 +80,7 @@ def test_waitress_learns_too_and_counts_what_it_loaded_before_the_monitor_was_fo
 ) -> None:
     environ = learning(tmp_path, COSTLY_LOADS_MB="80")
     server = start(serve_prod(server="waitress", app=APP), None, **environ)
-    learnt = teach(server.await_ready())["learnt"]
+    learnt = teach(server.await_ready())["measured"]
     names = [line.partition("=")[0] for line in learnt["advice"]]
     assert names == ["NOW_LMS_THREADS", "NOW_LMS_SIZING_PROFILE"]
     whole = learnt["shared_memory_mb"] + learnt["worker_memory_mb"]

@@ -111,7 +111,7 @@ def test_leak_of_half_a_megabyte_a_request_kills_and_loses_nothing(
     server = start_in(start, group, 256, "--wsgi-server", "gunicorn", *size)
     assert send_many(server, "/leak", 1000) == []
     told = report(server)
-    assert oom_kills(group) == told["oom_kills"] == told["kills"] == 0
+    assert oom_kills(group) == told["oom_kills"] == told["crashed"] == 0
     assert told["recycled"] > 0
     assert told["workers_wanted"] == told["workers"]
     assert told["guard"] == "recycling"
@@ -139,7 +139,7 @@ def test_last_worker_goes_only_when_its_successor_is_ready(
 
     def look() -> None:
         while not over.is_set():
-            ready = sum(row["ready"] for row in report(server)["rows"])
+            ready = sum(row["ready"] for row in report(server)["processes"])
             fewest[0] = min(fewest[0], ready)
 
     looking = threading.Thread(target=look)
@@ -211,7 +211,7 @@ def test_kernel_that_was_faster_is_named_with_what_to_set(start: Starter, group:
     await_that(lambda: report(server)["oom_kills"] == oom_kills(group), "counted")
     told = report(server)
     assert (told["guard"], told["recycled"]) == ("off", 0)
-    assert told["kills"] == told["oom_kills"]
+    assert told["crashed"] == told["oom_kills"]
 
 
 def test_killed_by_hand_is_not_called_a_kill_for_memory(start: Starter, group: RealGroup) -> None:
@@ -250,11 +250,11 @@ def test_number_of_workers_follows_the_limit_and_a_reload_keeps_it(
         rf"the memory limit is 1024 MB \(was 200 MB\): {many} workers instead of {few}",
         server.stderr,
     )
-    before = {row["pid"] for row in report(server)["rows"]}
+    before = {row["pid"] for row in report(server)["processes"]}
     server.signal(signal.SIGHUP)
 
     def is_settled() -> bool:
-        rows = report(server)["rows"]
+        rows = report(server)["processes"]
         ready = {row["pid"] for row in rows if row["ready"]}
         return len(rows) == len(ready) == many and not ready & before
 

@@ -14,11 +14,11 @@ import pytest
 
 from flask_workersize.servers import stopping
 from flask_workersize.servers.stopping import (
-    EVERYTHING,
+    UNLIMITED,
     StopSignal,
     WatchedSocket,
+    block_new_connections,
     hang_up_if_silent,
-    keep_away_new,
     queue_length,
     silent_seconds,
 )
@@ -55,7 +55,7 @@ def connect(listener: socket.socket, timeout: float = 5) -> socket.socket:
 
 def test_filter_lets_in_what_is_queued_and_nothing_new(listener: socket.socket) -> None:
     with connect(listener) as early:
-        assert keep_away_new([listener]) == EVERYTHING
+        assert block_new_connections([listener]) == UNLIMITED
         with pytest.raises(TimeoutError):
             connect(listener, 0.3)
         accepted, _ = listener.accept()
@@ -69,7 +69,7 @@ def test_filter_lets_in_what_is_queued_and_nothing_new(listener: socket.socket) 
 
 def test_client_that_was_kept_away_meets_the_next_server(listener: socket.socket) -> None:
     """Its kernel asks again after a second: dropping is kinder than refusing."""
-    keep_away_new([listener])
+    block_new_connections([listener])
     arrived = threading.Event()
 
     def knock() -> None:
@@ -88,9 +88,9 @@ def test_where_no_filter_can_be_attached_what_is_queued_is_counted(
     listener: socket.socket,
 ) -> None:
     """A filter that is locked, by a sandbox for example, refuses ours."""
-    keep_away_new([listener])
+    block_new_connections([listener])
     listener.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-    assert keep_away_new([listener]) == 0
+    assert block_new_connections([listener]) == 0
 
 
 def test_queue_of_a_listener_is_counted(listener: socket.socket) -> None:
@@ -102,13 +102,13 @@ def test_queue_of_a_listener_is_counted(listener: socket.socket) -> None:
 
 def test_unix_sockets_need_no_filter_as_their_file_is_removed() -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        assert keep_away_new([listener]) == EVERYTHING
+        assert block_new_connections([listener]) == UNLIMITED
 
 
 def test_several_listeners_are_kept_or_counted_together(listener: socket.socket) -> None:
-    assert keep_away_new([]) == 0
+    assert block_new_connections([]) == 0
     with socket.create_server(("127.0.0.1", 0)) as other:
-        assert keep_away_new([listener, other]) == EVERYTHING
+        assert block_new_connections([listener, other]) == UNLIMITED
 
 
 def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
@@ -145,7 +145,7 @@ def test_workers_share_the_permits_to_accept(queued: int) -> None:
 
 def test_permits_do_not_end_where_the_queue_cannot_grow() -> None:
     signal = StopSignal()
-    signal.send(EVERYTHING)
+    signal.send(UNLIMITED)
     assert all(signal.take_permit() for _ in range(5000))
 
 

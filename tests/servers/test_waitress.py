@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flask_workersize import Resources, SizingSettings, compute_plan
-from flask_workersize.servers.waitress_options import waitress_options
+from flask_workersize.servers.waitress.options import waitress_options
 from tests.plain import clear_environment
 from tests.servers.serving import Server, Starter, refused_here, serve_prod
 

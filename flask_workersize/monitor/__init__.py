@@ -1,0 +1,1 @@
+"""The process beside the server: probes, memory guard, limits, learning."""

@@ -1,0 +1,171 @@
+"""How the monitor gets done what the guard wants: by public means alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from typing import Protocol
+
+from ..log import say
+from ..resources.process_handle import ProcessHandle
+from ..runtime.scoreboard import Scoreboard
+from ..runtime.snapshot import Snapshot, WorkerStats
+
+CONFIRM_SECONDS = 5.0
+"""How long one worker more may take before it is asked for again."""
+
+SETTLED_SECONDS = 5.0
+"""How long there have to be the same workers before one of them counts as too many: after a reload
+the old ones leave one by one."""
+
+LEAVE_SECONDS = 120.0
+"""How long one worker fewer may take: it finishes its request first."""
+
+
+class Scaler(Protocol):
+    """Changes the number of workers, and lets single ones go."""
+
+    def recycle(self, row: WorkerStats) -> bool:
+        """Let a worker finish what it does and end; another one comes in its place."""
+
+    def set_target(self, who: str, count: int) -> None:
+        """Want as many workers more, or fewer, than planned; what several want is added up."""
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        """See that there are as many workers as wanted."""
+
+    def end_server(self) -> None:
+        """Let the whole server end."""
+
+
+class ArbiterScaler:
+    """For a master of ours: it reads in the scoreboard what is wanted.
+
+    :param board: the shared table
+    :param master: the master's process
+    """
+
+    def __init__(self, board: Scoreboard, master: int) -> None:
+        self._board = board
+        self._master = ProcessHandle.of(master)
+        # What a monitor that has died had made of it, this one learns anew.
+        board.adjustment = 0
+        self._wanted: dict[str, int] = {}
+
+    def recycle(self, row: WorkerStats) -> bool:
+        """Let a worker finish what it does and end."""
+        # Told before, since a worker that is told need not wait for the stop of the server.
+        self._board.tell_to_leave(row.number, True)
+        is_sent = ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
+        if is_sent:
+            self._board.count_recycled()
+        else:
+            self._board.tell_to_leave(row.number, False)
+        return is_sent
+
+    def set_target(self, who: str, count: int) -> None:
+        """Want as many workers more, or fewer, than planned."""
+        self._wanted[who] = count
+        adjustment = sum(self._wanted.values())
+        if adjustment != self._board.adjustment:
+            self._board.adjustment = adjustment
+            self._wake()
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        """Do nothing: the master looks by itself, once a second."""
+
+    def end_server(self) -> None:
+        """Let the whole server end."""
+        if self._master.pid == os.getpid():
+            # Where the monitor is a thread; Windows would end the process at once.
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self._master.signal(signal.SIGTERM)
+
+    def _wake(self) -> None:
+        # As if a child had ended. Where we have fewer rights than the master it has to wait.
+        self._master.signal(signal.SIGCHLD)
+
+
+class SignalScaler(ArbiterScaler):
+    """For gunicorn's own master: TTIN and TTOU, one at a time, each confirmed.
+
+    Several that are sent at once count as one, and a reload sets the number back.
+    """
+
+    def __init__(self, board: Scoreboard, master: int) -> None:
+        super().__init__(board, master)
+        self._sent_at = float("-inf")
+        self._seen: frozenset[int] = frozenset()
+        self._ages: frozenset[int] = frozenset()
+        self._changed_at = float("-inf")
+        self._has_said = False
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        """Send the next signal, once the last one was obeyed."""
+        ages = frozenset(row.age for row in snapshot.workers if not row.is_leaving)
+        there, now = len(ages), time.monotonic()
+        patience = CONFIRM_SECONDS if there < snapshot.wanted else LEAVE_SECONDS
+        if ages != self._ages:
+            self._changed_at = now if self._ages else self._changed_at
+            self._ages = ages
+        # After a reload there may be as many as before, but they are others. Those of before, and
+        # those that the master has let go, may still leave: only what lasts is one too many.
+        is_pending = ages == self._seen and now < self._sent_at + patience
+        is_pending |= there > snapshot.wanted and now < self._changed_at + SETTLED_SECONDS
+        is_asked_for = bool(self._board.adjustment) or self._sent_at > float("-inf")
+        if snapshot.is_leaving or not is_asked_for or there == snapshot.wanted or is_pending:
+            return
+        if any(not row.is_ready or row.is_leaving for row in snapshot.workers):
+            return
+        number = signal.SIGTTIN if there < snapshot.wanted else signal.SIGTTOU
+        self._sent_at, self._seen = now, ages
+        if not self._master.signal(number) and not self._has_said:
+            self._has_said = True
+            say(logging.WARNING, REFUSED_WARNING)
+
+    def _wake(self) -> None:
+        pass
+
+
+REFUSED_WARNING = (
+    "the number of workers cannot be changed: this user may not signal gunicorn's master. Start it "
+    "with flask serve-prod, which needs no signal."
+)
+
+
+class NullScaler(ArbiterScaler):
+    """For a server of one process, which has no workers to let go."""
+
+    def recycle(self, row: WorkerStats) -> bool:
+        """Do nothing."""
+        return False
+
+    def set_target(self, who: str, count: int) -> None:
+        """Do nothing."""
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+
+def raise_oom_score() -> None:
+    """Have the kernel, if it must end a process for want of memory, choose this worker first.
+
+    Its master and the monitor can start another one (proc_pid_oom_score_adj(5)); to raise one's
+    own score needs no right.
+    """
+    path = "/proc/self/oom_score_adj"
+    try:
+        with open(path, encoding="ascii") as file:
+            score = int(file.read())
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(min(1000, score + OOM_SCORE_MORE)))
+    except (OSError, ValueError):
+        # No Linux, or no /proc: nothing to be done.
+        pass
+
+
+OOM_SCORE_MORE = 200
+"""Thousandths of all memory by which a worker counts as larger: more than a master ever has."""

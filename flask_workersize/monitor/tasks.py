@@ -1,0 +1,90 @@
+"""What the monitor of a deployment has to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..log import say
+from ..resources import Resources, detect_resources
+from ..resources.gauge import MemoryGauge
+from ..resources.processes import held_memory
+from ..runtime.deployment import Deployment
+from ..runtime.scoreboard import Scoreboard
+from ..sizing.plan import MB
+from ..sizing.settings import SizingSettings
+from .guard import Rules
+from .learning import Learner, ProfileWriter
+from .limits import LimitFollower
+from .loop import MonitorLoop, Task
+from .memory import MemoryNote, MemoryTask
+from .oom import OomDetector
+from .scaling import Scaler
+
+MakeScaler = Callable[[Scoreboard, int], Scaler]
+"""Makes a hand from the scoreboard and the process of the master."""
+
+
+def make_loop(deployment: Deployment, make_scaler: MakeScaler, master: int) -> MonitorLoop:
+    """Return what the monitor does again and again.
+
+    :param deployment: what was decided
+    :param make_hand: returns what changes the number of workers
+    :param master: the process of the master
+    """
+    board, settings, plan = deployment.board, deployment.settings, deployment.plan
+    given = deployment.resources
+
+    def detect() -> tuple[Resources, int]:
+        return detect_resources(), held_memory(master)
+
+    gauge = MemoryGauge()
+    scaler = make_scaler(board, master)
+    tasks: list[Task] = [
+        OomDetector(board, plan, gauge.oom_kills),
+        LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
+        Learner(board, plan, given.cpus, master, _writer(deployment)),
+    ]
+    if settings.memory_guard == "off":
+        tasks.append(MemoryNote(board, scaler, gauge))
+    else:
+        rules = rules_of(settings)
+        tasks.append(MemoryTask(board, plan, rules, scaler, gauge))
+    return MonitorLoop(board, tasks)
+
+
+def _writer(deployment: Deployment) -> ProfileWriter | None:
+    """Return what writes the profile, where that is asked for and the app is known."""
+    settings, profile_location = deployment.settings, deployment.profile_location
+    if settings.sizing_profile != "learn":
+        return None
+    if profile_location is None:
+        say(logging.WARNING, NO_HOME_WARNING)
+        return None
+    return ProfileWriter(
+        profile_location.path, profile_location.app, deployment.plan.server, settings.preload
+    )
+
+
+NO_HOME_WARNING = (
+    "NOW_LMS_SIZING_PROFILE=learn writes no profile here: a gunicorn that was started directly "
+    "does not know the app's instance folder. Start it with flask serve-prod."
+)
+
+
+def rules_of(settings: SizingSettings) -> Rules:
+    """Return the rules of the memory guard that follow from the settings.
+
+    :param settings: what the operator asked for
+    """
+    bound = settings.worker_memory_max_mb
+    share = int(bound.rstrip("%")) / 100 if isinstance(bound, str) else None
+    bound_bytes = bound * MB if isinstance(bound, int) else None
+    return Rules(
+        recycle_share=settings.memory_recycle_percent / 100,
+        critical_share=settings.memory_critical_percent / 100,
+        worker_max_bytes=bound_bytes,
+        worker_max_share=share,
+        patience_seconds=settings.graceful_timeout + 5,
+        exits=settings.memory_guard == "exit",
+    )

@@ -1,0 +1,80 @@
+"""Signal a process only while it is still the one that is meant: its id may be another's by now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .processes import start_time
+
+
+@dataclass(frozen=True)
+class ProcessHandle:
+    """A process, named for good.
+
+    :param pid: its id
+    :param start_time: when it started, as :func:`~flask_workersize.resources.processes.start_time`
+        tells
+    """
+
+    pid: int
+    start_time: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessHandle:
+        """Name a process that is there now."""
+        return cls(pid, start_time(pid))
+
+    def is_alive(self) -> bool:
+        """Return whether the process is there, and no other one in its place."""
+        return bool(self.pid and self.start_time) and start_time(self.pid) == self.start_time
+
+    def signal(self, number: int) -> bool:
+        """Send a signal, and return whether it was sent: not to another process of that id.
+
+        A pidfd (Linux 5.3, pidfd_open(2)) holds on to the process between the look and the signal.
+        """
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        except (AttributeError, OSError):
+            # Not on this system, or not allowed in this container.
+            return self.is_alive() and _kill(self.pid, number)
+        try:
+            if not self.is_alive():
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return _kill(self.pid, number)
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def _kill(pid: int, number: int) -> bool:
+    with suppress(OSError):
+        os.kill(pid, number)
+        return True
+    return False
+
+
+def end_all(peers: Iterable[ProcessHandle], patience_seconds: float) -> None:
+    """Ask processes to end, and end those that have not after a while.
+
+    :param peers: the processes
+    :param patience_seconds: how long they may take
+    """
+    left = [peer for peer in peers if peer.signal(signal.SIGTERM)]
+    deadline = time.monotonic() + patience_seconds
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [peer for peer in left if peer.is_alive()]
+    for peer in left:
+        peer.signal(signal.SIGKILL)

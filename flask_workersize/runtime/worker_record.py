@@ -1,0 +1,61 @@
+"""A worker's own row of the scoreboard, for it to write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from ..resources.processes import start_time
+from .layout import Cell, Slot
+
+Others = Callable[[int], tuple[int | None, bool]]
+"""Returns, for a worker's age, what that other worker holds that holds least, ``None`` if there is
+no other; and whether one of those that hold so little has a thread that runs no request."""
+
+
+class WorkerRecord:
+    """A worker's own row, for it to write."""
+
+    def __init__(self, cells: memoryview[int], start: int, threads: int, others: Others) -> None:
+        self.cells = cells
+        self._start = start
+        self._others = others
+        first = start + Cell.WORDS
+        self.slots = range(first, first + threads * Slot.WORDS, Slot.WORDS)
+        """Where each of its slots begins."""
+
+    def enter(self) -> None:
+        """Say which process this worker is."""
+        self.cells[self._start + Cell.START_TIME] = start_time(os.getpid())
+        self.cells[self._start + Cell.PID] = os.getpid()
+
+    def set_ready(self) -> None:
+        """Say that the app is loaded and requests are taken."""
+        self.beat()
+        self.cells[self._start + Cell.READY] = 1
+
+    def beat(self) -> None:
+        """Say that the main loop of this worker goes round."""
+        self.cells[self._start + Cell.HEARTBEAT] = time.monotonic_ns()
+
+    def note_held(self, count: int) -> None:
+        """Say how many connections this worker has accepted and not answered yet."""
+        self.cells[self._start + Cell.HELD] = count
+
+    def take_no_more(self) -> None:
+        """Say that this worker accepts nothing, however little it holds."""
+        self.cells[self._start + Cell.HELD] = -1
+
+    def others(self) -> tuple[int | None, bool]:
+        """Return what the other workers hold that take requests, as :data:`Others` says."""
+        return self._others(self.cells[self._start])
+
+    @property
+    def is_told_to_leave(self) -> bool:
+        """Whether this worker is being recycled."""
+        return bool(self.cells[self._start + Cell.TOLD])
+
+    def leave(self) -> None:
+        """Say that this worker ends by its own will: whoever does not was killed."""
+        self.cells[self._start + Cell.LEFT] = 1

@@ -1,0 +1,138 @@
+"""gunicorn's master, made to stop without losing a request.
+
+What it overrides is no documented interface of gunicorn: tests/servers/test_canary_stopping.py
+names it.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from ...runtime.snapshot import State
+from .. import systemd
+from ..stopping import STOP_SIGNALS, StopSignal, block_new_connections
+from .hooks import Hooks
+from .workers import SyncWorker, ThreadWorker
+
+
+class GracefulArbiter(Arbiter):
+    """gunicorn's master: it keeps new connections away before it stops its workers.
+
+    :param app: gunicorn's application
+    :param hooks: what is done at its hooks
+    :param drain_seconds: for how long it goes on serving after SIGTERM
+    """
+
+    app: Any
+    log: Any
+    WORKERS: ClassVar[dict[int, Any]]
+    _has_failed = False
+
+    def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
+        self._hooks = hooks
+        self._drain_seconds = drain_seconds
+        self._drain_until: float | None = None
+        self.stop_signal = StopSignal()
+        for worker_class in (SyncWorker, ThreadWorker):
+            worker_class.stop_signal = self.stop_signal
+        super().__init__(app)
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """Stop, and remember whether that is because no worker can be started."""
+        self._has_failed = exit_status != 0
+        super().halt(reason, exit_status)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers; where gracefully, after all that is queued was served."""
+        self._hooks.board.state = State.STOPPING
+        if graceful and self.LISTENERS:
+            systemd.notify("STOPPING=1")
+            # What systemd has handed over stays open there: the next server takes its queue.
+            sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
+            self.stop_signal.send(block_new_connections(sockets))
+            missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
+            if missed and sockets and not self._has_failed:
+                # Every worker has just ended by itself: the queue needs one more.
+                self.spawn_worker()
+        while True:
+            try:
+                super().stop(graceful)
+            except HaltServer:
+                # One more worker could not load the app; gunicorn would end with a traceback.
+                continue
+            return
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def manage_workers(self) -> None:
+        """Keep the number of workers, and the monitor."""
+        self._hooks.monitor.keep()
+        if self.num_workers != self._hooks.board.wanted:
+            self.num_workers = self._hooks.board.wanted
+        super().manage_workers()
+
+    def spawn_workers(self) -> None:
+        """Start what is missing; a single worker without the pause that gunicorn makes."""
+        if self.num_workers - len(self.WORKERS) == 1:
+            self.spawn_worker()
+        else:
+            super().spawn_workers()
+
+    def handle_ttin(self) -> None:
+        """Plan one worker more."""
+        self._hooks.board.planned += 1
+        self.manage_workers()
+
+    def handle_ttou(self) -> None:
+        """Plan one worker fewer, at least one."""
+        self._hooks.board.planned = max(1, self._hooks.board.planned - 1)
+        self.manage_workers()
+
+    def handle_term(self) -> None:
+        """Stop; before that, where asked to, go on serving while probes already say no."""
+        if self._drain_until is not None or not self._drain_seconds:
+            raise StopIteration
+        self._drain_until = time.monotonic() + self._drain_seconds
+        self._hooks.board.state = State.DRAINING
+        systemd.notify("STOPPING=1")
+        self.log.info("Draining for %s s", self._drain_seconds)
+
+    def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
+        """Wait for signals; the end of the drain is one."""
+        if self._drain_until is None:
+            return super().wait_for_signals(timeout)
+        left = self._drain_until - time.monotonic()
+        return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
+
+    def handle_int(self) -> None:
+        """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
+        raise StopIteration
+
+    def handle_hup(self) -> None:
+        """Reload, and say what a reload cannot do."""
+        if self.cfg.preload_app:
+            self.log.warning(
+                "HUP starts new workers with the code that is loaded: with NOW_LMS_PRELOAD=on "
+                "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
+            )
+        # A reload starts as many as the configuration says.
+        self.app.set_workers(self._hooks.board.wanted)
+        super().handle_hup()
+
+    def handle_usr2(self) -> None:
+        """Refuse a second master: it would plan again, and share this one's ports."""
+        self.log.warning(
+            "USR2 is refused: a second master would plan again and share the ports. Restart the "
+            "service instead; no request is lost."
+        )

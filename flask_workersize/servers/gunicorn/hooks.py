@@ -1,0 +1,171 @@
+"""What is done at gunicorn's public hooks ("Server Hooks" in its docs), however it was started.
+
+The master gives a worker its row before the fork and takes it when the worker has ended; the worker
+fills it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gunicorn.config import Config
+from gunicorn.util import set_owner_process
+
+from ...monitor.process import Monitor
+from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
+from ...runtime.deployment import Deployment, process
+from ...runtime.fork import after_fork
+from ...runtime.meter import Meter
+from ...runtime.snapshot import State
+from ..health_port import HealthPort, make_monitor
+
+
+class Hooks:
+    """The hooks of one deployment.
+
+    :param deployment: what was decided
+    :param port: the health port
+    :param cfg: gunicorn's settings
+    :param is_ours: whether master and workers are of our classes, which do more than gunicorn's
+    """
+
+    def __init__(
+        self, deployment: Deployment, port: HealthPort, cfg: Any, is_ours: bool = True
+    ) -> None:
+        self.board = deployment.board
+        make_scaler = ArbiterScaler if is_ours else SignalScaler
+        self.monitor: Monitor = make_monitor(deployment, port, make_scaler, self._settle)
+        self.port = port
+        self._cfg = cfg
+        self._is_ours = is_ours
+        # gunicorn's own threads accept more than they can serve, and tell nobody.
+        self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
+
+    def when_ready(self, server: Any) -> None:
+        """Say in the scoreboard that the server serves, and where."""
+        if not self._is_ours:
+            for number in _STOPS:
+                _keep_from_children(number)
+        if self._knows_queue:
+            self.board.set_listeners([listener.sock for listener in server.LISTENERS])
+        self.board.state = State.SERVING
+
+    def pre_fork(self, server: Any, worker: Any) -> None:
+        """Give a worker its row; see that the monitor is there."""
+        self.monitor.keep()
+        self.board.sweep(other.age for other in server.WORKERS.values())
+        self.board.allocate(worker.age)
+
+    def post_fork(self, server: Any, worker: Any) -> None:
+        """Give a worker connections of its own, and keep it from holding the health port."""
+        for number in _STOPS:
+            # Until a worker has handlers of its own it has the master's, which would swallow a
+            # stop.
+            signal.signal(number, signal.SIG_DFL)
+        self.port.close()
+        process.warns = worker.age == 1
+        raise_oom_score()
+        row = self.board.record_of(worker.age)
+        if row is not None:
+            row.enter()
+        for app in list(process.apps):
+            after_fork(app)
+
+    def post_worker_init(self, worker: Any) -> None:
+        """Put the meter around the app, and count the worker's heartbeats."""
+        row = self.board.record_of(worker.age)
+        if row is None:
+            return
+        worker.wsgi = Meter(worker.wsgi, row)
+        worker.row = row
+        notify = worker.notify
+
+        def beat() -> None:
+            row.beat()
+            notify()
+
+        worker.notify = beat
+        row.set_ready()
+
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        """Say that a worker ends by its own will."""
+        row = self.board.record_of(worker.age)
+        if row is not None:
+            row.leave()
+
+    def child_exit(self, server: Any, worker: Any) -> None:
+        """Take the row of a worker that has ended; see that the monitor is there."""
+        self.board.release(worker.age)
+        self.monitor.keep()
+
+    def on_exit(self, server: Any) -> None:
+        """End the monitor with the server."""
+        self.monitor.stop()
+        self.port.close()
+
+    def _settle(self) -> None:
+        """Give up, in the monitor, the privileges that workers give up."""
+        set_owner_process(self._cfg.uid, self._cfg.gid, initgroups=self._cfg.initgroups)
+
+    def chained(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return these hooks, each followed by the one that the options have, never replaced by it.
+
+        :param options: gunicorn's settings; a hook may be a dotted name
+        """
+        return {name: _chain(name, getattr(self, name), options.get(name)) for name in _HOOKS}
+
+
+hooks: Hooks | None = None
+"""Those of a gunicorn that was started directly: a reload executes its configuration again."""
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def _keep_from_children(number: int) -> None:
+    """Let a handler of the master be the master's alone: a child that was just forked ends.
+
+    Our own master blocks signals around a fork; gunicorn's would swallow a stop there.
+    """
+    master, handler = os.getpid(), signal.getsignal(number)
+
+    def handle(signum: int, frame: Any) -> None:
+        if os.getpid() != master:
+            os._exit(0)
+        if callable(handler):
+            handler(signum, frame)
+
+    signal.signal(number, handle)
+
+
+_HOOKS = (
+    "when_ready",
+    "pre_fork",
+    "post_fork",
+    "post_worker_init",
+    "worker_exit",
+    "child_exit",
+)
+
+
+def _chain(
+    name: str, ours: Callable[..., None], theirs: Callable[..., None] | str | None
+) -> Callable[..., None]:
+    if theirs is None:
+        return ours
+    scratch = Config()
+    scratch.set(name, theirs)
+    followed = getattr(scratch, name)
+
+    # gunicorn counts the arguments of a hook.
+    def hook_of_one(owner: Any) -> None:
+        ours(owner)
+        followed(owner)
+
+    def hook_of_two(server: Any, worker: Any) -> None:
+        ours(server, worker)
+        followed(server, worker)
+
+    return hook_of_one if name in ("when_ready", "post_worker_init") else hook_of_two

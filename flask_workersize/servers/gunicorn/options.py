@@ -1,0 +1,166 @@
+"""gunicorn's settings: ours, those of the app and those of ``GUNICORN_CMD_ARGS``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any, NoReturn
+
+from gunicorn.config import Config
+
+from ...errors import WorkerSizeConfigError
+from ...sizing.plan import SizingPlan
+from ...sizing.settings import NAMES, SizingSettings
+from ...sizing.sources import GUNICORN_ARGS, gunicorn_args, options_key, server_options
+from ..proxy import TRUSTING_NOBODY
+
+_SHARED_MEMORY = "/dev/shm"
+
+WORKER_CLASSES = {
+    "sync": "sync",
+    "gthread": "gthread",
+    "gunicorn.workers.sync.SyncWorker": "sync",
+    "gunicorn.workers.gthread.ThreadWorker": "gthread",
+}
+"""gunicorn's worker classes that a plan can be made for, by each name they have there."""
+
+_NOT_HERE = {
+    "chdir": "change the folder before you start flask",
+    "check_config": "use flask serve-prod --dry-run",
+    "config": "set app.config WORKERSIZE_GUNICORN_OPTIONS instead",
+    "daemon": "let a service manager run it",
+    "paste": "this is a Flask app",
+    "print_config": "use flask serve-prod --dry-run",
+    "pythonpath": "set PYTHONPATH",
+    "reuse_port": "all workers share one listener",
+    "spew": "use a debugger",
+}
+"""Options that gunicorn's own command acts on, and what to do under ours."""
+
+
+def gunicorn_options(
+    config: Mapping[str, Any],
+    environ: Mapping[str, str],
+    settings: SizingSettings,
+    plan: SizingPlan,
+) -> dict[str, Any]:
+    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``.
+
+    What a plan is made from is taken from the plan: it has read both already.
+
+    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
+    """
+    options: dict[str, Any] = {
+        "accesslog": "-",
+        "errorlog": "-",
+        "keepalive": 5,
+        "control_socket_disable": True,
+    }
+    if os.access(_SHARED_MEMORY, os.W_OK):
+        # Heartbeats on a disk can block, and a read-only container has no other such folder.
+        options["worker_tmp_dir"] = _SHARED_MEMORY
+    if settings.trusted_proxy:
+        options |= TRUSTING_NOBODY
+    for where, given in (
+        (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
+        (GUNICORN_ARGS, _command_args(environ)),
+    ):
+        _check_options(where, given)
+        options |= {name: value for name, value in given.items() if name not in _PLANNED}
+    return options | {
+        "workers": plan.workers,
+        "threads": plan.threads,
+        "worker_class": _worker_class(options.get("worker_class"), plan),
+        "preload_app": settings.preload,
+        "timeout": settings.timeout,
+        "graceful_timeout": settings.graceful_timeout,
+    }
+
+
+_PLANNED = frozenset(
+    names.server_option["gunicorn"] for names in NAMES.values() if "gunicorn" in names.server_option
+)
+
+
+def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Parse ``GUNICORN_CMD_ARGS`` with gunicorn's own parser, refusing with one line."""
+    words = shlex.split(environ.get(GUNICORN_ARGS, ""))
+    parser = Config(prog=GUNICORN_ARGS).parser()
+    parser.error = _refuse_args  # type: ignore[method-assign]
+    parser.exit = _refuse_text  # type: ignore[method-assign]
+    with redirect_stdout(StringIO()):
+        known, unknown = parser.parse_known_args(words)
+    if unknown:
+        # The first word may be the value of an option that takes none.
+        option = next((word for word in unknown if word.startswith("-")), "a word")
+        option = option.partition("=")[0]
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has {option!r}, which gunicorn does not know. Correct or remove it."
+        )
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    if given.pop("args", None):
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has a word that belongs to no option: the app is the one that flask "
+            "serves. Remove it."
+        )
+    planned = gunicorn_args(environ, NAMES)
+    for name, names in NAMES.items():
+        gunicorn_name = names.server_option.get("gunicorn", "")
+        if gunicorn_name in given and planned.get(name) is None:
+            raise WorkerSizeConfigError(
+                f"{GUNICORN_ARGS} shortens {names.gunicorn_flags[-1]}: write it in full."
+            )
+    return given
+
+
+def _refuse_args(message: str) -> NoReturn:
+    # argparse writes "argument -x/--long: what is wrong", and what is wrong may quote the value.
+    flag = re.match(r"argument ([-\w/]+)", message)
+    what = f"the value of {flag[1]} is not one it takes" if flag else "an option is not clear"
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}. Correct it.")
+
+
+def _refuse_text(status: int = 0, message: str | None = None) -> NoReturn:
+    # argparse ends the process after these, which it also takes shortened or run together.
+    raise WorkerSizeConfigError(
+        f"{GUNICORN_ARGS} has -h, --help, -v or --version, which prints a text and serves nothing. "
+        "Remove it."
+    )
+
+
+def _check_options(where: str, options: Mapping[str, Any]) -> None:
+    scratch = Config()
+    for name, value in options.items():
+        if name not in scratch.settings:
+            raise WorkerSizeConfigError(
+                f"{where} has {name!r}, which gunicorn does not know. Correct or remove it."
+            )
+        if name in _NOT_HERE and value:
+            raise WorkerSizeConfigError(
+                f"{where} has {name!r}, which has no effect here: {_NOT_HERE[name]}."
+            )
+        try:
+            scratch.set(name, value)
+            if name == "raw_env":
+                scratch.env  # noqa: B018 - it is parsed when it is read
+        except Exception:
+            raise WorkerSizeConfigError(
+                f"{where} has a value for {name!r} that gunicorn does not take. Correct or remove "
+                "it."
+            ) from None
+    worker_class = options.get("worker_class", "sync")
+    if worker_class not in WORKER_CLASSES:
+        raise WorkerSizeConfigError(
+            f"{where} sets a worker class that is neither sync nor gthread: the plan counts "
+            "processes and threads, which such a worker uses otherwise. Remove it, or start "
+            "gunicorn with its own command."
+        )
+
+
+def _worker_class(asked: str | None, plan: SizingPlan) -> str | None:
+    """Return the class of the plan; a single thread may run in a gthread worker if asked for."""
+    return "gthread" if WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class

@@ -1,0 +1,190 @@
+"""Run an app under gunicorn."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.config import Config
+
+from ...errors import WorkerSizeStartError
+from ...log import say
+from ...runtime.deployment import Deployment
+from .. import systemd
+from ..health_port import HealthPort
+from ..listeners import close_listeners, open_listeners
+from ..proxy import trusting
+from .arbiter import GracefulArbiter
+from .hooks import Hooks
+from .workers import SyncWorker, ThreadWorker
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from flask import Flask
+
+
+class _Application(BaseApplication):
+    """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
+
+    :param load: returns the WSGI app; called before the fork with preload, else in each worker
+    :param options: gunicorn's settings
+    """
+
+    def __init__(self, load: Callable[[], WSGIApplication], options: dict[str, Any]) -> None:
+        self._load = load
+        self._options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def set_workers(self, count: int) -> None:
+        """Set how many workers the next reload starts."""
+        self._options["workers"] = count
+
+    def load(self) -> Any:
+        return self._load()
+
+    def listen_on(self, addresses: list[str]) -> None:
+        """Set the addresses, which a reload sets again."""
+        self._options["bind"] = addresses
+        self.cfg.set("bind", addresses)
+
+
+def run(app: Flask, deployment: Deployment, options: dict[str, Any]) -> None:
+    """Serve until gunicorn has stopped.
+
+    :param app: the app
+    :param deployment: what was decided
+    :raises WorkerSizeConfigError: if an option of gunicorn is not valid
+    :raises WorkerSizeStartError: if an address cannot be had
+    :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
+    """
+    run_master(lambda: trusting(app, deployment.settings), options, deployment)
+
+
+def run_master(
+    load: Callable[[], WSGIApplication],
+    options: dict[str, Any],
+    deployment: Deployment,
+) -> None:
+    """Open the addresses and be gunicorn's master.
+
+    :param load: returns the WSGI app
+    :param options: gunicorn's settings, from :func:`gunicorn_options`
+    :param deployment: what was decided
+    :raises WorkerSizeStartError: if an address cannot be had
+    :raises SystemExit: when gunicorn has stopped
+    """
+    hooks = Hooks(deployment, HealthPort(deployment), _owner(options))
+    launcher = os.getpid()
+    try:
+        _serve(load, options, deployment, hooks)
+    except SystemExit as stop:
+        if os.getpid() != launcher:
+            _leave_worker(stop.code)
+        raise
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        # Its loop reports its own errors: this is what gunicorn refuses before it starts.
+        line = str(error).strip().partition("\n")[0]
+        reason = line.removeprefix("Error: ").rstrip(" .:") or type(error).__name__
+        raise WorkerSizeStartError(
+            f"gunicorn cannot start: {reason}. Correct its options."
+        ) from None
+    finally:
+        hooks.on_exit(None)
+
+
+def _serve(
+    load: Callable[[], WSGIApplication],
+    options: dict[str, Any],
+    deployment: Deployment,
+    hooks: Hooks,
+) -> None:
+    worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
+    options = {**options, "worker_class": worker_class, **hooks.chained(options)}
+    application = _Application(load, options)
+    arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
+    _check_temporary_folder(options)
+    # Not before: what the master writes to from here on is not shared with the monitor.
+    hooks.monitor.start()
+    if systemd.inherited_count():
+        # gunicorn takes the sockets, and the other two variables away.
+        os.environ.pop("LISTEN_FDNAMES", None)
+    else:
+        application.listen_on(_listen(deployment.settings.addresses, options))
+    deployment.announce()
+    hooks.port.announce()
+    if os.path.exists("gunicorn.conf.py"):
+        say(logging.INFO, CONF_FILE_NOTE)
+    arbiter.run()
+
+
+def _check_temporary_folder(options: Mapping[str, Any]) -> None:
+    """Refuse with one line what gunicorn would end with a traceback: its heartbeats need a file."""
+    try:
+        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
+    except OSError:
+        raise WorkerSizeStartError(
+            "gunicorn finds no folder for its heartbeats that is writable: mount a tmpfs on "
+            "/dev/shm or /tmp."
+        ) from None
+
+
+def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """Open the addresses ourselves, for one line where that fails; gunicorn takes them over."""
+    scratch = _owner(options)
+    listeners = open_listeners(addresses, scratch.backlog)
+    for listener in listeners:
+        path = listener.getsockname()
+        if isinstance(path, str):
+            os.chmod(path, 0o777 & ~scratch.umask)
+            try:
+                os.chown(path, scratch.uid, scratch.gid)
+            except OSError:
+                close_listeners(listeners)
+                raise WorkerSizeStartError(
+                    f"Cannot give unix:{path} to the user and group of the workers: only root "
+                    "may. Leave both out."
+                ) from None
+    return [f"fd://{listener.detach()}" for listener in listeners]
+
+
+def _owner(options: Mapping[str, Any]) -> Any:
+    """Return gunicorn's settings of whose the workers and the sockets are."""
+    scratch = Config()
+    for name in ("backlog", "umask", "user", "group", "initgroups"):
+        if name in options:
+            scratch.set(name, options[name])
+    return scratch
+
+
+CONF_FILE_NOTE = (
+    "gunicorn.conf.py in this folder is not read: set app.config WORKERSIZE_GUNICORN_OPTIONS or "
+    "GUNICORN_CMD_ARGS, or start gunicorn yourself with a file that begins with "
+    "'from flask_workersize.gunicorn_conf import *'."
+)
+
+
+def _leave_worker(code: Any) -> NoReturn:
+    """End a forked worker: its exit handlers run, what the launcher would clean up does not.
+
+    A worker leaves by ``SystemExit``, which would unwind the launcher's frames in the worker too:
+    Flask's command, its app context and whatever stands around :func:`serve`. What Python does at
+    its own end is done here: it waits for threads, runs exit handlers and flushes.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -1,0 +1,267 @@
+"""gunicorn's two kinds of worker, made to stop without losing a request.
+
+What they override is no documented interface of gunicorn: tests/servers/test_canary_stopping.py
+names it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from gunicorn.workers import gthread, sync
+
+from ...runtime.worker_record import WorkerRecord
+from ..stopping import (
+    SETTLE_SECONDS,
+    SILENCE_SECONDS,
+    STOP_SIGNALS,
+    StopSignal,
+    WatchedSocket,
+    hang_up_if_silent,
+)
+
+_CUT_EVERY_SECONDS = 0.1
+
+_LOOK_AGAIN_SECONDS = 0.02
+"""How long a worker leaves connections to others before it looks at what they hold again."""
+
+_PATIENCE_SECONDS = 1.0
+"""How long it leaves them to one that holds as many and whose threads are not all busy: on a busy
+machine that one may need a while to have a CPU."""
+
+_CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
+"""Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
+its worker stops meanwhile."""
+
+
+class _GracefulWorker:
+    """What both kinds of worker do more than gunicorn's."""
+
+    stop_signal: StopSignal
+    alive: bool
+    sockets: list[socket.socket]
+    row: WorkerRecord | None = None
+    _asked_to_stop = False
+    _in_a_hurry = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.is_leaving = mmap.mmap(-1, 1)
+
+    def init_process(self) -> None:
+        """Watch for the stop of the server, then start as gunicorn's."""
+        self._open: set[Any] = set()
+        threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
+        super().init_process()  # type: ignore[misc]
+
+    def init_signals(self) -> None:
+        """Leave Ctrl-C to the master: it reaches the whole process group."""
+        super().init_signals()  # type: ignore[misc]
+        # A handler, not SIG_IGN, which programs started by the app would inherit.
+        signal.signal(signal.SIGINT, lambda signum, frame: None)
+        signal.siginterrupt(signal.SIGINT, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Note that somebody asked for the stop: with ``max_requests`` nobody does."""
+        self._asked_to_stop = True
+        super().handle_exit(sig, frame)  # type: ignore[misc]
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once, with whatever is queued."""
+        self._in_a_hurry = True
+        super().handle_quit(sig, frame)  # type: ignore[misc]
+
+    def _server_stops(self) -> bool:
+        """Return whether the queue is to be served because the server stops.
+
+        A service manager may signal all processes at once: the master can be a moment behind. If
+        it learns of the stop after the last look, it sees that this worker is leaving.
+        """
+        if self._in_a_hurry:
+            return False
+        is_recycled = self.row is not None and self.row.is_told_to_leave
+        is_unsure = self._asked_to_stop and not is_recycled
+        if self.stop_signal.wait(SETTLE_SECONDS if is_unsure else 0):
+            return True
+        self.is_leaving[0] = 1
+        return self.stop_signal.is_sent()
+
+    def _connections(self) -> Iterable[socket.socket]:
+        """Return the sockets whose client may be silent."""
+        return list(self._open)
+
+    def _hang_up_silent(self) -> None:
+        """Keep silent clients from holding a stop; a thread can, the main thread waits for them."""
+        self.stop_signal.wait()
+        time.sleep(SILENCE_SECONDS)
+        while True:
+            for connection in self._connections():
+                hang_up_if_silent(connection)
+            time.sleep(_CUT_EVERY_SECONDS)
+
+
+class SyncWorker(_GracefulWorker, sync.SyncWorker):
+    """gunicorn's sync worker, which serves what is queued before it ends with the server."""
+
+    def run(self) -> None:
+        """Serve until stopped, then what is queued."""
+        super().run()
+        if self._server_stops():
+            self._drain()
+
+    def _drain(self) -> None:
+        while not self._in_a_hurry and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
+            for listener in self.sockets:
+                self.notify()
+                if not self.stop_signal.take_permit():
+                    return
+                try:
+                    self.accept(listener)
+                except (BlockingIOError, ConnectionAbortedError):
+                    self.stop_signal.return_permit()
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve one connection, known to the thread that hangs up on silent clients."""
+        # TLS takes the descriptor over; a copy can still be shut down.
+        watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
+        self._open.add(watched)
+        try:
+            super().handle(listener, client if self.cfg.is_ssl else watched, addr)
+        finally:
+            self._open.discard(watched)
+            watched.close()
+
+
+class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
+    """gunicorn's threaded worker, which serves what is queued before it ends with the server.
+
+    It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
+    all there are, so that of five workers one may serve everybody and four nobody.
+    """
+
+    _stopped_at = 0.0
+    _accepted_at = 0.0
+    _accepting: bool
+    pending_conns: Any
+    keepalived_conns: Any
+    worker_connections: int
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Stop accepting only after what is queued was accepted, if the server stops."""
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        if self.row is not None:
+            self.row.take_no_more()
+        if self._server_stops():
+            self._drain()
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection."""
+        self._accepted_at = time.monotonic()
+        super().accept(listener)
+
+    def _share_queue(self) -> None:
+        """Leave a connection that there is no thread for here to a worker that holds fewer.
+
+        It takes it if it can: whoever has as many connections as it may have says so.
+        """
+        held, can_accept = self._busy(), self.nr_conns < self.worker_connections
+        if self.row is not None and can_accept:
+            self.row.note_held(held)
+            can_accept = held < self.cfg.threads or self._is_next(*self.row.others())
+        elif self.row is not None:
+            self.row.take_no_more()
+        super().set_accept_enabled(can_accept)
+
+    def _is_next(self, least: int | None, is_one_free: bool) -> bool:
+        """Return whether one more belongs here, although every thread is busy.
+
+        :param least: what the other worker holds that holds least; ``None`` if there is none
+        :param is_one_free: whether that one has just ended a request, and holds less in a moment
+        """
+        held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
+        has_waited = time.monotonic() >= self._accepted_at + patience
+        return least is None or held < least or (held == least and has_waited)
+
+    def _drain(self) -> None:
+        """Accept what is queued, as threads get free: other workers share the queue.
+
+        Kept-alive clients are served meanwhile; one that has just been answered sends its next
+        request now, and learns from the answer that the connection closes.
+        """
+        self._stopped_at = time.monotonic()
+        until = self._stopped_at + SETTLE_SECONDS
+        while True:
+            self.notify()
+            if self._busy() < self.cfg.threads:
+                if self._accept_one_each():
+                    until = time.monotonic() + SETTLE_SECONDS
+                elif time.monotonic() > until:
+                    return
+            super().wait_for_and_dispatch_events(timeout=0.02)
+
+    def _accept_one_each(self) -> bool:
+        before = self.nr_conns
+        for listener in self.sockets:
+            count = self.nr_conns
+            if not self.stop_signal.take_permit():
+                break
+            self.accept(listener)
+            if self.nr_conns == count:
+                self.stop_signal.return_permit()
+        return bool(self.nr_conns > before)
+
+    def _busy(self) -> int:
+        return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        """Wait for events; at a stop no longer than idle and silent connections may hold it."""
+        if not self._stopped_at:
+            if self.alive:
+                self._share_queue()
+            waits = timeout if self._accepting else _LOOK_AGAIN_SECONDS
+            super().wait_for_and_dispatch_events(waits)
+            return
+        silence_ends = self._stopped_at + SILENCE_SECONDS
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, silence_ends)
+        super().wait_for_and_dispatch_events(0.1 if self._busy() else 0)
+        if not self._busy():
+            # A request that was on its way has been taken by now: the idle ones may go.
+            for conn in self.keepalived_conns:
+                conn.timeout = 0.0
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one connection, known to the thread that hangs up on silent clients."""
+        if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
+            conn.sock = WatchedSocket(conn.sock)
+        self._open.add(conn)
+        try:
+            return super().handle(conn)
+        finally:
+            self._open.discard(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Close or keep a connection; gunicorn waits here for clients that do not hang up."""
+        self._open.add(conn)
+        was_alive = self.alive
+        if _CLOSES_KEPT and not was_alive:
+            self.alive = True
+        try:
+            super().finish_request(conn, fs)
+        finally:
+            self._open.discard(conn)
+            if not was_alive:
+                self.alive = False
+
+    def _connections(self) -> Iterable[socket.socket]:
+        return [conn.sock for conn in list(self._open)]

@@ -1,0 +1,134 @@
+"""The health port's server, and the monitor that it runs in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from waitress import wasyncore
+from waitress.server import create_server
+
+from ..app_state import report_of
+from ..health.endpoint import CapacityEndpoint
+from ..health.probe import ProbeApp, ProbeRules
+from ..log import say
+from ..monitor.loop import MonitorLoop
+from ..monitor.process import Monitor, NoProbe, Probe
+from ..monitor.tasks import MakeScaler, make_loop
+from ..runtime.deployment import Deployment
+from .listeners import close_listeners, open_listeners, url_of
+
+_OPTIONS: dict[str, Any] = {
+    "threads": 2,
+    # A probe is one short request: who takes longer, or sends more, is no probe.
+    "channel_timeout": 10,
+    "cleanup_interval": 2,
+    "max_request_header_size": 16 * 1024,
+    "max_request_body_size": 1024,
+    "asyncore_use_poll": True,
+    "log_socket_errors": False,
+    "ident": None,
+}
+_MOST_CONNECTIONS = 1000
+"""Of these 100 that say nothing are a few hundred KB."""
+
+
+class ProbeServer:
+    """waitress' loop over the health port, a turn at a time.
+
+    :param app: the WSGI app
+    :param listeners: the listening sockets, which stay open when this ends
+    """
+
+    def __init__(self, app: ProbeApp, listeners: list[socket.socket]) -> None:
+        self._map: dict[int, Any] = {}
+        self._server = create_server(
+            app,
+            map=self._map,
+            sockets=listeners,
+            connection_limit=_MOST_CONNECTIONS,
+            **_OPTIONS,
+        )
+
+    def turn(self, seconds: float) -> None:
+        """Answer requests for about as long."""
+        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+
+    def close(self) -> None:
+        """Close the port and every connection."""
+        for dispatcher in list(self._map.values()):
+            wasyncore.dispatcher.close(dispatcher)
+
+
+class HealthPort:
+    """The listeners of the health port: the master keeps them for a monitor that takes over.
+
+    :param deployment: what was decided
+    :raises WorkerSizeStartError: if the address cannot be had
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        address = deployment.settings.health_address
+        if address and "GUNICORN_PID" in os.environ:
+            # gunicorn's own USR2 starts a second master beside the first, which has the port.
+            say(logging.WARNING, "the health port stays with the first master until it ends.")
+            address = None
+        self.listeners = open_listeners([address], advice=_ADVICE) if address else []
+        if address:
+            # Once, before the fork, it needs less memory than in the monitor.
+            with suppress(ImportError):
+                from ..health import metrics  # noqa: F401
+
+    def close(self) -> None:
+        """Close it, in a process that is not the monitor."""
+        close_listeners(self.listeners)
+
+    def announce(self) -> None:
+        """Say where it is."""
+        if self.listeners:
+            say(logging.INFO, f"Health port on {', '.join(map(url_of, self.listeners))}")
+
+
+_ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
+
+
+def make_monitor(
+    deployment: Deployment,
+    port: HealthPort,
+    make_scaler: MakeScaler,
+    settle: Callable[[], None] = lambda: None,
+) -> Monitor:
+    """Make the monitor of a deployment; it is not started yet.
+
+    :param deployment: what was decided; it has a scoreboard
+    :param port: the health port
+    :param make_hand: returns what changes the number of workers
+    :param settle: gives up, in the monitor's process, what is not for it
+    """
+    return Monitor(
+        deployment.board,
+        partial(make_loop, deployment, make_scaler, os.getpid()),
+        partial(_open_probe, deployment, port, os.getpid()),
+        settle,
+        kept=port.listeners,
+    )
+
+
+def _open_probe(deployment: Deployment, port: HealthPort, master: int, loop: MonitorLoop) -> Probe:
+    if not port.listeners:
+        return NoProbe()
+    if os.getpid() != master:
+        # It would be read as the app's: this process has no other waitress.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    settings = deployment.settings
+    endpoint = CapacityEndpoint(
+        partial(report_of, deployment), lambda: settings.health_token, is_inside=True
+    )
+    rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
+    app = ProbeApp(endpoint, deployment.board.read, loop.saturated_seconds, rules)
+    return ProbeServer(app, port.listeners)

@@ -1,0 +1,119 @@
+"""Run an app under its plan: :func:`serve`."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..app_state import adopt, get_state, prepare
+from ..errors import WorkerSizeStartError, exit_with_one_line
+from ..log import say
+from ..runtime.deployment import Deployment
+from ..sizing.profile_location import ProfileLocation
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..sizing.plan import SizingPlan
+    from ..sizing.settings import SizingSettings
+    from ..sizing.validators import ServerName
+    from .gunicorn.reexec import AppImport
+
+
+def serve(app: Flask, server: ServerName | None = None) -> None:
+    """Serve an app in production mode, and return when the server has stopped.
+
+    For a ``run.py`` of one's own; ``flask serve-prod`` does the same. What cannot be done is said
+    in one line on standard error.
+
+    :param app: an app with :class:`flask_workersize.WorkerSizing`
+    :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` where left out
+    :raises SystemExit: 2 where the settings are not valid, 1 where starting failed, and with
+        gunicorn also 0 when it has stopped
+    :raises RuntimeError: if the app has no ``WorkerSizing``
+    """
+    exit_with_one_line(
+        lambda: launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
+    )
+
+
+def launch(
+    app: Flask,
+    options: Mapping[str, Any],
+    option_source: str = "--{option}",
+    app_import: AppImport | None = None,
+) -> None:
+    """Plan with the options of a command, log what was chosen, and run the server.
+
+    :raises click.ClickException: with one line, if the settings are not valid or the server
+        cannot be started
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise WorkerSizeStartError(
+            "Call serve() from the main thread; it installs signal handlers."
+        )
+    settings, plan = prepare(app, options, option_source)
+    plan, server_options = check_options(app, settings, plan)
+    state = get_state(app)
+    deployment = Deployment(
+        settings, state.resources, plan, ProfileLocation.of(app), state.held_bytes
+    )
+    adopt(app, deployment)
+    if app.debug:
+        say(logging.WARNING, DEBUG_WARNING)
+    if plan.server == "waitress" and options.get("workers") is not None:
+        say(logging.WARNING, ONE_PROCESS_WARNING)
+    # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
+    # take it for its own, and never tear it down.
+    contextvars.Context().run(_runner(app, deployment, server_options, app_import))
+    state.serving = False
+
+
+def _runner(
+    app: Flask, deployment: Deployment, options: dict[str, Any], app_import: AppImport | None
+) -> Callable[[], None]:
+    if deployment.plan.server == "waitress":
+        from .waitress.run import run as run_waitress
+
+        return partial(run_waitress, app, deployment, options)
+    if deployment.settings.preload:
+        from .gunicorn.run import run as run_gunicorn
+
+        return partial(run_gunicorn, app, deployment, options)
+    from .gunicorn.reexec import reexec
+
+    return partial(reexec, app_import, deployment, options)
+
+
+def check_options(
+    app: Flask, settings: SizingSettings, plan: SizingPlan
+) -> tuple[SizingPlan, dict[str, Any]]:
+    """Check the further options of the server; return the plan as they leave it, and all options.
+
+    :raises WorkerSizeConfigError: if an option is not valid
+    """
+    if plan.server == "waitress":
+        from .waitress.options import waitress_options
+
+        return plan, waitress_options(app.config, settings, plan)
+    from .gunicorn.options import gunicorn_options
+
+    options = gunicorn_options(app.config, os.environ, settings, plan)
+    return replace(plan, worker_class=options["worker_class"]), options
+
+
+ONE_PROCESS_WARNING = (
+    "--workers has no effect: waitress serves in one process. Set --threads, or use "
+    "--wsgi-server gunicorn."
+)
+
+DEBUG_WARNING = (
+    "debug mode is on: errors show code and values to every visitor; unset FLASK_DEBUG and leave "
+    "out --debug in production."
+)

@@ -1,0 +1,1 @@
+"""waitress under a plan."""

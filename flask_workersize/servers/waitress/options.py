@@ -1,0 +1,90 @@
+"""waitress' adjustments: ours, and over them those of the app."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from waitress.adjustments import Adjustments
+
+from ...errors import WorkerSizeConfigError
+from ...sizing.plan import SizingPlan
+from ...sizing.settings import NAMES, YEAR_SECONDS, SizingSettings
+from ...sizing.sources import options_key, server_options
+from ..listeners import BACKLOG
+
+MOST_CONNECTIONS = 1000
+"""Connections that are open at once. At waitress' own 100 a page with many idle browsers looks
+like a hang; an idle connection costs a few KB."""
+
+_ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
+
+
+def waitress_options(
+    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
+) -> dict[str, Any]:
+    """Return the adjustments of waitress: ours, and over them those of the app's config.
+
+    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
+    """
+    options: dict[str, Any] = {
+        "threads": plan.threads,
+        "channel_timeout": settings.timeout or YEAR_SECONDS,
+        "cleanup_interval": 30,
+        "connection_limit": _connection_limit(),
+        # select() cannot watch descriptors above 1023.
+        "asyncore_use_poll": True,
+        "backlog": BACKLOG,
+        "clear_untrusted_proxy_headers": not settings.trusted_proxy,
+    }
+    planned = {names.server_option.get("waitress") for names in NAMES.values()}
+    for name, value in server_options(config, "waitress").items():
+        if name in planned:
+            continue
+        _check_option(name, value)
+        options[name] = value
+    try:
+        Adjustments(**options)
+    except ValueError as error:
+        raise WorkerSizeConfigError(
+            f"app.config {options_key('waitress')} is not valid: {str(error).rstrip('. ')}. "
+            "Correct or remove it."
+        ) from None
+    return options
+
+
+def _check_option(name: str, value: Any) -> None:
+    where = f"app.config {options_key('waitress')}"
+    if name in _ADDRESS_OPTIONS:
+        raise WorkerSizeConfigError(
+            f"{where} has {name!r}: addresses are set by NOW_LMS_HOST, NOW_LMS_PORT or "
+            "NOW_LMS_BIND. Remove it."
+        )
+    known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
+    if name not in known:
+        raise WorkerSizeConfigError(
+            f"{where} has {name!r}, which waitress does not know. Correct or remove it."
+        )
+    try:
+        known[name](value)
+    except (TypeError, ValueError):
+        raise WorkerSizeConfigError(
+            f"{where} has a value for {name!r} that waitress does not take. Correct or remove it."
+        ) from None
+    if name == "connection_limit" and int(value) < 1:
+        raise WorkerSizeConfigError(
+            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
+        )
+
+
+def _connection_limit() -> int:
+    """Return how many connections may be open; one can take up to three descriptors."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(100, min(MOST_CONNECTIONS, soft // 3))

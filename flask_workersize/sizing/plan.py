@@ -1,0 +1,298 @@
+"""The guide's formula: settings and resources in, a plan out; pure.
+
+The formula, in the words of the guide ("How It Works"): ``(cpu_count * 2) + 1`` by CPU,
+``available_ram_mb / worker_memory_mb`` by memory, the lesser of the two, divided by the threads of
+a worker, rounded down, at least 1.
+
+Where the app was measured, memory that all workers share is taken off first, and a worker counts
+with its own memory at its peak, its threads included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ..resources import Resources
+from .settings import MEASURED, SizingSettings
+from .validators import ServerName
+
+MB = 1024 * 1024
+
+ADVISED_SHARE = 0.8
+"""Share of available memory above which a plan carries a note (guide, "Leave Headroom")."""
+
+Limit = Literal["cpu", "memory", "explicit", "min_workers", "max_workers"]
+
+
+@dataclass(frozen=True)
+class SizingPlan:
+    """What follows from the settings and the resources; computed once per deployment.
+
+    :param server: "gunicorn" or "waitress"
+    :param workers: worker processes; 1 for waitress
+    :param threads: threads a worker
+    :param worker_class: "sync", "gthread", or ``None`` for waitress
+    :param concurrency: requests that can run at once, ``workers × threads``
+    :param worker_memory_mb: memory that one worker is taken to need, in MB; where that was
+        measured, memory of its own
+    :param estimated_memory_mb: memory that all of it is taken to need, in MB
+    :param memory_available_mb: memory that was available at planning time, in MB, rounded down
+    :param cpus: CPUs that were available at planning time
+    :param cpu_bound: ``2 × CPUs + 1``, rounded down
+    :param memory_bound: workers that fit into available memory less the headroom; where their
+        memory was measured, times their threads, which share it, and for waitress the threads that
+        fit into its process
+    :param limited_by: which bound won
+    :param sources: where each value came from, by its name
+    :param warnings: what the operator should change, one sentence each
+    :param notes: what the operator may want to know, one sentence each
+    :param fits: whether the estimate is within available memory less the headroom
+    :param shared_memory_mb: memory that is needed once, in MB; 0 where that was not measured
+    :param thread_memory_mb: memory of each thread more than the first, in MB; 0 where that was not
+        measured
+    :param memory_headroom_percent: share of available memory that is left alone
+    """
+
+    server: ServerName
+    workers: int
+    threads: int
+    worker_class: Literal["sync", "gthread"] | None
+    concurrency: int
+    worker_memory_mb: int
+    estimated_memory_mb: int
+    memory_available_mb: int
+    cpus: float
+    cpu_bound: int
+    memory_bound: int
+    limited_by: Limit
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    fits: bool = True
+    shared_memory_mb: int = 0
+    thread_memory_mb: float = 0.0
+    memory_headroom_percent: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, ready for JSON."""
+        return {**asdict(self), "warnings": list(self.warnings), "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        """Say in one line what was chosen and why, with the numbers."""
+        shape = f"{_count(self.workers, 'worker')} × {_count(self.threads, 'thread')}"
+        if self.server == "waitress":
+            shape = f"{_count(self.threads, 'thread')} in one process"
+        return f"{self.server}: {shape} ({self.reason}), about {self.estimated_memory_mb} MB"
+
+    @property
+    def reason(self) -> str:
+        """Which bound won, and the figures of both."""
+        available, own = f"{self.memory_available_mb} MB available", f"{self.worker_memory_mb} MB"
+        if self.memory_headroom_percent:
+            available += f" × {100 - self.memory_headroom_percent} %"
+        memory = f"{available} / {own} a worker"
+        if self.sources.get("worker_memory_mb") == MEASURED:
+            left = f"{available} - {self.shared_memory_mb} MB shared"
+            memory = f"({left}) / {own} a worker, measured"
+            if self.server == "waitress":
+                each = f"{round(self.thread_memory_mb, 2):g} MB a thread"
+                memory = f"1 + ({left} - {own}) / {each}, measured"
+        if self.limited_by == "memory":
+            return f"memory: {memory}; CPU bound {self.cpu_bound}"
+        if self.limited_by == "cpu":
+            return f"CPU: 2 × {self.cpus:g} CPUs + 1 = {self.cpu_bound}; {memory}"
+        counted = "workers" if self.server == "gunicorn" else "threads"
+        name = counted if self.limited_by == "explicit" else self.limited_by
+        return (
+            f"{self.sources[name]}; CPU bound {self.cpu_bound}, memory bound {self.memory_bound}: "
+            f"{memory}"
+        )
+
+
+def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:
+    """Return the resources that a plan is made from.
+
+    Where the app was measured, the plan takes off all that is needed once. What of it the launcher
+    held already was not available any more: it would be taken off twice.
+
+    :param settings: what the operator asked for
+    :param resources: what the machine gives
+    :param held_bytes: what the launcher held when the machine was looked at
+    """
+    if settings.profile is None:
+        return resources
+    return with_held(resources, held_bytes, settings.profile.costs.shared_mb)
+
+
+def with_held(resources: Resources, held_bytes: int, shared_mb: int) -> Resources:
+    """Count as available what is held of the memory that is needed once.
+
+    :param resources: what the machine gives
+    :param held_bytes: what is held
+    :param once_mb: what is needed once, in MB
+    """
+    available = resources.memory_available + min(held_bytes, shared_mb * MB)
+    return replace(resources, memory_available=min(available, resources.memory_limit))
+
+
+def compute_plan(
+    settings: SizingSettings, resources: Resources, server: ServerName | None = None
+) -> SizingPlan:
+    """Compute the plan that follows from settings and resources.
+
+    :param settings: what the operator asked for
+    :param resources: what the machine gives
+    :param server: plan for this server instead of ``settings.wsgi_server``
+    :returns: the plan; explicit values always win
+    """
+    server = server or settings.wsgi_server
+    usable = resources.memory_available * (100 - settings.memory_headroom_percent) // 100
+    # 2 × CPUs is exact for a float, 2 × CPUs + 1 is not.
+    cpu_bound = math.floor(2 * resources.cpus) + 1
+    shared, own = settings.memory_of_a_worker(
+        (settings.threads or 1) if server == "gunicorn" else 1
+    )
+    memory_bound = _memory_bound(settings, usable, server)
+    size = _gunicorn_size if server == "gunicorn" else _waitress_size
+    workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
+    with_threads = settings.memory_of_a_worker(threads)[1]
+    estimate = shared + workers * with_threads
+    fits = estimate * MB <= usable
+    misfit = _does_not_fit(settings, resources, (workers, with_threads, shared), limited_by)
+    return SizingPlan(
+        server=server,
+        workers=workers,
+        threads=threads,
+        worker_class=_worker_class(server, threads),
+        concurrency=workers * threads,
+        worker_memory_mb=own,
+        shared_memory_mb=shared,
+        thread_memory_mb=settings.profile.costs.each_thread_mb if settings.profile else 0.0,
+        memory_headroom_percent=settings.memory_headroom_percent,
+        estimated_memory_mb=estimate,
+        memory_available_mb=resources.memory_available // MB,
+        cpus=resources.cpus,
+        cpu_bound=cpu_bound,
+        memory_bound=memory_bound,
+        limited_by=limited_by,
+        sources=_sources(settings, resources, server),
+        warnings=settings.warnings if fits else (*settings.warnings, misfit),
+        notes=_notes(settings, estimate, resources.memory_available),
+        fits=fits,
+    )
+
+
+def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
+    """Return how many workers fit, times their threads where a worker was measured with them."""
+    if settings.profile is None:
+        return usable // (settings.worker_memory_mb * MB)
+    if server == "waitress":
+        return settings.profile.costs.threads_within(usable // MB)
+    threads = settings.threads or 1
+    shared, own = settings.memory_of_a_worker(threads)
+    # The guide's division by the threads, which follows, is undone.
+    return max(usable - shared * MB, 0) // (own * MB) * threads
+
+
+def _gunicorn_size(
+    settings: SizingSettings, cpu_bound: int, memory_bound: int
+) -> tuple[int, int, Limit]:
+    threads = settings.threads or 1
+    if settings.workers is not None:
+        return settings.workers, threads, "explicit"
+    bound, limited_by = _lesser(cpu_bound, memory_bound)
+    workers = max(1, bound // threads)
+    if workers < settings.min_workers:
+        workers, limited_by = settings.min_workers, "min_workers"
+    if settings.max_workers is not None and workers > settings.max_workers:
+        workers, limited_by = settings.max_workers, "max_workers"
+    return workers, threads, limited_by
+
+
+def _waitress_size(
+    settings: SizingSettings, cpu_bound: int, memory_bound: int
+) -> tuple[int, int, Limit]:
+    if settings.threads is not None:
+        return 1, settings.threads, "explicit"
+    bound, limited_by = _lesser(cpu_bound, memory_bound)
+    return 1, max(1, bound), limited_by
+
+
+def _lesser(cpu_bound: int, memory_bound: int) -> tuple[int, Limit]:
+    return (cpu_bound, "cpu") if cpu_bound <= memory_bound else (memory_bound, "memory")
+
+
+def _worker_class(server: ServerName, threads: int) -> Literal["sync", "gthread"] | None:
+    if server == "waitress":
+        return None
+    return "gthread" if threads > 1 else "sync"
+
+
+def _sources(settings: SizingSettings, resources: Resources, server: ServerName) -> dict[str, str]:
+    sources = {name: settings.source_of(name) for name in _PLANNED}
+    if settings.workers is None:
+        sources["workers"] = "calculated"
+    if settings.threads is None:
+        sources["threads"] = "calculated" if server == "waitress" else "default"
+    if server == "waitress":
+        sources["workers"] = "waitress: one process"
+    return {**sources, "cpus": resources.cpu_source, "memory_available_mb": resources.memory_source}
+
+
+_PLANNED = (
+    "workers",
+    "threads",
+    "worker_memory_mb",
+    "min_workers",
+    "max_workers",
+    "memory_headroom_percent",
+)
+
+
+def _does_not_fit(
+    settings: SizingSettings,
+    resources: Resources,
+    memory: tuple[int, int, int],
+    limited_by: Limit,
+) -> str:
+    workers, own, shared = memory
+    available = f"{resources.memory_available // MB} MB available"
+    if settings.memory_headroom_percent:
+        available += f", {settings.memory_headroom_percent} % of it left alone"
+    needed = f"{workers} × {own} MB = {shared + workers * own} MB"
+    if settings.profile is not None:
+        needed = f"{shared} MB shared + {needed}, as measured"
+    if limited_by in ("explicit", "min_workers") and workers > 1:
+        setting = "workers" if limited_by == "explicit" else "min_workers"
+        return (
+            f"{settings.source_of(setting)} does not fit: {needed}, {available}; lower it, or use "
+            "threads, which share the memory of a worker."
+        )
+    if settings.profile is None:
+        return (
+            f"not even one worker fits: {needed}, {available}; give the machine more memory, or "
+            "set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs."
+        )
+    if own > settings.memory_of_a_worker(1)[1] and settings.threads is not None:
+        return (
+            f"one worker with its threads does not fit: {needed}, {available}; lower "
+            f"{settings.source_of('threads')}, or give the machine more memory."
+        )
+    return f"not even one worker fits: {needed}, {available}; give the machine more memory."
+
+
+def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[str, ...]:
+    if estimate_mb * MB <= ADVISED_SHARE * available or settings.memory_headroom_percent >= 20:
+        return ()
+    return (
+        f"{estimate_mb} MB is above {ADVISED_SHARE:.0%} of the {available // MB} MB available; the "
+        'guide advises "Leave 20-30% for OS and other processes": set '
+        "NOW_LMS_MEMORY_HEADROOM_PERCENT=20.",
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,259 @@
+"""The sizing profile: what an app was measured to cost, in a small file.
+
+``flask workersize measure`` writes it, and so does the monitor of a server that learns. It is JSON,
+with the version of its schema in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+LEAST_THREAD_MB = 0.1
+"""Memory that each thread is taken to need at least, in MB: less cannot be told from noise."""
+
+_MOST = 1e9
+_MOST_BYTES = 64 * 1024
+
+
+class Estimate(BaseModel):
+    """A measured number with its spread.
+
+    :param value: the number that is planned with
+    :param low: the least that was seen
+    :param high: the most that was seen
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    value: float = Field(ge=-_MOST, le=_MOST)
+    low: float = Field(ge=-_MOST, le=_MOST)
+    high: float = Field(ge=-_MOST, le=_MOST)
+
+    @model_validator(mode="after")
+    def _is_within_its_spread(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("a number outside of its spread")
+        return self
+
+    @classmethod
+    def of(cls, values: Iterable[float], value: float | None = None) -> Self:
+        """Make a figure of what was seen: its median, or another number that is planned with."""
+        seen = sorted(values)
+        middle = seen[len(seen) // 2] if value is None else value
+        return cls._rounded(middle, min(seen[0], middle), max(seen[-1], middle))
+
+    @classmethod
+    def around(cls, value: float, error: float) -> Self:
+        """Make a figure of a number and its standard error, to either side."""
+        return cls._rounded(value, value - error, value + error)
+
+    @classmethod
+    def _rounded(cls, value: float, low: float, high: float) -> Self:
+        return cls(value=round(value, 3), low=round(low, 3), high=round(high, 3))
+
+    def __str__(self) -> str:
+        """Return the number and its spread, with one decimal."""
+        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+def _not_negative(figure: Estimate) -> Estimate:
+    if min(figure.value, figure.low, figure.high) < 0:
+        raise ValueError("below nothing")
+    return figure
+
+
+Amount = Annotated[Estimate, AfterValidator(_not_negative)]
+"""A figure of memory or time: not below 0."""
+
+
+@dataclass(frozen=True)
+class AppCosts:
+    """What a plan needs to know of an app.
+
+    :param shared_mb: memory that is needed once, in MB, rounded up
+    :param peak_mb: the most memory that a worker with one thread has of its own, in MB
+    :param thread_mb: memory of each thread more, in MB
+    :param cpu_ms: CPU time of a request, in milliseconds
+    :param wait_ms: time that a request waits, in milliseconds
+    """
+
+    shared_mb: int
+    peak_mb: float
+    thread_mb: float
+    cpu_ms: float
+    wait_ms: float
+
+    def private_mb(self, threads: int) -> int:
+        """Return the most memory that a worker has of its own, in MB, rounded up, at least 1.
+
+        :param threads: threads a worker: each more than the first needs memory, too
+        """
+        return max(1, math.ceil(self.peak_mb + (threads - 1) * self.each_thread_mb))
+
+    @property
+    def each_thread_mb(self) -> float:
+        """Memory that each thread more is taken to need, in MB."""
+        return max(self.thread_mb, LEAST_THREAD_MB)
+
+    def threads_within(self, usable_mb: int) -> int:
+        """Return how many threads one process may have; 0 where it does not fit with one.
+
+        :param usable_mb: memory that it may need, in MB, with what is needed once
+        """
+        if self.shared_mb + self.private_mb(1) > usable_mb:
+            return 0
+        spare = usable_mb - self.shared_mb - self.peak_mb
+        # A sum of decimals may be a hair above a whole number of MB.
+        threads = 1 + int(spare / self.each_thread_mb + 1)
+        while self.shared_mb + self.private_mb(threads) > usable_mb:
+            threads -= 1
+        return threads
+
+
+class SizingProfile(BaseModel):
+    """What an app costs. Memory is in MB, times are in milliseconds.
+
+    :raises ValidationError: if a number is missing or out of its range
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    version: Literal[1] = Field(1, alias="schema", description="version of this schema")
+    app: str = Field(description="name of the app, Flask's import_name")
+    made_at: AwareDatetime = Field(description="when it was measured")
+    made_by: Literal["measure", "learn"] = Field(
+        description='"measure" from requests that were sent for it, "learn" from real traffic'
+    )
+    python: str = Field(description="version of Python")
+    server: str = Field(description="the server and its version")
+    flask_workersize: str = Field(description="version of flask-workersize")
+    preload: bool = Field(description="whether the app was loaded before the workers were forked")
+    requests: int = Field(ge=1, description="requests that it was measured with")
+    shared_mb: Amount = Field(
+        description="memory that is needed once, for all workers; what is planned with is the most"
+    )
+    boot_mb: Amount = Field(description="a worker's own memory when it has started")
+    warm_mb: Amount = Field(description="the same after its first requests")
+    peak_mb: Amount = Field(description="the same at its most; what is planned with is the most")
+    thread_mb: Amount = Field(
+        description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
+        "the threads that there were",
+    )
+    growth_mb: Estimate = Field(
+        description="own memory that 1,000 requests more have added; its spread is its standard "
+        "error, to either side"
+    )
+    grows: bool = Field(description="whether it was still growing at the end")
+    cpu_ms: Amount = Field(description="CPU time of a request, the server's part included")
+    wait_ms: Amount = Field(description="time that a request waits: for a database, for a service")
+
+    @model_validator(mode="after")
+    def _is_larger_than_nothing(self) -> Self:
+        if not self.peak_mb.value:
+            raise ValueError("a worker without memory of its own")
+        return self
+
+    @property
+    def of_server(self) -> str:
+        """Name of the server that it was made with."""
+        return self.server.partition(" ")[0]
+
+    @property
+    def costs(self) -> AppCosts:
+        """What a plan needs to know of it."""
+        return AppCosts(
+            math.ceil(self.shared_mb.value),
+            self.peak_mb.value,
+            self.thread_mb.value,
+            self.cpu_ms.value,
+            self.wait_ms.value,
+        )
+
+    @classmethod
+    def made_now(
+        cls, made_by: Literal["measure", "learn"], app: str, server: str, **figures: Any
+    ) -> Self:
+        """Make a profile of this moment.
+
+        :param made_by: how it came about
+        :param app: name of the app
+        :param server: name of the server
+        :param figures: all that was measured, by the names above
+        """
+        return cls(
+            schema=1,
+            app=app,
+            made_at=datetime.now(UTC).replace(microsecond=0),
+            made_by=made_by,
+            python=platform.python_version(),
+            server=f"{server} {version(server)}",
+            flask_workersize=version("flask-workersize"),
+            **figures,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file: whoever reads it has the old one or the new one, whole.
+
+        :raises OSError: if it cannot be written
+        """
+        text = self.model_dump_json(indent=2, by_alias=True) + "\n"
+        path = path.resolve()
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, mode)
+            os.replace(name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: saying in a few words what is wrong with it
+        """
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        try:
+            told = json.loads(raw[:_MOST_BYTES])
+        except (ValueError, RecursionError):
+            raise ValueError("it is no JSON") from None
+        if not isinstance(told, dict) or len(raw) > _MOST_BYTES:
+            raise ValueError("it is no sizing profile")
+        if told.get("schema") != 1:
+            raise ValueError("its schema is not 1: another version of flask-workersize wrote it")
+        try:
+            return cls.model_validate(told)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "peak_mb"
+            raise ValueError(f"its {place} is missing or not valid") from None

@@ -1,0 +1,250 @@
+"""The memory guard in a small world: what its decisions come to over time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from flask_workersize.monitor.guard import (
+    CALM_SECONDS,
+    LONGEST_CALM_SECONDS,
+    PACE_SECONDS,
+    WARM_REQUESTS,
+    Kind,
+    Rules,
+)
+from tests.monitor.world import App, World
+
+# A world that fails is read as it is: to look for a smaller one takes minutes.
+worlds = settings(deadline=None, max_examples=10, phases=[Phase.reuse, Phase.generate])
+
+
+def check(world: World) -> None:
+    """Hold a world without kills to what has to be so in every one."""
+    assert world.crashed == 0
+    assert world.least_ready >= 1
+    check_pace(world)
+    check_plan(world)
+
+
+def check_pace(world: World) -> None:
+    done = [past for past in world.done if past.action.kind is not Kind.WARN]
+    for before, after in pairwise(done):
+        if after.action.kind is not Kind.FINISH:
+            assert after.at - before.at >= PACE_SECONDS
+
+
+def check_plan(world: World) -> None:
+    """There is one more than planned only while a last worker is replaced."""
+    assert world.most <= world.planned + (Kind.REPLACE in world.kinds())
+    replacing = [kind for kind in world.kinds() if kind in (Kind.REPLACE, Kind.FINISH)]
+    assert replacing[::2] == [Kind.REPLACE] * len(replacing[::2])
+    assert replacing[1::2] == [Kind.FINISH] * len(replacing[1::2])
+
+
+@st.composite
+def leaking(draw: st.DrawFn) -> World:
+    """Return a server that leaks, with room for what comes while one worker is replaced."""
+    planned = draw(st.integers(1, 5))
+    fresh = draw(st.integers(5, 60))
+    app = App(fresh, fresh + draw(st.integers(0, 60)), leak=draw(st.floats(0.05, 1)))
+    rate = draw(st.floats(10, 200))
+    boot, leave = draw(st.floats(0.02, 1)), draw(st.floats(0, 1))
+    obey = draw(st.floats(0.01, 0.3))
+    while_one_goes = app.leak * rate * (boot + leave + 2 * obey + 0.3)
+    warm = app.own(WARM_REQUESTS) + app.leak * rate * 0.1
+    least = 60 + (planned + 1) * warm + 2 * while_one_goes
+    return World(
+        app, planned, least / 0.6 * draw(st.floats(1, 2)), rate, boot, leave, obey_seconds=obey
+    )
+
+
+@worlds
+@given(leaking())
+def test_leak_is_recycled_kills_nobody_and_costs_no_worker(world: World) -> None:
+    world.run(60)
+    check(world)
+    kinds = set(world.kinds())
+    assert kinds <= ({Kind.REPLACE, Kind.FINISH} if world.planned == 1 else {Kind.RECYCLE})
+    assert world.fewer == 0
+    leaked = world.app.leak * world.requests_per_second * 60
+    assert bool(kinds) or leaked < world.limit
+
+
+def test_leak_of_half_a_megabyte_a_request_is_recycled_for_as_long_as_it_lasts() -> None:
+    world = World(App(leak=0.5), 4, 400).run(60)
+    check(world)
+    assert len(world.times(Kind.RECYCLE)) > 20
+    assert max(world.times(Kind.RECYCLE)) > 55
+
+
+def test_leak_that_keeps_memory_short_for_minutes_is_recycled_as_fast_as_it_takes() -> None:
+    world = World(App(10, 15, leak=0.5), 8, 512, requests_per_second=200, boot_seconds=0.5).run(120)
+    check(world)
+    times = world.times(Kind.RECYCLE)
+    assert all(after - before < 2 for before, after in pairwise(times))
+
+
+def test_single_worker_is_replaced_again_and_again_and_there_are_never_more_than_two() -> None:
+    world = World(App(leak=0.5), 1, 300, requests_per_second=30).run(60)
+    check(world)
+    assert world.most == 2
+    assert len(world.times(Kind.FINISH)) > 3
+    assert world.surge in (0, 1)
+
+
+def test_app_that_takes_longer_to_load_than_any_patience_gets_one_stand_in_all_the_same() -> None:
+    """It is there in the end, and takes over."""
+    world = World(
+        App(leak=0.02), 1, 400, requests_per_second=40, boot_seconds=80, look_seconds=0.25
+    )
+    world.rules = Rules(patience_seconds=35)
+    world.run(400)
+    check(world)
+    assert world.most == 2
+    assert Kind.FINISH in world.kinds()
+
+
+@st.composite
+def too_large(draw: st.DrawFn) -> World:
+    """Return an honest server of which only some workers fit; it warms up slowly."""
+    planned = draw(st.integers(2, 6))
+    fits = draw(st.integers(1, planned - 1))
+    warm = draw(st.integers(60, 200))
+    # 90 % of the limit are above what fits, and below what one more needs.
+    between = 60 + (fits + draw(st.floats(0.2, 0.8))) * warm
+    app = App(warm * fits / planned * draw(st.floats(0.3, 0.8)), warm)
+    return World(app, planned, between / 0.9, planned * draw(st.floats(0.5, 2)))
+
+
+@worlds
+@given(too_large())
+def test_honest_app_that_is_too_large_gets_as_many_workers_as_fit_and_is_not_recycled(
+    world: World,
+) -> None:
+    """Nor does it go to and fro between two numbers."""
+    world.run(120)
+    check(world)
+    assert set(world.kinds()) == {Kind.FEWER}
+    fits = int((0.9 * world.limit - 60) / world.app.warm)
+    assert world.wanted == len(world.processes) == max(fits, 1)
+    assert all("the plan is too large" in past.action.reason for past in world.done)
+
+
+def test_honest_app_of_which_not_even_one_fits_is_warned_of_and_goes_on() -> None:
+    world = World(App(60, 240), 3, 320, requests_per_second=3).run(60)
+    check(world)
+    assert world.wanted == 1
+    assert world.done[-1].action.kind is Kind.WARN
+    assert len(world.serving) == 1
+
+
+@worlds
+@given(st.integers(1, 6), st.floats(0.3, 0.69), st.floats(1, 300))
+def test_app_that_fits_is_left_alone(planned: int, share: float, rate: float) -> None:
+    """Whatever its first requests take."""
+    world = World(App(20, 50), planned, (60 + planned * 50) / share, rate).run(30)
+    assert world.done == []
+
+
+@worlds
+@given(st.integers(2, 6), st.floats(3, 40), st.floats(0.1, 1))
+def test_number_grows_back_to_the_plan_step_by_step_and_not_beyond(
+    planned: int, lasts: float, boot: float
+) -> None:
+    """Something else in the group takes memory for a while, and gives it back."""
+
+    def squeezed(world: World) -> float:
+        return 750 if 5 < world.now < 5 + lasts else 60
+
+    app = App(100 / planned, 200 / planned)
+    world = World(app, planned, 1000, boot_seconds=boot, look_seconds=0.1, shared=squeezed)
+    world.run(20 + lasts + (CALM_SECONDS + 1) * planned)
+    check(world)
+    assert world.wanted == len(world.processes) == planned
+    assert len(world.times(Kind.MORE)) == len(world.times(Kind.FEWER)) > 0
+    assert Kind.RECYCLE not in world.kinds()
+    steps = world.times(Kind.MORE)
+    assert all(after - before >= CALM_SECONDS for before, after in pairwise(steps))
+    assert steps[0] >= 5 + lasts + CALM_SECONDS - world.look_seconds
+
+
+def test_each_growing_back_that_fails_doubles_the_wait_for_the_next() -> None:
+    """Memory is short as soon as all are there, for a reason that cannot be seen before."""
+
+    def squeezed(world: World) -> float:
+        return 900 if len(world.processes) == world.planned else 60
+
+    world = World(App(10, 20), 3, 1000, look_seconds=0.25, obey_seconds=0.25, shared=squeezed)
+    world.run(2000)
+    check(world)
+    waits = [
+        after.at - before.at
+        for before, after in pairwise(world.done)
+        if after.action.kind is Kind.MORE
+    ]
+    assert len(waits) == 7
+    for times, wait in enumerate(waits):
+        patience = min(CALM_SECONDS * 2**times, LONGEST_CALM_SECONDS)
+        assert patience <= wait <= patience + 3
+    assert world.wanted == 2
+
+
+@worlds
+@given(st.integers(1, 5), st.lists(st.floats(0.5, 20), min_size=1, max_size=5))
+def test_each_kill_by_the_kernel_means_one_worker_fewer_but_for_the_last(
+    planned: int, pauses: list[float]
+) -> None:
+    """A request takes more at once than there is: nobody is fast enough for that."""
+    world = World(App(20, 40), planned, 1000)
+    for times, pause in enumerate(pauses, start=1):
+        world.run(pause + 1)
+        before = world.wanted
+        world.serving[-1].burst = 2000
+        world.run(1)
+        assert world.crashed == times
+        assert world.wanted == max(before - 1, 1)
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_kills_one_right_after_the_other_leave_a_worker_that_is_ready(at_once: int) -> None:
+    """Though each is answered whatever is under way, and a master lets the oldest go."""
+    world = World(App(20, 40), at_once + 1, 1000, boot_seconds=1, leave_seconds=1)
+    world.run(1)
+    for _ in range(at_once):
+        world.serving[-1].burst = 2000
+        world.run(0.25)
+    assert world.crashed == at_once
+    world.run(5)
+    assert world.wanted == len(world.serving) == 1
+
+
+def test_neighbours_on_the_same_machine_cost_no_worker() -> None:
+    """They use more and more, till nothing is left."""
+    world = World(App(20, 40), 4, 1000, shared=lambda world: 60 + 20 * world.now, is_group=False)
+    world.run(45)
+    assert {past.action.kind for past in world.done} == {Kind.WARN}
+    assert len(world.serving) == 4
+
+
+def test_leak_on_a_machine_without_control_groups_is_recycled() -> None:
+    world = World(App(20, 40, leak=0.5), 4, 1000, is_group=False).run(60)
+    check(world)
+    assert set(world.kinds()) == {Kind.RECYCLE}
+    assert world.used < 1000
+
+
+@worlds
+@given(st.integers(1, 4), st.integers(100, 300))
+def test_worker_with_a_bound_never_has_much_more(planned: int, bound: int) -> None:
+    """But for what comes while it ends."""
+    rules = Rules(worker_max_bytes=bound * 1024 * 1024)
+    world = World(App(20, 40, leak=0.5), planned, 100_000, rules=rules)
+    for _ in range(40):
+        world.run(1)
+        assert all(world.own(one) <= bound + 0.5 * 100 for one in world.processes)
+    check(world)
+    assert world.done

@@ -1,0 +1,355 @@
+"""What is learnt from traffic: when it is enough, what counts, and what is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_workersize.health.learnt import MeasuredReport
+from flask_workersize.health.report import CapacityReport, Live
+from flask_workersize.monitor import learning
+from flask_workersize.monitor.learning import (
+    ENOUGH_REQUESTS,
+    SAVE_SECONDS,
+    SHARED_SECONDS,
+    Learner,
+    ProfileWriter,
+    profile_of,
+)
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import MemorySample, State, TrafficStats
+from flask_workersize.sizing.plan import compute_plan
+from flask_workersize.sizing.profile import Estimate, SizingProfile
+from tests.health.snapshots import row, snapshot
+from tests.plain import MB, load, plan, resources
+from tests.sizing.profiles import profile
+
+LEARNT = TrafficStats(1000, 5_000_000, 45_000_000, 60 * MB, 30 * MB)
+
+
+class Traffic:
+    """A server that is watched, second by second.
+
+    :param cpus: CPUs that it has
+    """
+
+    def __init__(self, cpus: float = 2, server: Any = "gunicorn", **others: Any) -> None:
+        self.board = Scoreboard(2, 1)
+        self.learner = Learner(self.board, plan(server=server), cpus, os.getpid(), **others)
+        self.now = 0.0
+        self.served, self.busy, self.cpu = 0, 0.0, 0.0
+        self.own = [20, 20]
+        self.state = State.SERVING
+
+    def second(self, requests: int, cpu_ms: float = 5, wait_ms: float = 45) -> None:
+        """Let a second pass, with so many requests that cost so much."""
+        self.served += requests
+        self.cpu += requests * cpu_ms / 1000
+        self.busy += requests * (cpu_ms + wait_ms) / 1000
+        self.now += 1
+        self.learner.run(self.now, self.seen())
+
+    def seen(self) -> Any:
+        """Return what the scoreboard says now."""
+        memory = [MemorySample(own * MB, own * MB, own * MB, 0.0, own * MB) for own in self.own]
+        rows = [
+            row(served=self.served // 2, memory=sample)._replace(age=age)
+            for age, sample in enumerate(memory, 1)
+        ]
+        return snapshot(
+            *rows,
+            state=self.state,
+            served=self.served,
+            busy_seconds=self.busy,
+            cpu_seconds=self.cpu,
+        )
+
+
+def test_nothing_is_told_before_there_is_enough() -> None:
+    traffic = Traffic()
+    traffic.second(0)
+    for _ in range(10):
+        traffic.second(ENOUGH_REQUESTS // 10 - 1)
+        assert traffic.board.read().learnt is None
+    for _ in range(2):
+        traffic.second(10)
+    assert traffic.board.read().learnt is not None
+
+
+def test_requests_that_were_served_before_count_for_nothing() -> None:
+    """A monitor that takes over does not know what they cost."""
+    traffic = Traffic()
+    traffic.served = 100_000
+    traffic.second(0)
+    traffic.second(10)
+    assert traffic.learner.learnt() is None
+
+
+def test_figures_are_means_and_the_peak_of_a_warm_worker() -> None:
+    traffic = Traffic()
+    traffic.second(0)
+    for number in range(30):
+        traffic.own = [20, 33 if number == 20 else 22]
+        traffic.second(10)
+    learnt = traffic.board.read().learnt
+    assert learnt is not None
+    assert learnt.requests == 300
+    assert (learnt.cpu_ns / 1e6, learnt.wait_ns / 1e6) == pytest.approx((5, 45), rel=0.01)
+    # The sample of a worker has the peak that the scoreboard keeps.
+    assert learnt.peak_bytes == 22 * MB
+    assert learnt.shared_bytes > MB
+
+
+def test_waiting_is_learnt_while_there_is_cpu_time_to_be_had() -> None:
+    """Under full load requests also wait for each other: that asks for no more threads."""
+    traffic = Traffic(cpus=1)
+    traffic.second(0)
+    for _ in range(10):
+        traffic.second(10)
+    for _ in range(10):
+        traffic.second(190, wait_ms=500)
+    learnt = traffic.learner.learnt()
+    assert learnt is not None
+    assert learnt.wait_ns / 1e6 == pytest.approx(45, rel=0.01)
+    assert learnt.requests == 2000
+
+
+def test_server_that_is_never_calm_tells_nothing() -> None:
+    traffic = Traffic(cpus=1)
+    for _ in range(20):
+        traffic.second(190)
+    assert traffic.learner.learnt() is None
+
+
+def test_workers_that_are_not_warm_are_no_measure() -> None:
+    traffic = Traffic()
+    traffic.second(0)
+    traffic.second(40)
+    assert traffic.learner.warm_mb == {}
+    traffic.second(20)
+    assert set(traffic.learner.warm_mb) == {1, 2}
+
+
+def test_system_that_does_not_tell_memory_gives_no_figures() -> None:
+    traffic = Traffic()
+    traffic.own = [0, 0]
+    for _ in range(40):
+        traffic.second(10)
+    assert traffic.learner.learnt() is None
+
+
+def test_stop_is_no_traffic() -> None:
+    traffic = Traffic()
+    for _ in range(40):
+        traffic.second(10)
+    traffic.state = State.STOPPING
+    before = traffic.learner.learnt()
+    traffic.second(1000, wait_ms=9000)
+    assert traffic.learner.learnt() == before
+
+
+def test_what_is_kept_is_bounded() -> None:
+    traffic = Traffic()
+    for number in range(1000):
+        base = traffic.seen()
+        rows = [item._replace(age=item.age + number, served=99) for item in base.workers]
+        traffic.now += 1
+        traffic.learner.run(traffic.now, replace(base, workers=tuple(rows)))
+    sizes = [len(traffic.learner.peak_mb), len(traffic.learner.boot_mb)]
+    assert max(sizes) <= 200
+
+
+# The profile
+
+
+def test_profile_is_written_as_soon_as_there_is_enough_then_now_and_then_and_at_the_end() -> None:
+    written: list[Learner] = []
+    traffic = Traffic(save=written.append)
+    traffic.learner.end(traffic.seen())
+    assert written == []
+    counts = []
+    for _ in range(2 * int(SAVE_SECONDS)):
+        traffic.second(10)
+        counts.append(len(written))
+    assert counts.index(2) - counts.index(1) == SAVE_SECONDS
+    assert counts[-1] == 2
+    traffic.learner.end(traffic.seen())
+    assert len(written) == 3
+
+
+def test_profile_has_what_was_learnt(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
+    traffic.second(0)
+    for number in range(60):
+        traffic.own = [20 + number, 20]
+        traffic.second(10)
+    traffic.learner.end(traffic.seen())
+    made = SizingProfile.load(path)
+    assert (made.app, made.made_by, made.preload) == ("lms", "learn", True)
+    assert made.server.startswith("gunicorn ")
+    # The worker that grows counts as it was when it was warm.
+    assert (made.peak_mb.low, made.peak_mb.high) == (20, 24)
+    assert (made.boot_mb.low, made.boot_mb.high) == (20, 20)
+    assert made.cpu_ms.value == pytest.approx(5)
+    assert made.wait_ms.value == pytest.approx(45)
+    assert made.grows
+    assert made.growth_mb.value == pytest.approx(200, rel=0.01)
+
+
+def test_profile_that_cannot_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "profile.json"
+    traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
+    with caplog.at_level(logging.WARNING, "flask_workersize"):
+        for _ in range(40):
+            traffic.second(10)
+        traffic.learner.end(traffic.seen())
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "what was learnt cannot be written to" in told
+
+
+def test_server_of_one_process_is_calm_while_half_of_one_cpu_is_used() -> None:
+    """It computes on one CPU at a time: above that, threads wait for each other."""
+    traffic = Traffic(cpus=4, server="waitress")
+    one = traffic.seen
+    traffic.seen = lambda: replace(one(), workers=one().workers[:1])  # type: ignore[method-assign]
+    for _ in range(20):
+        traffic.second(190)
+    assert traffic.learner.learnt() is None
+
+
+def test_leak_does_not_become_the_size_of_a_worker() -> None:
+    """It ends where the guard recycles: each start would plan fewer and larger ones."""
+    traffic = Traffic()
+    traffic.second(0)
+    for number in range(130):
+        traffic.own = [20 + number, 20]
+        traffic.second(30)
+    learnt = traffic.learner.learnt()
+    assert learnt is not None
+    assert learnt.peak_bytes < 30 * MB
+    made = profile_of(traffic.learner, "lms", "gunicorn", True)
+    assert made.peak_mb.high < 30
+
+
+@pytest.mark.parametrize(
+    ("requests", "peak", "server", "is_kept"),
+    [
+        (10_000, 90, "gunicorn 27.0.1", True),
+        (10_000, 10, "gunicorn 27.0.1", False),
+        (100, 90, "gunicorn 27.0.1", False),
+        (10_000, 90, "waitress 3.0.2", False),
+    ],
+)
+def test_profile_that_knows_more_is_kept(
+    *, tmp_path: Path, requests: int, peak: float, server: str, is_kept: bool
+) -> None:
+    """A server that was started for a night does not know what the day needs."""
+    path = tmp_path / "profile.json"
+    peaks = {"value": peak, "low": peak, "high": peak}
+    profile(requests=requests, peak_mb=peaks, server=server).save(path)
+    traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
+    for _ in range(40):
+        traffic.second(10)
+    traffic.learner.end(traffic.seen())
+    assert (SizingProfile.load(path).made_by == "measure") is is_kept
+
+
+def test_server_of_one_process_shares_only_what_is_not_its_own() -> None:
+    """The rest of its memory is in its row already."""
+    alone, forked = Traffic(server="waitress"), Traffic()
+    for traffic in (alone, forked):
+        for _ in range(40):
+            traffic.second(10)
+    shared = [traffic.learner.shared_mb[0] for traffic in (alone, forked)]
+    assert 0 < shared[0] < shared[1]
+    assert profile_of(alone.learner, "lms", "waitress", True).shared_mb.value > 0
+
+
+def test_shared_memory_is_planned_with_the_most_that_was_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = iter([60, 75, 58])
+    monkeypatch.setattr(learning, "resident_memory", lambda _: next(sizes) * MB)
+    traffic = Traffic()
+    for _ in range(int(2 * SHARED_SECONDS) + 1):
+        traffic.second(10)
+    made = profile_of(traffic.learner, "lms", "gunicorn", True)
+    assert made.shared_mb == Estimate(value=75, low=58, high=75)
+
+
+# The report
+
+
+def report(learnt: TrafficStats, **environ: str) -> MeasuredReport:
+    """Return what is told of what was learnt, on 2 CPUs with 1 GB."""
+    settings, machine = load(environ), resources(2, 1024)
+    made = plan(environ, 2, 1024)
+    return MeasuredReport.of(learnt, settings, machine, made)
+
+
+def test_report_has_the_figures_and_the_lines_to_set() -> None:
+    told = report(LEARNT)
+    assert (told.requests, told.cpu_ms, told.wait_ms) == (1000, 5, 45)
+    assert (told.shared_memory_mb, told.worker_memory_mb) == (60, 30)
+    lines = ["NOW_LMS_WORKERS=4", "NOW_LMS_THREADS=10", "NOW_LMS_SIZING_PROFILE=learn"]
+    assert told.advice == lines
+
+
+def test_what_the_launcher_held_is_not_taken_off_again_by_the_advice() -> None:
+    """(211 + 45) × 70 % - 60 = 119 MB, for 3 workers of 30 MB."""
+    learnt, machine = LEARNT._replace(wait_ns=0), resources(2, 211, memory_limit=256 * MB)
+    settings = load()
+    made = compute_plan(settings, machine, "gunicorn")
+    told = MeasuredReport.of(learnt, settings, machine, made, held_bytes=45 * MB)
+    assert told.advice[0] == "NOW_LMS_WORKERS=3"
+    measured = settings.measured_by(profile())
+    made = compute_plan(measured, machine, "gunicorn")
+    told = MeasuredReport.of(learnt, measured, machine, made, held_bytes=45 * MB)
+    assert told.advice == ["NOW_LMS_WORKERS=3", "NOW_LMS_THREADS=1"]
+
+
+@pytest.mark.parametrize(
+    ("peak_mb", "off"),
+    [(30, "-79%"), (137, "-26%"), (138, None), (200, None), (235, None), (240, "+26%")],
+)
+def test_memory_that_is_a_quarter_off_the_plan_is_a_warning(peak_mb: int, off: str | None) -> None:
+    """Planned were 5 × 200 MB; measured are 60 MB and 5 workers."""
+    told = list(report(LEARNT._replace(peak_bytes=peak_mb * MB)).warnings(plan({}, 2, 1024)))
+    assert [f"({off})" in warning for warning in told] == [True] * (off is not None)
+
+
+def test_warning_says_what_to_set_so_that_the_guide_s_formula_is_right() -> None:
+    (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan({}, 2, 1024))
+    assert (
+        "measured are 60 MB shared + 5 × 300 MB = 1560 MB, planned were 1000 MB (+56%)" in warning
+    )
+    remedy = "what the server learns then, its next start plans with."
+    assert warning.endswith(f": set NOW_LMS_SIZING_PROFILE=learn: {remedy}")
+    environ = {"WORKER_MEMORY_MB": "100"}
+    (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan(environ, 2, 1024))
+    assert warning.endswith(": WORKER_MEMORY_MB should be 312.")
+
+
+def test_it_is_told_with_the_token_alone() -> None:
+    live = Live(snapshot(row()), 0, report(LEARNT))
+    made = plan()
+    closed = CapacityReport.of(made, serving=True, live=live).to_json()
+    opened = CapacityReport.of(made, serving=True, live=live, details=True)
+    assert "measured" not in closed
+    assert opened.measured == report(LEARNT)
+    assert opened.warnings == list(report(LEARNT).warnings(made))
+    assert '"warnings":["measured are' in opened.to_json()
+
+
+def test_before_there_is_enough_it_is_null() -> None:
+    opened = CapacityReport.of(plan(), serving=True, live=Live(snapshot(row()), 0), details=True)
+    assert '"measured":null' in opened.to_json()

@@ -1,0 +1,271 @@
+"""A limit that changes while the app is served: who follows it, how far, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from flask_workersize import Resources, compute_plan
+from flask_workersize.monitor import limits
+from flask_workersize.monitor.limits import INTERVAL_SECONDS, LimitFollower, with_workers_memory
+from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerStats
+from flask_workersize.sizing.plan import available_for
+from flask_workersize.sizing.validators import ServerName
+from tests.health.snapshots import row, snapshot
+from tests.plain import MB, load, resources
+from tests.sizing.profiles import figure, profile
+
+GB = 1024
+"""In MB: a worker is taken to need as much here, far more than this process has."""
+
+Said = Callable[[], list[str]]
+
+
+class Notebook:
+    """A hand that writes down how many workers more or fewer are wanted."""
+
+    def __init__(self) -> None:
+        self.adjusted: list[tuple[str, int]] = []
+
+    def set_target(self, who: str, count: int) -> None:
+        self.adjusted.append((who, count))
+
+    def recycle(self, row: WorkerStats) -> bool:
+        raise AssertionError("no worker is recycled for a limit")
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        raise AssertionError("that is for who looks more often")
+
+    def end_server(self) -> None:
+        raise AssertionError("no server ends for a limit")
+
+
+class Site:
+    """A machine whose limits change, and who follows them, at a time of the test's own.
+
+    :param environ: what the operator asked for
+    :param server: which server runs
+    """
+
+    def __init__(self, server: ServerName = "gunicorn", **environ: str) -> None:
+        self.scaler = Notebook()
+        settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
+        self.machine = machine()
+        plan = compute_plan(settings, self.machine, server)
+        self._follower = LimitFollower(settings, plan, lambda: (self.machine, 0), self.scaler)
+        self.now = 1000.0
+        self.run()
+
+    def run(self, after: float = INTERVAL_SECONDS, seen: Snapshot | None = None) -> None:
+        """Let it look, after so much time."""
+        self.now += after
+        self._follower.run(self.now, seen or snapshot())
+        self._follower.end(snapshot())
+
+    def change(self, **limits: float) -> None:
+        """Have other limits, and let it look."""
+        self.machine = machine(**limits)
+        self.run()
+
+
+def machine(cpus: float = 8, limit: float = 4, available: float = 3.5) -> Resources:
+    """Return a machine with so many CPUs, and so many GB."""
+    return resources(cpus, available * GB, memory_limit=int(limit * GB * MB))
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Said:
+    """Return what was said, each line with its level."""
+    caplog.set_level("INFO", "flask_workersize")
+    return lambda: [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
+def test_nothing_is_done_while_the_limits_are_the_same(said: Said) -> None:
+    """What is available changes all the time."""
+    site = Site()
+    for available in (3, 1, 0, 4):
+        site.change(available=available)
+    assert site.scaler.adjusted == []
+    assert said() == []
+
+
+def test_more_memory_means_more_workers_with_one_line(said: Said) -> None:
+    site = Site()
+    site.change(limit=8, available=6.5)
+    assert site.scaler.adjusted == [("limits", 3)]
+    assert said() == [
+        "INFO the memory limit is 8192 MB (was 4096 MB): 6 workers instead of 3.",
+    ]
+
+
+def test_less_memory_means_fewer_workers(said: Said) -> None:
+    site = Site()
+    site.change(limit=2, available=1.5)
+    assert site.scaler.adjusted == [("limits", -2)]
+    assert said() == ["INFO the memory limit is 2048 MB (was 4096 MB): 1 worker instead of 3."]
+
+
+def test_number_of_cpus_is_followed_too(said: Said) -> None:
+    site = Site()
+    site.change(cpus=0.5)
+    assert site.scaler.adjusted == [("limits", -1)]
+    assert said() == ["INFO there are 0.5 CPUs (were 8): 2 workers instead of 3."]
+
+
+def test_both_at_once_are_one_line(said: Said) -> None:
+    site = Site()
+    site.change(cpus=2, limit=16, available=12.5)
+    assert site.scaler.adjusted == [("limits", 2)]
+    assert said() == [
+        "INFO the memory limit is 16384 MB (was 4096 MB) and there are 2 CPUs (were 8): 5 workers "
+        "instead of 3."
+    ]
+
+
+def test_number_is_always_told_from_the_first_plan() -> None:
+    """Each change is one of the number that was planned, not one more step."""
+    site = Site()
+    for limit, available in [(8, 6.5), (6, 5.5), (2, 1.5), (4, 3.5)]:
+        site.change(limit=limit, available=available)
+    assert site.scaler.adjusted == [("limits", count) for count in (3, 2, -2, 0)]
+
+
+def test_limit_that_changes_nothing_is_not_talked_of(said: Said) -> None:
+    site = Site()
+    site.change(limit=5)
+    site.change(cpus=4, limit=5)
+    assert site.scaler.adjusted == []
+    assert said() == []
+
+
+def test_workers_that_were_asked_for_do_not_follow(said: Said) -> None:
+    site = Site(NOW_LMS_WORKERS="3")
+    site.change(cpus=1, limit=1, available=0.5)
+    site.change(cpus=64, limit=64, available=64)
+    assert site.scaler.adjusted == []
+    assert said() == []
+
+
+def test_bounds_that_were_asked_for_hold() -> None:
+    site = Site(NOW_LMS_MIN_WORKERS="2", NOW_LMS_MAX_WORKERS="5")
+    site.change(limit=64, available=64)
+    site.change(limit=1, available=0.5)
+    assert site.scaler.adjusted == [("limits", 2), ("limits", -1)]
+
+
+def test_threads_of_waitress_need_a_restart_and_a_line_says_so(said: Said) -> None:
+    site = Site("waitress")
+    site.change(limit=8, available=6.5)
+    assert site.scaler.adjusted == []
+    assert said() == [
+        "WARNING the memory limit is 8192 MB (was 4096 MB): 6 threads would be right instead of 3; "
+        "restart to have them."
+    ]
+
+
+def test_limits_are_read_every_other_second_however_often_it_is_asked() -> None:
+    site = Site()
+    site.machine = machine(limit=8, available=6.5)
+    site.run(INTERVAL_SECONDS / 2)
+    assert site.scaler.adjusted == []
+    site.run(INTERVAL_SECONDS / 2)
+    assert site.scaler.adjusted == [("limits", 3)]
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.STOPPING])
+def test_server_that_drains_or_stops_does_not_follow(state: State) -> None:
+    site = Site()
+    site.machine = machine(limit=8, available=6.5)
+    site.run(seen=snapshot(state=state))
+    assert site.scaler.adjusted == []
+
+
+# What the workers hold
+
+
+def holding(*own: int | None, rss: int = 0) -> Snapshot:
+    """Return workers with so many GB of their own each; ``None`` where the system does not tell."""
+    samples = [
+        MemorySample(max(rss, size or 0) * GB * MB, None, size and size * GB * MB, 0.0)
+        for size in own
+    ]
+    return snapshot(*(row(memory=sample) for sample in samples))
+
+
+def test_what_the_workers_hold_of_their_own_is_available_to_them() -> None:
+    """What they share with the launcher stays used."""
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    site.run(seen=holding(2, 1, 1, rss=4))
+    assert site.scaler.adjusted == [("limits", 2)]
+
+
+def test_what_is_not_known_to_be_a_workers_own_is_not_counted() -> None:
+    """Resident memory would count what they share once for each."""
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    site.run(seen=holding(None, None, rss=2))
+    assert site.scaler.adjusted == [("limits", -2)]
+
+
+def test_what_the_monitor_holds_is_available_too() -> None:
+    """At a start it was not there yet."""
+    before = machine(available=1)
+    after = with_workers_memory(before, snapshot())
+    assert 0 < after.memory_available - before.memory_available < GB * MB / 2
+
+
+def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> None:
+    """120 MB are shared, and 5 workers have 17 MB each: they fit into 220 MB as before."""
+    scaler = Notebook()
+    nothing_spare = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"})
+    settings = nothing_spare.measured_by(profile(shared_mb=figure(120), peak_mb=figure(17)))
+    before = resources(2, 500, memory_limit=512 * MB)
+    used = 120 + 5 * 17
+    now = resources(2, 220 - used, memory_limit=220 * MB)
+    plan = compute_plan(settings, before, "gunicorn")
+    assert plan.workers == 5
+    known = (before.memory_limit, before.cpus)
+    LimitFollower(settings, plan, lambda: (now, 120 * MB), scaler, known).run(
+        9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 5)
+    )
+    assert scaler.adjusted == []
+
+
+def test_only_what_the_launcher_holds_of_what_is_taken_off_once_counts_as_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The profile says 300 MB, 50 of them are held: there is no more room than at the start."""
+    monkeypatch.setattr(limits, "process_memory", lambda _: None)
+    scaler = Notebook()
+    settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"}).measured_by(
+        profile(shared_mb=figure(300), peak_mb=figure(17))
+    )
+    before = resources(8, 462, memory_limit=2048 * MB)
+    plan = compute_plan(settings, available_for(settings, before, 50 * MB), "gunicorn")
+    assert plan.workers == 12
+    now = resources(7, 462 - 12 * 17, memory_limit=2048 * MB)
+    known = (before.memory_limit, before.cpus)
+    LimitFollower(settings, plan, lambda: (now, 50 * MB), scaler, known).run(
+        9.0, snapshot(*[row(memory=MemorySample(137 * MB, 50 * MB, 17 * MB, 0.5))] * 12)
+    )
+    assert scaler.adjusted == []
+
+
+def test_no_more_is_available_than_the_limit() -> None:
+    before = machine(limit=4, available=3)
+    after = with_workers_memory(before, holding(2, 2))
+    assert after == replace(before, memory_available=4 * GB * MB)
+
+
+def test_it_waits_until_every_worker_was_measured() -> None:
+    """Until then what they hold would count as used by others."""
+    site = Site()
+    site.machine = machine(limit=8, available=1.5)
+    known, unknown = row(memory=MemorySample(4 * GB * MB, None, 4 * GB * MB, 0.0)), row(memory=None)
+    site.run(seen=snapshot(known, unknown))
+    assert site.scaler.adjusted == []
+    site.run(seen=snapshot(known, unknown._replace(is_ready=False)))
+    assert site.scaler.adjusted == [("limits", 2)]

@@ -1,0 +1,317 @@
+"""What is said of a worker that was killed, to the letter: the kernel's own count says by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from flask_workersize import SizingPlan
+from flask_workersize.monitor.oom import EXPIRE_SECONDS, INTERVAL_SECONDS, SAY_SECONDS, OomDetector
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import State
+from tests.children import Children, kill
+from tests.plain import MB, plan
+from tests.runtime.workers import await_ready, forks, serving_worker
+
+pytestmark = forks
+
+FOUR = plan({"NOW_LMS_WORKERS": "4"}, memory_mb=480)
+LIMIT_MB = 512
+
+
+class Site:
+    """A deployment, its kernel, and the witness, at a time of the test's own.
+
+    :param children: forks the workers
+    """
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self.board = Scoreboard(4, 1)
+        self.board.state = State.SERVING
+        self.board.note_usage(LIMIT_MB * MB, 0)
+        self.count: int | None = 0
+        self.now = 1000.0
+        self.pids: dict[int, int] = {}
+
+    def loop(self, of: SizingPlan = FOUR) -> None:
+        """Have a witness from now on."""
+        self.oom = OomDetector(self.board, of, lambda: self.count)
+        self.run()
+
+    def start(self, sizes: dict[int, int | None]) -> None:
+        """Start workers of these ages, and note how many MB each has, where that is known."""
+        for age, size in sizes.items():
+            self.pids[age] = self._children(serving_worker(self.board, age))
+            await_ready(self.board, len(self.pids))
+            (number,) = (row.number for row in self.board.read().workers if row.age == age)
+            if size is not None:
+                self.board.note_memory(number, size * MB, None, None)
+
+    def kill(self, age: int, by_kernel: bool = True) -> None:
+        """Have a worker killed; its master learns it after the kernel has counted it."""
+        if by_kernel:
+            self.count = (self.count or 0) + 1
+        kill(self.pids[age])
+        self.board.release(age)
+
+    def run(self, after: float = INTERVAL_SECONDS) -> None:
+        """Let the witness look, after so much time."""
+        self.now += after
+        self.oom.run(self.now, self.board.read())
+
+
+@pytest.fixture
+def site(children: Children) -> Site:
+    return Site(children)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what was said, each line with its level."""
+    caplog.set_level("INFO", "flask_workersize")
+    return lambda: [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
+Said = Callable[[], list[str]]
+
+
+def test_worker_that_the_kernel_killed_is_named_with_its_size_and_what_to_set(
+    site: Site, said: Said
+) -> None:
+    """Two of 212 MB fit into 512 MB, and 480 MB were planned with."""
+    site.start({1: 100, 2: 212, 3: 90, 4: 80})
+    site.loop()
+    site.kill(2)
+    site.run()
+    site.run()
+    assert said() == [
+        f"ERROR the kernel killed worker {site.pids[2]} at 212 MB for memory: the limit is 512 MB, "
+        "planned were 4 × 200 MB. Set NOW_LMS_WORKERS=2 or NOW_LMS_WORKER_MEMORY_MB=240."
+    ]
+    assert site.board.read().oom_kills == 1
+
+
+def test_kernel_may_count_before_the_master_knows(site: Site, said: Said) -> None:
+    """It counts when it has decided, and the process takes a moment to end."""
+    site.start({1: 300, 2: 300})
+    site.loop()
+    site.count = 1
+    site.run()
+    assert said() == []
+    assert site.board.read().oom_kills == 1
+    site.kill(1, by_kernel=False)
+    site.run()
+    (line,) = said()
+    assert line.startswith(f"ERROR the kernel killed worker {site.pids[1]} at 300 MB for memory")
+
+
+@pytest.mark.parametrize(
+    ("count", "kernel"), [(7, "counts no kill for memory"), (None, "does not tell why")]
+)
+def test_worker_that_was_killed_by_somebody_else_is_not_called_a_kill_for_memory(
+    site: Site, said: Said, count: int | None, kernel: str
+) -> None:
+    site.start({1: 300, 2: 300})
+    site.count = count
+    site.loop()
+    site.kill(2, by_kernel=False)
+    site.run()
+    site.run()
+    assert said() == [
+        f"WARNING 1 of these workers was killed by a signal, or crashed: {site.pids[2]}; the "
+        f"kernel {kernel}."
+    ]
+    assert site.board.read().oom_kills == 0
+
+
+def test_several_that_were_killed_by_somebody_else_are_all_named(site: Site, said: Said) -> None:
+    site.start({1: None, 2: None, 3: None})
+    site.loop()
+    for age in (1, 3):
+        site.kill(age, by_kernel=False)
+    site.run()
+    (line,) = said()
+    for age in (1, 3):
+        assert str(site.pids[age]) in line
+    assert line.startswith("WARNING 2 of these workers were killed by a signal, or crashed: ")
+    assert str(site.pids[2]) not in line
+
+
+def test_of_several_that_the_kernel_killed_the_largest_is_named(site: Site, said: Said) -> None:
+    site.start({1: 100, 2: 160, 3: None})
+    site.loop()
+    for age in (1, 2, 3):
+        site.kill(age)
+    site.run()
+    (line,) = said()
+    assert f" worker {site.pids[2]} at 160 MB and 2 more for memory: " in line
+    assert site.board.read().oom_kills == 3
+
+
+def test_kills_of_both_kinds_at_once_are_each_counted(site: Site, said: Said) -> None:
+    site.start({1: 100, 2: 160})
+    site.loop()
+    site.kill(2)
+    site.kill(1, by_kernel=False)
+    site.run()
+    by_others, by_kernel = said()
+    assert by_others.startswith("WARNING 1 of these workers was killed by a signal, or crashed: ")
+    assert " for memory: the limit is 512 MB" in by_kernel
+    assert site.board.read().oom_kills == 1
+
+
+def test_worker_of_which_nothing_was_measured_is_told_without_its_size(
+    site: Site, said: Said
+) -> None:
+    """It is taken to have had twice as much as was planned: one of 400 MB fits."""
+    site.start({1: None, 2: 90})
+    site.loop()
+    site.kill(1)
+    site.run()
+    assert said() == [
+        "ERROR the kernel killed a worker for memory: the limit is 512 MB, planned were 4 × 200 "
+        "MB. Set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=480."
+    ]
+
+
+def test_advice_is_always_fewer_than_there_were(site: Site, said: Said) -> None:
+    """A burst may have made one large that was small when it was last measured."""
+    site.start({1: 10})
+    site.loop()
+    site.kill(1)
+    site.run()
+    assert said()[0].endswith(" Set NOW_LMS_WORKERS=3 or NOW_LMS_WORKER_MEMORY_MB=160.")
+
+
+def test_one_worker_can_only_be_given_more(site: Site, said: Said) -> None:
+    site.start({1: 400})
+    site.loop(plan({"NOW_LMS_WORKERS": "1"}))
+    site.kill(1)
+    site.run()
+    assert said()[0].endswith(
+        "planned were 1 × 200 MB. Give it more memory: it has one worker already."
+    )
+
+
+def test_kills_that_follow_each_other_are_said_together(site: Site, said: Said) -> None:
+    site.start({1: 300, 2: 250, 3: 200, 4: 350})
+    site.loop()
+    for age in (1, 2, 3):
+        site.kill(age)
+        site.run()
+    assert len(said()) == 1
+    site.run(SAY_SECONDS)
+    assert len(said()) == 2
+    assert f" worker {site.pids[2]} at 250 MB and 1 more for memory: " in said()[1]
+    site.kill(4)
+    site.run(SAY_SECONDS)
+    assert f" worker {site.pids[4]} at 350 MB for memory: " in said()[2]
+    assert site.board.read().oom_kills == 4
+
+
+def test_kill_of_another_process_of_the_group_is_counted_and_blames_no_worker(
+    site: Site, said: Said
+) -> None:
+    site.start({1: 300})
+    site.loop()
+    site.count = 1
+    site.run()
+    site.run(EXPIRE_SECONDS)
+    site.kill(1, by_kernel=False)
+    site.run()
+    (line,) = said()
+    assert line.endswith("the kernel counts no kill for memory.")
+    assert site.board.read().oom_kills == 1
+
+
+def test_what_was_killed_before_the_start_is_nobody_of_ours(site: Site, said: Said) -> None:
+    """A group keeps its count for as long as it is there."""
+    site.count = 99
+    site.start({1: 300})
+    site.loop()
+    site.run()
+    assert site.board.read().oom_kills == 0
+    site.kill(1)
+    site.run()
+    assert len(said()) == 1
+    assert site.board.read().oom_kills == 1
+
+
+def test_witness_that_is_started_again_goes_on_counting_and_says_nothing_twice(
+    site: Site, said: Said
+) -> None:
+    """The monitor may be what was killed."""
+    site.start({1: 300, 2: 310, 3: 100})
+    site.loop()
+    site.kill(1)
+    site.run()
+    site.loop()
+    site.run()
+    assert len(said()) == 1
+    assert site.board.read().oom_kills == 1
+    site.kill(3)
+    site.run()
+    assert len(said()) == 2
+    assert f" worker {site.pids[3]} at 100 MB for memory: " in said()[1]
+    assert site.board.read().oom_kills == 2
+
+
+def test_worker_that_ends_by_its_own_will_is_not_talked_of(site: Site, said: Said) -> None:
+    site.start({1: 300, 2: 300})
+    site.loop()
+    row = site.board.record_of(1)
+    assert row is not None
+    row.leave()
+    site.kill(1, by_kernel=False)
+    site.run()
+    assert said() == []
+
+
+def test_it_looks_a_few_times_a_second_however_often_it_is_asked(site: Site, said: Said) -> None:
+    site.start({1: 300})
+    site.loop()
+    site.kill(1)
+    site.run(INTERVAL_SECONDS / 2)
+    assert said() == []
+    site.run(INTERVAL_SECONDS / 2)
+    assert len(said()) == 1
+
+
+# The end of the server
+
+
+def test_master_that_the_kernel_killed_is_named_at_the_end(site: Site, said: Said) -> None:
+    site.start({1: 300})
+    site.loop()
+    site.count = 1
+    site.oom.end(site.board.read())
+    (line,) = said()
+    assert line.startswith(
+        "ERROR the kernel killed the master for memory: the limit is 512 MB, planned were 4 × 200"
+    )
+
+
+def test_server_of_one_process_that_the_kernel_killed_is_named_at_the_end(
+    site: Site, said: Said
+) -> None:
+    site.start({1: 500})
+    site.loop(plan(server="waitress"))
+    site.count = 1
+    site.oom.end(site.board.read())
+    assert said() == [
+        f"ERROR the kernel killed the server {site.pids[1]} at 500 MB for memory: the limit is "
+        "512 MB, planned were 1 × 200 MB. Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
+    ]
+
+
+@pytest.mark.parametrize("count", [0, None])
+def test_nothing_is_said_at_the_end_of_a_server_that_the_kernel_did_not_kill(
+    site: Site, said: Said, count: int | None
+) -> None:
+    site.start({1: 500})
+    site.count = count
+    site.loop()
+    site.oom.end(site.board.read())
+    assert said() == []

@@ -1,0 +1,644 @@
+"""The process beside the server: how it begins, what it gives up, when it ends, who outlives it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from flask_workersize.monitor import process as monitor_module
+from flask_workersize.monitor.loop import MonitorLoop, Task
+from flask_workersize.monitor.process import Monitor, NoProbe, Probe
+from flask_workersize.resources.processes import start_time
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.runtime.snapshot import Snapshot, State
+from tests.children import Children, Pipe, await_end, is_gone, kill, status_of
+from tests.runtime.workers import await_ready, forks, serving_worker
+from tests.servers.serving import await_that
+
+PROMISE = 3600.0
+"""Seconds for which nothing happens, whatever the machine has to do."""
+
+
+class Ticking:
+    """Answers nobody, and says that it goes round.
+
+    :param pipe: where it says so
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def turn(self, seconds: float) -> None:
+        self._pipe.tell("turn")
+        time.sleep(min(seconds, 0.01))
+
+    def close(self) -> None:
+        self._pipe.tell("closed")
+
+
+class Failing:
+    """Fails at a turn.
+
+    :param error: how
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def turn(self, seconds: float) -> None:
+        raise self._error
+
+    def close(self) -> None:
+        raise AssertionError("nobody closes it")
+
+
+class Hanging:
+    """Never comes back from a turn.
+
+    :param pipe: where it says that it hangs
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def turn(self, seconds: float) -> None:
+        self._pipe.tell("hangs")
+        time.sleep(PROMISE)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Telling:
+    """A duty that says where and when it is done.
+
+    :param pipe: where it says so
+    """
+
+    interval = 0.01
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def run(self, now: float, snapshot: Snapshot) -> None:
+        self._pipe.tell(f"{os.getpid()} looks")
+
+    def end(self, snapshot: Snapshot) -> None:
+        self._pipe.tell(f"{os.getpid()} ends")
+
+
+class Monitors:
+    """Starts monitors, and kills them at the end."""
+
+    def __init__(self) -> None:
+        self._started: list[Monitor] = []
+
+    def __call__(
+        self,
+        board: Scoreboard,
+        open_probe: Callable[[MonitorLoop], Probe] = lambda loop: NoProbe(),
+        settle: Callable[[], None] = lambda: None,
+        kept: Iterable[socket.socket] = (),
+    ) -> Monitor:
+        monitor = Monitor(board, lambda: MonitorLoop(board), open_probe, settle, kept)
+        self._started.append(monitor)
+        monitor.start()
+        return monitor
+
+    def close(self) -> None:
+        for monitor in self._started:
+            if monitor.pid is not None:
+                kill(monitor.pid)
+            monitor.stop()
+
+
+@pytest.fixture
+def monitors() -> Iterator[Monitors]:
+    monitors = Monitors()
+    yield monitors
+    monitors.close()
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Let the collector see again what the start of a monitor keeps from it."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    """Return the table of a deployment that serves."""
+    board = Scoreboard(2, 1)
+    board.state = State.SERVING
+    return board
+
+
+def pid_of(monitor: Monitor) -> int:
+    assert monitor.pid is not None
+    return monitor.pid
+
+
+# Its end
+
+
+@forks
+def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Ticking(pipe))
+        pipe.hear_only()
+        assert pipe.hear() == "turn"
+        board.state = State.STOPPED
+        said = [*pipe]
+    assert said[-1] == "closed"
+    assert status_of(pid_of(monitor)) == 0
+
+
+@forks
+@pytest.mark.parametrize("state", [State.STARTING, State.SERVING, State.DRAINING, State.STOPPING])
+def test_monitor_goes_on_until_then(board: Scoreboard, monitors: Monitors, state: State) -> None:
+    """It is asked while the server drains and stops."""
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Ticking(pipe))
+        pipe.hear()
+        board.state = state
+        for _ in range(5):
+            pipe.hear()
+        assert not is_gone(pid_of(monitor))
+
+
+@forks
+def test_stop_ends_the_monitor_and_says_that_the_server_has_stopped(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    monitor = monitors(board)
+    pid = pid_of(monitor)
+    monitor.stop()
+    assert board.state is State.STOPPED
+    assert monitor.pid is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+    monitor.stop()
+
+
+@forks
+def test_monitor_that_hangs_is_killed_at_the_stop(board: Scoreboard, monitors: Monitors) -> None:
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Hanging(pipe))
+        pipe.hear()
+    pid = pid_of(monitor)
+    monitor.stop()
+    assert is_gone(pid)
+
+
+@forks
+def test_stop_of_a_monitor_that_has_died_is_quiet(board: Scoreboard, monitors: Monitors) -> None:
+    monitor = monitors(board)
+    os.kill(pid_of(monitor), signal.SIGKILL)
+    monitor.stop()
+    assert monitor.pid is None
+
+
+@forks
+def test_stop_of_a_monitor_that_somebody_else_has_waited_for_is_quiet(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """Gunicorn's master waits for any child."""
+    monitor = monitors(board)
+    os.kill(pid_of(monitor), signal.SIGKILL)
+    status_of(pid_of(monitor))
+    monitor.stop()
+    assert monitor.pid is None
+
+
+@forks
+def test_stop_and_keep_in_a_process_that_is_not_the_master_do_nothing(
+    board: Scoreboard, monitors: Monitors, children: Children
+) -> None:
+    """A worker inherits the monitor's handle, and may leave through the master's frames."""
+    monitor = monitors(board)
+
+    def leave() -> None:
+        monitor.keep()
+        monitor.stop()
+
+    assert status_of(children(leave)) == 0
+    assert board.state is State.SERVING
+    assert not is_gone(pid_of(monitor))
+
+
+@forks
+def test_worker_does_not_start_another_monitor(
+    board: Scoreboard, monitors: Monitors, children: Children
+) -> None:
+    monitor = monitors(board)
+    pid = pid_of(monitor)
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
+
+    def keep() -> None:
+        monitor.keep()
+        assert monitor.pid == pid
+
+    assert status_of(children(keep)) == 0
+
+
+@forks
+@pytest.mark.parametrize("where", ["settle", "open_probe", "turn"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), SystemExit(3), SystemExit(4), KeyboardInterrupt()], ids=repr
+)
+def test_monitor_that_fails_ends_with_1(
+    board: Scoreboard, monitors: Monitors, where: str, error: BaseException
+) -> None:
+    """A status of 3 or 4 would stop gunicorn, which takes it for a worker that cannot boot."""
+
+    def fail() -> None:
+        raise error
+
+    def open_probe(loop: MonitorLoop) -> Probe:
+        if where == "open_probe":
+            fail()
+        return Failing(error)
+
+    monitor = monitors(board, open_probe, fail if where == "settle" else lambda: None)
+    assert status_of(pid_of(monitor)) == 1
+
+
+@forks
+def test_monitor_ends_past_the_exit_handlers_of_the_master(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """What the launcher has to clean up, such as an app context, is the launcher's."""
+    with Pipe() as pipe:
+        try:
+            monitor = monitors(board, lambda loop: Failing(SystemExit(0)))
+        finally:
+            pipe.tell(str(os.getpid()))
+        assert pipe.hear() == str(os.getpid())
+        assert status_of(pid_of(monitor)) == 1
+        pipe.hear_only()
+        with pytest.raises(EOFError):
+            pipe.hear()
+
+
+# Started again
+
+
+def restarted(monitor: Monitor) -> Callable[[], bool]:
+    """Return whether another process is the monitor by now, after it was looked at."""
+    before = pid_of(monitor)
+
+    def is_another() -> bool:
+        monitor.keep()
+        return pid_of(monitor) != before
+
+    return is_another
+
+
+@forks
+def test_monitor_that_is_killed_is_started_again_with_one_line(
+    board: Scoreboard, monitors: Monitors, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Ticking(pipe))
+        first = pid_of(monitor)
+        os.kill(first, signal.SIGKILL)
+        await_that(restarted(monitor), "another monitor")
+        assert is_gone(first)
+        assert not is_gone(pid_of(monitor))
+        assert caplog.messages == ["the monitor has died; it is started again."]
+        monitor.stop()
+
+
+@forks
+def test_monitor_that_lives_is_left_alone(
+    board: Scoreboard, monitors: Monitors, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = monitors(board)
+    pid = pid_of(monitor)
+    for _ in range(5):
+        monitor.keep()
+    assert pid_of(monitor) == pid
+    assert caplog.messages == []
+
+
+@forks
+def test_monitor_that_dies_at_each_start_is_not_started_again_at_once(
+    board: Scoreboard, monitors: Monitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is; else a fault in it would keep the master busy, and fill the log."""
+    monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", PROMISE)
+    monitor = monitors(board, lambda loop: Failing(RuntimeError("broken")))
+    await_end(pid_of(monitor))
+    await_that(restarted(monitor), "another monitor")
+    second = pid_of(monitor)
+    await_end(second)
+    for _ in range(5):
+        monitor.keep()
+    assert pid_of(monitor) == second
+    monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", 0.0)
+    await_that(restarted(monitor), "another monitor, after a while")
+
+
+@forks
+def test_monitor_that_somebody_else_has_waited_for_is_started_again(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """Gunicorn's master waits for any child, and then calls its hook."""
+    monitor = monitors(board)
+    os.kill(pid_of(monitor), signal.SIGKILL)
+    status_of(pid_of(monitor))
+    await_that(restarted(monitor), "another monitor")
+    assert not is_gone(pid_of(monitor))
+
+
+@forks
+def test_monitor_is_not_started_again_after_the_stop(board: Scoreboard, monitors: Monitors) -> None:
+    monitor = monitors(board)
+    monitor.stop()
+    monitor.keep()
+    assert monitor.pid is None
+
+
+# What is not for it
+
+
+@forks
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+        signal.SIGWINCH,
+    ],
+)
+def test_signal_to_the_whole_group_does_not_end_the_monitor(
+    board: Scoreboard, monitors: Monitors, number: int
+) -> None:
+    """It is needed until the master has ended."""
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Ticking(pipe))
+        pipe.hear_only()
+        pipe.hear()
+        os.kill(pid_of(monitor), number)
+        for _ in range(5):
+            assert pipe.hear() == "turn"
+        assert not is_gone(pid_of(monitor))
+
+
+@forks
+def test_handlers_of_the_master_are_not_called_in_the_monitor(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """Nor does a signal that comes while it starts get lost for the master."""
+    with Pipe() as called:
+        before = signal.signal(signal.SIGUSR1, lambda signum, frame: called.tell(str(os.getpid())))
+        try:
+            with Pipe() as pipe:
+                monitor = monitors(board, lambda loop: Ticking(pipe))
+                os.kill(pid_of(monitor), signal.SIGUSR1)
+                pipe.hear()
+                os.kill(pid_of(monitor), signal.SIGUSR1)
+                pipe.hear()
+                os.kill(os.getpid(), signal.SIGUSR1)
+                assert called.hear() == str(os.getpid())
+                monitor.stop()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        called.hear_only()
+        with pytest.raises(EOFError):
+            called.hear()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+@forks
+def test_what_is_to_be_given_up_is_given_up_before_anybody_is_answered(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    with Pipe() as pipe:
+
+        def open_probe(loop: MonitorLoop) -> Probe:
+            pipe.tell("opened")
+            return Ticking(pipe)
+
+        monitors(board, open_probe, settle=lambda: pipe.tell("settled"))
+        assert [pipe.hear() for _ in range(3)] == ["settled", "opened", "turn"]
+
+
+@forks
+def test_monitor_keeps_the_sockets_that_it_needs_and_gives_up_those_of_the_app(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """Listeners and connections: an app that closes them would not be rid of them."""
+    ours, theirs = socket.socketpair()
+    with (
+        Pipe() as pipe,
+        socket.create_server(("127.0.0.1", 0)) as kept,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        ours,
+    ):
+
+        def open_probe(loop: MonitorLoop) -> Probe:
+            items = {"kept": kept, "listener": listener, "datagrams": datagrams, "pair": theirs}
+            modes = {name: os.fstat(item.fileno()).st_mode for name, item in items.items()}
+            pipe.tell(json.dumps({name: stat.S_ISSOCK(mode) for name, mode in modes.items()}))
+            return Ticking(pipe)
+
+        monitors(board, open_probe, kept=[kept])
+        assert json.loads(pipe.hear()) == {
+            "kept": True,
+            "listener": False,
+            "datagrams": True,
+            "pair": False,
+        }
+        theirs.close()
+        ours.settimeout(10)
+        assert ours.recv(1) == b""
+        addresses = [item.getsockname() for item in (listener, kept)]
+        for item in (listener, kept):
+            item.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(addresses[0], 10)
+        socket.create_connection(addresses[1], 10).close()
+
+
+@forks
+def test_what_is_given_up_stays_a_descriptor_that_leads_nowhere(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    """Who in the monitor still knows its number reaches nothing, and no other file."""
+    with Pipe() as pipe, socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def open_probe(loop: MonitorLoop) -> Probe:
+            opened = os.open(os.devnull, os.O_RDWR)
+            pipe.tell(str(opened != listener.fileno()))
+            pipe.tell(str(os.write(listener.fileno(), b"lost")))
+            return Ticking(pipe)
+
+        monitors(board, open_probe)
+        assert (pipe.hear(), pipe.hear()) == ("True", "4")
+
+
+# Workers that have lost their master
+
+
+def deploy(
+    board: Scoreboard,
+    workers: list[Callable[[], None]],
+    told: Pipe,
+    tasks: Iterable[Task] = (),
+) -> None:
+    """Be a master with a monitor and workers, until a signal ends it."""
+    monitor = Monitor(board, lambda: MonitorLoop(board, tasks), lambda loop: NoProbe())
+    monitor.start()
+    told.tell(str(monitor.pid))
+    with Children() as children:
+        for work in workers:
+            children(work)
+        while True:
+            signal.pause()
+
+
+@forks
+def test_workers_of_a_master_that_was_killed_are_ended_and_the_monitor_ends(
+    board: Scoreboard, children: Children
+) -> None:
+    """Also one that does not obey: it would hold the port against the next server."""
+    workers = [serving_worker(board, 1), serving_worker(board, 2, obeys=False)]
+    with Pipe() as told:
+        master = children(lambda: deploy(board, workers, told))
+        monitor = int(told.hear())
+    await_ready(board, 2)
+    pids = [row.pid for row in board.read().workers]
+    os.kill(master, signal.SIGKILL)
+    status_of(master)
+    await_that(lambda: all(map(is_gone, [*pids, monitor])), "workers and monitor are gone")
+
+
+@forks
+def test_process_that_has_the_id_of_a_worker_by_now_is_left_alone(
+    board: Scoreboard, children: Children
+) -> None:
+    """A row may outlive its worker for a moment, and an id may be used again."""
+    bystander = children(serving_worker(board, 1))
+    await_ready(board, 1)
+    (word,) = (n for n, cell in enumerate(board.cells) if cell == start_time(bystander))
+    board.cells[word] -= 1
+    with Pipe() as told:
+        master = children(lambda: deploy(board, [], told))
+        monitor = int(told.hear())
+    os.kill(master, signal.SIGKILL)
+    status_of(master)
+    await_that(lambda: is_gone(monitor), "the monitor is gone")
+    assert not is_gone(bystander)
+
+
+@forks
+def test_master_that_is_killed_after_it_has_stopped_leaves_nothing_to_end(
+    board: Scoreboard, children: Children
+) -> None:
+    bystander = children(serving_worker(board, 1))
+    await_ready(board, 1)
+    with Pipe() as told:
+        master = children(lambda: deploy(board, [], told))
+        monitor = int(told.hear())
+    board.state = State.STOPPED
+    os.kill(master, signal.SIGKILL)
+    status_of(master)
+    await_that(lambda: is_gone(monitor), "the monitor is gone")
+    assert not is_gone(bystander)
+
+
+# What it is there for
+
+
+@forks
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_duties_of_the_monitor_are_done_in_it_and_ended_at_its_end(
+    board: Scoreboard, children: Children, how: str
+) -> None:
+    """Whether the server has stopped, or the master was killed."""
+    with Pipe() as told, Pipe() as pipe:
+        master = children(lambda: deploy(board, [], told, [Telling(pipe)]))
+        monitor = told.hear()
+        pipe.hear_only()
+        assert pipe.hear() == f"{monitor} looks"
+        board.state = State.STOPPED if how == "stop" else State.SERVING
+        if how == "kill":
+            os.kill(master, signal.SIGKILL)
+            status_of(master)
+        await_that(lambda: is_gone(int(monitor)), "the monitor is gone")
+        if how == "stop":
+            os.kill(master, signal.SIGKILL)
+        said = [*pipe]
+    assert said[-1] == f"{monitor} ends"
+    assert said.count(f"{monitor} ends") == 1
+
+
+@forks
+def test_monitor_goes_before_computing_workers_where_it_may(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    with Pipe() as pipe:
+        monitor = monitors(board, lambda loop: Ticking(pipe))
+        pipe.hear()
+        priority = os.getpriority(os.PRIO_PROCESS, pid_of(monitor))
+        assert priority <= os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@forks
+def test_memory_reaches_the_table_from_the_monitor(board: Scoreboard, monitors: Monitors) -> None:
+    row = board.allocate(1)
+    assert row is not None
+    row.enter()
+    monitors(board)
+    await_that(lambda: board.read().workers[0].memory is not None, "a sample")
+
+
+# Where a system cannot fork
+
+
+def test_monitor_is_a_thread_where_a_system_cannot_fork(
+    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with the server, and ends nobody."""
+    monkeypatch.delattr(os, "fork")
+    row = board.allocate(1)
+    assert row is not None
+    row.enter()
+    opened = threading.Event()
+
+    def open_probe(loop: MonitorLoop) -> Probe:
+        opened.set()
+        return NoProbe()
+
+    monitor = Monitor(board, lambda: MonitorLoop(board), open_probe)
+    monitor.start()
+    assert opened.wait(30)
+    monitor.keep()
+    assert monitor.pid is None
+    (thread,) = (one for one in threading.enumerate() if one.name == "workersize-monitor")
+    assert thread.daemon
+    monitor.stop()
+    assert board.state is State.STOPPED
+    thread.join(30)
+    assert not thread.is_alive()

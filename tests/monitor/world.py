@@ -1,0 +1,242 @@
+"""A small world in which workers grow, requests are served, and a master obeys, after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flask_workersize.monitor.guard import (
+    WARM_REQUESTS,
+    Action,
+    Done,
+    Kind,
+    Observation,
+    Rules,
+    Worker,
+    decide,
+)
+from tests.plain import MB
+
+STEPS = {Kind.REPLACE: (1, 0), Kind.FINISH: (-1, 0), Kind.FEWER: (0, 1), Kind.MORE: (0, -1)}
+"""Stand-ins, and workers that are missing, which each action adds."""
+
+
+@dataclass(frozen=True)
+class App:
+    """What a worker of an app needs, in MB.
+
+    :param fresh: to begin with
+    :param warm: after its first requests
+    :param leak: more with each request
+    """
+
+    fresh: float = 20
+    warm: float = 40
+    leak: float = 0
+
+    def own(self, served: float) -> float:
+        """Return what a worker has of its own after so many requests."""
+        warmth = min(served / WARM_REQUESTS, 1)
+        return self.fresh + warmth * (self.warm - self.fresh) + self.leak * served
+
+
+@dataclass
+class Process:
+    """A worker.
+
+    :param ready_at: when it has loaded the app
+    :param gone_at: when it will have ended, if it was told to
+    :param is_told: whether the guard has told it, and not the master, which tells nobody
+    :param warm_bytes: what it had of its own when it was seen to be warm
+    """
+
+    age: int
+    ready_at: float
+    gone_at: float | None = None
+    is_told: bool = False
+    served: float = 0
+    burst: float = 0
+    warm_bytes: int | None = None
+
+
+@dataclass
+class World:
+    """A server under a limit.
+
+    :param app: what it serves
+    :param planned: workers that are planned
+    :param limit: the limit on memory, in MB
+    :param requests_per_second: what comes, for all workers
+    :param boot_seconds: how long a worker takes to load the app
+    :param leave_seconds: how long one takes that was told to end
+    :param obey_seconds: how often the master looks what is wanted, and who is gone
+    :param look_seconds: how often the guard looks
+    :param shared: what is not a worker's own, in MB
+    :param is_group: whether the limit is that of a control group
+    """
+
+    app: App
+    planned: int
+    limit: float
+    requests_per_second: float = 100
+    boot_seconds: float = 0.3
+    leave_seconds: float = 0.1
+    obey_seconds: float = 0.05
+    look_seconds: float = 0.05
+    shared: Callable[[World], float] = lambda world: 60
+    is_group: bool = True
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        self.now = self.free_since = 0.0
+        self.is_free, self.short_since = True, 0.0
+        self.next_age = 1
+        self.processes: list[Process] = []
+        self.surge = self.fewer = self.crashed = self.peak = 0
+        self.obeys_at = 0.0
+        self.oom_kill_at: float | None = None
+        self.done: list[Done] = []
+        self.usage: list[int] = []
+        self.most = self.planned
+        for _ in range(self.planned):
+            self.start(ready_at=0.0)
+        self.least_ready = self.planned
+
+    @property
+    def wanted(self) -> int:
+        """Workers that there should be now."""
+        return max(1, self.planned + self.surge - self.fewer)
+
+    @property
+    def serving(self) -> list[Process]:
+        """Workers that take requests."""
+        return [one for one in self.processes if one.ready_at <= self.now and one.gone_at is None]
+
+    @property
+    def used(self) -> float:
+        """Memory that is used, in MB."""
+        return self.shared(self) + sum(map(self.own, self.processes))
+
+    def own(self, one: Process) -> float:
+        """Return what a worker has of its own, in MB."""
+        return self.app.own(one.served) + one.burst
+
+    def start(self, ready_at: float) -> None:
+        """Fork a worker."""
+        self.processes.append(Process(self.next_age, ready_at))
+        self.next_age += 1
+
+    def kinds(self) -> list[Kind]:
+        """Return what was done, in order, without warnings."""
+        return [past.action.kind for past in self.done if past.action.kind is not Kind.WARN]
+
+    def times(self, kind: Kind) -> list[float]:
+        """Return when something was done."""
+        return [past.at for past in self.done if past.action.kind is kind]
+
+    def run(self, seconds: float) -> World:
+        """Let time pass."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += self.look_seconds
+            self.serve()
+            self.let_the_kernel_look()
+            if self.now >= self.obeys_at:
+                self.obeys_at = self.now + self.obey_seconds
+                self.obey()
+            self.guard()
+            self.least_ready = min(self.least_ready, len(self.serving))
+            self.most = max(self.most, len(self.processes))
+        return self
+
+    def serve(self) -> None:
+        """Serve what has come, and let those end who were told to."""
+        serving = self.serving
+        for one in serving:
+            one.served += self.requests_per_second * self.look_seconds / len(serving)
+        self.processes = [one for one in self.processes if (one.gone_at or self.now) >= self.now]
+
+    def let_the_kernel_look(self) -> None:
+        """Kill the largest worker where there is too much."""
+        while self.is_group and self.used > self.limit and self.processes:
+            self.processes.remove(max(self.processes, key=self.own))
+            self.crashed, self.oom_kill_at = self.crashed + 1, self.now
+
+    def obey(self) -> None:
+        """Start who is missing; let the oldest go where there are too many."""
+        while len(self.processes) < self.wanted:
+            self.start(self.now + self.boot_seconds)
+        for one in self.processes[: max(len(self.processes) - self.wanted, 0)]:
+            one.gone_at = one.gone_at or self.now + self.leave_seconds
+
+    def guard(self) -> None:
+        """Observe, decide, act: what the monitor does."""
+        seen = self.observe()
+        if self.is_free is (seen.used_share >= self.rules.recycle_share):
+            self.is_free = not self.is_free
+            self.free_since = self.short_since = self.now
+        action = decide(seen, self.rules)
+        self.check(action)
+        if action.kind is Kind.NOTHING:
+            return
+        self.done.append(Done(self.now, action))
+        surge, fewer = STEPS.get(action.kind, (0, 0))
+        self.surge, self.fewer = self.surge + surge, self.fewer + fewer
+        if action.kind is Kind.RECYCLE:
+            assert action.worker is not None
+            (told,) = (one for one in self.processes if one.age == action.worker.age)
+            told.is_told, told.gone_at = True, self.now + self.leave_seconds
+
+    def observe(self) -> Observation:
+        """Return what can be seen."""
+        for one in self.serving:
+            own = int(self.own(one) * MB)
+            self.peak = max(self.peak, own)
+            if one.warm_bytes is None and one.served >= WARM_REQUESTS:
+                one.warm_bytes = own
+        self.usage = [*self.usage[-8:], int(self.used * MB)]
+        grown = (self.usage[-1] - self.usage[0]) / (len(self.usage) * self.look_seconds)
+        return Observation(
+            now=self.now,
+            limit_bytes=int(self.limit * MB),
+            used_bytes=self.usage[-1],
+            is_group=self.is_group,
+            planned=self.planned,
+            wanted=self.wanted,
+            workers=tuple(
+                Worker(
+                    one.age,
+                    int(self.own(one) * MB),
+                    one.warm_bytes,
+                    is_ready=one.ready_at <= self.now,
+                    is_leaving=one.is_told,
+                )
+                for one in self.processes
+            ),
+            fresh_bytes=int(self.app.fresh * MB),
+            peak_bytes=self.peak,
+            oom_kill_at=self.oom_kill_at,
+            recent=tuple(self.done),
+            free_since=self.free_since if self.is_free else None,
+            short_since=None if self.is_free else self.short_since,
+            growth_bytes=grown,
+        )
+
+    def serving_after(self, action: Action) -> list[Process]:
+        """Return who still serves when the guard and the master have let somebody go."""
+        going = {action.worker.age} if action.kind is Kind.RECYCLE and action.worker else set()
+        if action.kind in (Kind.FEWER, Kind.FINISH):
+            many = max(len(self.processes) - (self.wanted - 1), 0)
+            going = {one.age for one in self.processes[:many]}
+        return [one for one in self.serving if one.age not in going]
+
+    def check(self, action: Action) -> None:
+        """Hold an action to what has to be so in every world."""
+        if action.kind in (Kind.NOTHING, Kind.WARN):
+            return
+        assert self.serving_after(action), f"{action} leaves nobody who serves"
+        if action.reason.startswith("the kernel has killed"):
+            return
+        going = [one.age for one in self.processes if one.gone_at is not None]
+        starting = [one.age for one in self.processes if one.ready_at > self.now]
+        assert not [*going, *starting], f"{action} while {going} go and {starting} start"

@@ -1,0 +1,195 @@
+"""How the decision of a launcher reaches the app that it serves."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from werkzeug.test import Client
+
+from flask_workersize import WorkerSizing, compute_plan, get_plan
+from flask_workersize.app_state import get_state
+from flask_workersize.runtime.deployment import ENVIRON_KEY, Deployed, Deployment, process
+from tests.plain import MB, SECRET, clear_environment, load, new_app, resources
+from tests.sizing.profiles import profile
+
+URL = "/_health/capacity"
+GUNICORN = {"WSGI_SERVER": "gunicorn"}
+
+
+def decide(**environ: str) -> Deployment:
+    """Decide as a launcher does that knows the environment alone."""
+    settings = load({**GUNICORN, **environ})
+    machine = resources(cpus=4, memory_mb=1024)
+    return Deployment(settings, machine, compute_plan(settings, machine))
+
+
+@pytest.fixture(autouse=True)
+def nobody_launched_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)
+    monkeypatch.setattr(process, "deployment", None)
+    monkeypatch.setattr(process, "warns", True)
+    monkeypatch.setattr(process, "is_final", False)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """Let this process be one that a launcher started."""
+    deployment = decide()
+    monkeypatch.setattr(process, "deployment", deployment)
+    monkeypatch.setattr(process, "is_final", True)
+    return deployment
+
+
+def test_each_request_is_told_which_deployment_serves_it() -> None:
+    seen: list[object] = []
+
+    def app(environ: dict[str, object], start_response: object) -> Iterator[bytes]:
+        seen.append(environ[ENVIRON_KEY])
+        return iter([b""])
+
+    deployment = decide()
+    list(Deployed(app, deployment)({}, lambda *_: None))  # type: ignore[arg-type]
+    assert seen == [deployment]
+
+
+def test_what_the_launcher_held_counts_once_however_often_it_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(211 + 45) × 70 % - 60 = 119 MB, for 3 workers of 30 MB: in the launcher and in a worker."""
+    environ = {"NOW_LMS_SIZING_PROFILE": str(tmp_path / "profile.json"), **GUNICORN}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    profile(app="lms").save(tmp_path / "profile.json")
+    # Its import decides, as in a launcher; the fixture above takes that back.
+    from flask_workersize import gunicorn_conf
+
+    machine = resources(16, 211, memory_limit=512 * MB)
+    first = gunicorn_conf._decide(machine, 45 * MB, {})
+    again = gunicorn_conf._decide(first.resources, first.held_bytes, {})
+    monkeypatch.setattr(process, "deployment", again)
+    app = new_app()
+    WorkerSizing(app)
+    assert [first.plan.workers, again.plan.workers, get_plan(app).workers] == [3, 3, 3]
+
+
+def test_launched_app_plans_from_what_the_launcher_found(launched: Deployment) -> None:
+    app = new_app()
+    WorkerSizing(app)
+    assert get_state(app).resources is launched.resources
+    assert get_plan(app) == launched.plan
+
+
+def test_launched_app_is_not_served_before_the_first_request(launched: Deployment) -> None:
+    app = new_app()
+    WorkerSizing(app)
+    assert not get_state(app).serving
+    assert app.test_client().get(URL).get_json()["serving"] is False
+
+
+def test_request_of_a_deployment_makes_the_app_adopt_its_plan() -> None:
+    """Also where the app was made before, or asks for something else in its config."""
+    app = new_app(WORKERS=2, WSGI_SERVER="gunicorn")
+    WorkerSizing(app)
+    deployment = decide(WORKERS="7")
+    assert get_plan(app).workers == 2
+    body = Client(Deployed(app, deployment)).get(URL).get_json()
+    assert (body["workers"], body["serving"]) == (7, True)
+    assert get_plan(app) is app.config["WORKERSIZE_PLAN"] is deployment.plan
+
+
+def test_first_request_may_be_any_request() -> None:
+    app = new_app()
+    WorkerSizing(app)
+    deployment = decide(WORKERS="7")
+    assert Client(Deployed(app, deployment)).get("/nothing").status_code == 404
+    assert get_plan(app) is deployment.plan
+
+
+def test_later_deployment_replaces_the_earlier_one() -> None:
+    """As after a reload of gunicorn without preload."""
+    app = new_app()
+    WorkerSizing(app)
+    for workers in ("7", "3"):
+        Client(Deployed(app, decide(WORKERS=workers))).get("/")
+        assert get_plan(app).workers == int(workers)
+
+
+def test_request_without_a_deployment_changes_nothing() -> None:
+    app = new_app()
+    WorkerSizing(app)
+    plan = get_plan(app)
+    app.test_client().get("/")
+    assert get_plan(app) is plan
+    assert not get_state(app).serving
+
+
+def test_app_keeps_its_token_under_the_plan_of_a_launcher() -> None:
+    app = new_app(HEALTH_TOKEN=SECRET)
+    WorkerSizing(app)
+    client = Client(Deployed(app, decide()))
+    assert "pid" in client.get(URL, headers={"Authorization": f"Bearer {SECRET}"}).get_json()
+
+
+def test_wrong_config_is_still_reported_under_the_plan_of_a_launcher() -> None:
+    app = new_app(THREADS=SECRET)
+    WorkerSizing(app)
+    response = Client(Deployed(app, decide())).get(URL)
+    assert response.status_code == 500
+    assert "app.config WORKERSIZE_THREADS is not a whole number" in response.text
+    assert SECRET not in response.text
+
+
+@pytest.mark.usefixtures("launched")
+class TestDifferingConfig:
+    """An ``app.config`` that asks for another size than the launcher planned."""
+
+    def test_it_gives_one_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        WorkerSizing(new_app(WORKERS=2))
+        assert caplog.messages == [
+            "app.config of 'lms' asks for 2 × 1 (workers × threads); gunicorn was started from the "
+            "environment with 5 × 1, which holds: set NOW_LMS_ variables, or use flask serve-prod."
+        ]
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {},
+            {"WORKERS": 5},
+            {"WSGI_SERVER": "waitress"},
+            {"HEALTH_TOKEN": SECRET, "TIMEOUT": 60},
+            {"HEALTH_URL": "/capacity"},
+        ],
+        ids=str,
+    )
+    def test_config_that_asks_for_the_same_size_gives_none(
+        self, caplog: pytest.LogCaptureFixture, config: dict[str, object]
+    ) -> None:
+        WorkerSizing(new_app(**config))
+        assert caplog.messages == []
+
+    def test_command_line_of_gunicorn_is_no_matter_of_the_config(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(process, "deployment", decide(WORKERS="7"))
+        WorkerSizing(new_app())
+        assert caplog.messages == []
+
+    def test_only_one_worker_speaks(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(process, "warns", False)
+        WorkerSizing(new_app(WORKERS=2))
+        assert caplog.messages == []
+
+
+def test_process_knows_its_apps_and_lets_them_go() -> None:
+    app = new_app()
+    WorkerSizing(app)
+    assert app in process.apps
+    before = len(process.apps)
+    del app
+    gc.collect()
+    assert len(process.apps) < before

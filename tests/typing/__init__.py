@@ -1,0 +1,1 @@
+"""The public names as a typed project uses them: mypy checks these modules, nothing runs them."""
