@@ -6,18 +6,19 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
 from .errors import WorkerSizeConfigError
-from .health.learnt import MeasuredReport
-from .health.report import CapacityReport, Live
+from .health.measured import MeasuredReport
+from .health.report import CapacityReport
 from .log import say
 from .resources import Resources
 from .resources.backlog import queued_connections
-from .runtime.deployment import Deployment, process
+from .runtime.deployment import Deployment, current
+from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
 from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
@@ -46,6 +47,7 @@ class WorkerSizingState:
     error: WorkerSizeConfigError | None = None
     serving: bool = False
     deployment: Deployment | None = field(default=None, repr=False)
+    board: Scoreboard | None = field(default=None, repr=False)
     held_bytes: int = 0
 
     def resources_for(self, settings: SizingSettings) -> Resources:
@@ -71,18 +73,16 @@ class WorkerSizingState:
     ) -> CapacityReport:
         """Return what the outside is told.
 
-        :param details: whether to tell what only the token opens
-        :param live: whether to tell what is happening now, where the app is served
+        :param details: whether to include what needs the token
+        :param live: whether to include what happens now, if the app is served
         :param asking: the slot of the request that asks, which does not count as busy
         :raises WorkerSizeConfigError: if the settings are not valid
         """
-        deployment = self.deployment if live and self.serving else None
+        plan = self.get_plan()
+        if live and self.serving and self.deployment and self.board:
+            return report_of(self.deployment, self.board, details, asking=asking)
         return CapacityReport.of(
-            self.get_plan(),
-            serving=self.serving,
-            detection_notes=self.resources.notes,
-            details=details,
-            live=_look(deployment, asking) if deployment else None,
+            plan, serving=self.serving, detection_notes=self.resources.notes, details=details
         )
 
     def token(self) -> SecretStr | None:
@@ -91,37 +91,25 @@ class WorkerSizingState:
 
 
 def report_of(
-    deployment: Deployment, details: bool, live: bool, asking: int | None
+    deployment: Deployment,
+    board: Scoreboard,
+    details: bool,
+    live: bool = True,
+    asking: int | None = None,
 ) -> CapacityReport:
-    """Return what the outside is told of a deployment, where no app is at hand.
-
-    :param deployment: what was decided
-    :param details: whether to tell what only the token opens
-    :param live: whether to tell what is happening now
-    :param asking: the slot of the request that asks
-    """
+    """Return what the outside is told of a deployment, with or without what happens now."""
+    now = measured = None
+    if live:
+        now = replace(board.read(asking), connections=queued_connections(board.listeners))
+        measured = MeasuredReport.of(now.traffic, deployment) if now.traffic else None
     return CapacityReport.of(
         deployment.plan,
         serving=True,
         detection_notes=deployment.resources.notes,
         details=details,
-        live=_look(deployment, asking) if live else None,
+        now=now,
+        measured=measured,
     )
-
-
-def _look(deployment: Deployment, asking: int | None) -> Live:
-    board = deployment.board
-    snapshot = board.read(asking)
-    learnt = None
-    if snapshot.learnt is not None:
-        learnt = MeasuredReport.of(
-            snapshot.learnt,
-            deployment.settings,
-            deployment.resources,
-            deployment.plan,
-            deployment.held_bytes,
-        )
-    return Live(snapshot, queued_connections(board.listeners), learnt)
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:
@@ -176,18 +164,23 @@ def prepare(
     return settings, plan
 
 
-def adopt(app: Flask, deployment: Deployment) -> None:
-    """Let an app know the deployment that serves it: its plan is the one that holds.
+def adopt(app: Flask, deployment: Deployment, board: Scoreboard | None) -> None:
+    """Make an app report the deployment that serves it: its plan is the one that holds.
 
     All else that the app's own settings say stays, and so does an error in them.
-
-    :param app: an app that was initialised
-    :param deployment: what its launcher decided
     """
     state = get_state(app)
     if state.error is None:
         state.plan = app.config[PLAN_KEY] = deployment.plan
-    state.deployment, state.serving = deployment, True
+    state.deployment, state.board, state.serving = deployment, board, True
+
+
+def adopt_current() -> None:
+    """Make every app of a worker adopt the current deployment, those that come later included."""
+    if current.deployment is not None:
+        current.is_serving = True
+        for app in list(current.apps):
+            adopt(app, current.deployment, current.board)
 
 
 def compare(app: Flask, launched_plan: SizingPlan) -> None:
@@ -201,7 +194,7 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
         return
     by_config = any(source.startswith("app.config") for source in plan.sources.values())
     same = (plan.workers, plan.threads) == (launched_plan.workers, launched_plan.threads)
-    if same or not by_config or not process.warns:
+    if same or not by_config or not current.warns:
         return
     say(
         logging.WARNING,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .app_state import (
@@ -11,7 +10,6 @@ from .app_state import (
     WorkerSizingState,
     adopt,
     compare,
-    get_state,
     health_url,
     prepare,
 )
@@ -21,11 +19,10 @@ from .health.blueprint import CapacityShortcut, capacity_blueprint
 from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
 from .resources.processes import held_memory
-from .runtime.deployment import ENVIRON_KEY, Deployment, process
+from .runtime.deployment import current
 from .sizing.settings import DEFAULT_HEALTH_URL
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
 
 
@@ -60,22 +57,21 @@ class WorkerSizing:
                 "A 'WorkerSizing' instance has already been registered on this Flask app: perhaps "
                 "both WorkerSizing(app) and init_app(app) are called. Remove one of them."
             )
-        deployment = process.deployment
-        state = app.extensions[EXTENSION_KEY] = (
-            WorkerSizingState(deployment.resources, held_bytes=deployment.held_bytes)
-            if deployment
-            else WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
-        )
-        process.apps.add(app)
+        deployment = current.deployment
+        if deployment is None:
+            state = WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
+        else:
+            state = WorkerSizingState(deployment.resources, held_bytes=deployment.held_bytes)
+        app.extensions[EXTENSION_KEY] = state
+        current.apps.add(app)
         try:
-            if deployment is None:
-                prepare(app)
-            else:
-                prepare(app, {"wsgi_server": deployment.plan.server})
-                if process.is_final:
-                    compare(app, deployment.plan)
+            prepare(app, {"wsgi_server": deployment.plan.server} if deployment else None)
+            if deployment and current.is_final:
+                compare(app, deployment.plan)
         except WorkerSizeConfigError as error:
             state.error = error
+        if deployment and current.is_serving:
+            adopt(app, deployment, current.board)
         app.cli.add_command(serve_prod)
         app.cli.add_command(workersize)
         _install_report(app, state)
@@ -90,22 +86,3 @@ def _install_report(app: Flask, state: WorkerSizingState) -> None:
     if url is not None:
         app.register_blueprint(capacity_blueprint(endpoint, url))
         app.wsgi_app = CapacityShortcut(app.wsgi_app, endpoint, url)  # type: ignore[method-assign]
-    app.wsgi_app = _Adopter(app, app.wsgi_app)  # type: ignore[method-assign]
-
-
-class _Adopter:
-    """WSGI middleware through which an app learns the deployment that serves it.
-
-    A launcher that knows only the environment may plan otherwise than the app's config says.
-    """
-
-    def __init__(self, app: Flask, wsgi_app: WSGIApplication) -> None:
-        self._flask = app
-        self._state = get_state(app)
-        self.app = wsgi_app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        deployment: Deployment | None = environ.get(ENVIRON_KEY)
-        if deployment is not None and deployment is not self._state.deployment:
-            adopt(self._flask, deployment)
-        return self.app(environ, start_response)

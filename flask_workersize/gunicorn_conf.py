@@ -24,7 +24,8 @@ from .errors import WorkerSizeConfigError, WorkerSizeStartError
 from .log import say
 from .resources import Resources, detect_resources
 from .resources.processes import held_memory
-from .runtime.deployment import Deployed, Deployment, process
+from .runtime.deployment import Deployment, current
+from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn import hooks as installed
 from .servers.gunicorn.hooks import Hooks
 from .servers.gunicorn.options import WORKER_CLASSES
@@ -75,7 +76,7 @@ def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Depl
 
 
 _decided = _decide(detect_resources(), held_memory(os.getpid()), {})
-process.deployment = _decided
+current.deployment = _decided
 
 workers = _decided.plan.workers
 threads = _decided.plan.threads
@@ -95,15 +96,16 @@ if _decided.settings.trusted_proxy:
 
 
 def on_starting(server: Any) -> None:
-    """Let the plan follow what gunicorn was really told, say what was chosen, start the monitor."""
+    """Make the plan follow what gunicorn was really told, log it, start the monitor."""
     decided = _follow(server.cfg)
-    process.deployment, process.is_final = decided, True
+    current.deployment, current.is_final = decided, True
+    current.board = Scoreboard(decided.plan.workers, decided.plan.threads)
     try:
         port = HealthPort(decided)
     except WorkerSizeStartError as error:
         error.show()
         sys.exit(error.exit_code)
-    installed.hooks = hooks = Hooks(decided, port, server.cfg, is_ours=False)
+    installed.hooks = hooks = Hooks(decided, current.board, port, server.cfg, is_ours=False)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
     port.announce()
@@ -111,7 +113,7 @@ def on_starting(server: Any) -> None:
         say(logging.WARNING, NO_DRAIN_WARNING)
     for warning in decided.plan.warnings:
         server.log.warning("%s", warning)
-    for app in list(process.apps):
+    for app in list(current.apps):
         compare(app, decided.plan)
 
 
@@ -162,11 +164,10 @@ NO_DRAIN_WARNING = (
 
 
 def post_worker_init(worker: Any) -> None:
-    """Tell each request which deployment serves it, believe only trusted proxies, and count."""
-    decided = process.deployment or _decided
-    if decided.settings.trusted_proxy:
-        worker.wsgi = TrustedProxy(worker.wsgi, decided.settings.trusted_proxy)
-    worker.wsgi = Deployed(worker.wsgi, decided)
+    """Believe only trusted proxies, and count."""
+    trusted = (current.deployment or _decided).settings.trusted_proxy
+    if trusted:
+        worker.wsgi = TrustedProxy(worker.wsgi, trusted)
     _hooks().post_worker_init(worker)
 
 
@@ -180,7 +181,7 @@ def _follow(cfg: Any) -> Deployment:
             "start gunicorn without flask_workersize.gunicorn_conf."
         ).show()
         sys.exit(2)
-    decided = process.deployment or _decided
+    decided = current.deployment or _decided
     told = {name: getattr(cfg, name) for name in _FOLLOWED}
     options = {
         name: value for name, value in told.items() if value != _planned_value(decided, name)

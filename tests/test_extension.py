@@ -14,7 +14,7 @@ from flask import Flask, url_for
 
 from flask_workersize import SizingPlan, WorkerSizeConfigError, WorkerSizing, get_plan
 from flask_workersize.app_state import get_state
-from flask_workersize.runtime.deployment import process
+from flask_workersize.runtime.deployment import current
 from flask_workersize.sizing.sources import GUNICORN_ARGS
 from tests.plain import SECRET, check_line, clear_environment, new_app
 
@@ -25,7 +25,7 @@ URL = "/_health/capacity"
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody launched this process, and no variable is set."""
     clear_environment(monkeypatch)
-    monkeypatch.setattr(process, "deployment", None)
+    monkeypatch.setattr(current, "deployment", None)
 
 
 def sized(**config: Any) -> Flask:

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from flask_workersize import CapacityReport, SizingSettings
 from flask_workersize.health.endpoint import METRICS_SUFFIX, CapacityEndpoint
 from flask_workersize.health.metrics import render
 from flask_workersize.health.probe import ProbeApp, ProbeRules
-from flask_workersize.health.report import Live
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, State
 from flask_workersize.sizing.settings import DEFAULT_HEALTH_URL
@@ -97,7 +96,7 @@ def probe_app() -> tuple[ProbeApp, Scoreboard]:
     board.state = State.SERVING
 
     def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
-        return CapacityReport.of(PLAN, serving=True, live=Live(board.read(asking), 0))
+        return CapacityReport.of(PLAN, serving=True, now=replace(board.read(asking), connections=0))
 
     endpoint = CapacityEndpoint(report, lambda: SecretStr("t"), is_inside=True)
     return ProbeApp(endpoint, board.read, lambda: 0.0, ProbeRules(120)), board
@@ -476,7 +475,7 @@ def answer(app: ProbeApp) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_metric_that_is_mentioned_is_there(page: Path) -> None:
-    report = CapacityReport.of(PLAN, serving=True, live=Live(BOARD.read(), 0))
+    report = CapacityReport.of(PLAN, serving=True, now=replace(BOARD.read(), connections=0))
     known = {
         sample.name
         for family in text_string_to_metric_families(render(report, "")[0].decode())

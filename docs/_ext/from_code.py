@@ -35,10 +35,10 @@ from flask_workersize.app_state import get_state
 from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.format import explain
 from flask_workersize.health.metrics import render
-from flask_workersize.health.report import Live, WorkerReport
+from flask_workersize.health.report import WorkerReport
 from flask_workersize.measure import format
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
+from flask_workersize.runtime.snapshot import GuardState, MemorySample, Snapshot, State
 from flask_workersize.sizing.advice import advise
 from flask_workersize.sizing.profile import SizingProfile
 from flask_workersize.sizing.settings import NAMES
@@ -100,7 +100,7 @@ def machine(options: dict[str, Any]) -> Resources:
     return detect_resources(host, files)
 
 
-def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
+def watched(plan: SizingPlan, busy: int, queued: int) -> Snapshot:
     """Return the live figures of a server that has run for an hour.
 
     :param plan: its plan
@@ -113,7 +113,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
     board.state = State.SERVING
     seen = board.read()
     rows = []
-    for row in seen.rows:
+    for row in seen.workers:
         running = min(busy - plan.threads * row.number, plan.threads)
         rows.append(
             row._replace(
@@ -123,22 +123,14 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
                 silent_seconds=0.25,
                 running_seconds=tuple(0.5 + 0.25 * number for number in range(running)),
                 served=1200 - 10 * row.number,
-                busy_seconds=420.0 - row.number,
-                cpu_seconds=61.0 - row.number / 4,
+                busy_ns=int((420.0 - row.number) * 1e9),
+                cpu_ns=int((61.0 - row.number / 4) * 1e9),
                 memory=MemorySample(96 * MB, 41 * MB, 30 * MB, 0.75),
             )
         )
-    snapshot = replace(
-        seen,
-        rows=tuple(rows),
-        served=sum(row.served for row in rows),
-        busy_seconds=sum(row.busy_seconds for row in rows),
-        cpu_seconds=sum(row.cpu_seconds for row in rows),
-        memory_limit_bytes=1024 * MB,
-        memory_used_bytes=412 * MB,
-        guard=GuardState.OK,
-    )
-    return Live(snapshot, queued)
+    memory = {"memory_limit_bytes": 1024 * MB, "memory_used_bytes": 412 * MB}
+    now = replace(seen, workers=tuple(rows), stored={**seen.stored, **memory}, guard=GuardState.OK)
+    return replace(now, connections=queued - now.waiting)
 
 
 def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -403,7 +395,7 @@ class Report(SphinxDirective):
             plan,
             serving="not-serving" not in self.options,
             details="details" in self.options,
-            live=None if busy is None else watched(plan, busy, queued),
+            now=None if busy is None else watched(plan, busy, queued),
         )
         if report.pid is not None:
             report = report.model_copy(update={"pid": SHOWN_PID})
@@ -432,7 +424,7 @@ class Metrics(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Ask for the metrics as Prometheus does."""
         plan = compute_plan(SizingSettings.load(environ={}), machine({}))
-        report = CapacityReport.of(plan, serving=True, live=watched(plan, busy=0, queued=0))
+        report = CapacityReport.of(plan, serving=True, now=watched(plan, busy=0, queued=0))
         body, _ = render(report, "")
         rows = [
             [f"`{sample.name}`", family.type, escape(family.documentation)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from select import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..runtime.deployment import process
+from ..runtime.deployment import current
 from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _be_a_worker(
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nothing, standard)
-        for each in {app, *process.apps}:
+        for each in {app, *current.apps}:
             after_fork(each)
         others = set(threading.enumerate()) - {threading.current_thread()}
         told = {

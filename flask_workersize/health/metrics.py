@@ -10,39 +10,19 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ..runtime.figures import FIGURES
 from ..sizing.plan import MB
 from .report import CapacityReport
 
-_GAUGES = {
-    "workers_planned": ("workers", "Worker processes that are planned."),
-    "threads_per_worker": ("threads", "Threads of a worker."),
-    "cpus": ("cpus", "CPUs that were available at planning time."),
-    "workers": ("workers_alive", "Worker processes that run."),
-    "slots": ("slots", "Requests that can run at once."),
-    "slots_busy": ("busy", "Requests that run."),
-    "utilization_ratio": ("utilization", "Share of the slots that are busy, 0 to 1."),
-    "requests_queued": ("queued", "Connections and requests that wait for a free slot."),
-    "workers_wanted": ("workers_wanted", "Worker processes that there should be now."),
-    "draining": ("draining", "1 while the server is about to stop, else 0."),
+_PLANNED = {
+    "workers": "workers_planned",
+    "threads": "threads_per_worker",
+    "cpus": "cpus",
+    "worker_memory_mb": "worker_memory_planned_bytes",
+    "memory_available_mb": "memory_available_planned_bytes",
 }
-_MB_GAUGES = {
-    "worker_memory_planned_bytes": ("worker_memory_mb", "Memory a worker is taken to need."),
-    "memory_limit_bytes": ("memory_limit_mb", "The memory limit that is nearest."),
-    "memory_used_bytes": ("memory_used_mb", "What counts towards it; page cache does not."),
-    "memory_available_planned_bytes": (
-        "memory_available_mb",
-        "Memory that was available at planning time.",
-    ),
-}
-_COUNTERS = {
-    "requests": ("served", "Requests served."),
-    "busy_seconds": ("busy_seconds", "Time that threads have spent on requests."),
-    "cpu_seconds": ("cpu_seconds", "Time that threads have computed for requests."),
-    "worker_restarts": ("restarts", "Workers that ended and were replaced."),
-    "workers_recycled": ("recycled", "Workers that the memory guard has recycled."),
-    "oom_kills": ("oom_kills", "Processes that the kernel has killed for want of memory."),
-    "worker_crashes": ("crashed", "Workers that were killed, or crashed."),
-}
+"""What the figures of the plan are called as metrics."""
+
 _PREFIX = "workersize_"
 
 
@@ -61,20 +41,22 @@ class _ReportCollector(Collector):
                 "limited_by": report.limited_by,
             },
         )
-        yield from self._families(_GAUGES, GaugeMetricFamily)
-        yield from self._families(_MB_GAUGES, GaugeMetricFamily, MB)
-        yield from self._families(_COUNTERS, CounterMetricFamily)
+        for field, metric in _PLANNED.items():
+            yield from self._family(GaugeMetricFamily, field, metric)
+        for field, figure in FIGURES.items():
+            kind = CounterMetricFamily if figure.is_counter else GaugeMetricFamily
+            if figure.metric is not None:
+                yield from self._family(kind, field, figure.metric)
 
-    def _families(
-        self,
-        names: dict[str, tuple[str, str]],
-        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
-        unit: int = 1,
+    def _family(
+        self, kind: type[GaugeMetricFamily | CounterMetricFamily], field: str, metric: str
     ) -> Iterator[Metric]:
-        for name, (field, text) in names.items():
-            value = getattr(self._report, field)
-            if value is not None:
-                yield family(f"{_PREFIX}{name}", text, value=float(value) * unit)
+        value = getattr(self._report, field)
+        if value is not None:
+            text = CapacityReport.model_fields[field].description or ""
+            unit = MB if field.endswith("_mb") else 1
+            text = text[0].upper() + text[1:].replace(", in MB", "") + "."
+            yield kind(f"{_PREFIX}{metric}", text, value=float(value) * unit)
 
 
 def render(report: CapacityReport, accept: str) -> tuple[bytes, str]:

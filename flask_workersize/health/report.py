@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..runtime.figures import LiveFigures, live_figures
 from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
 from ..sizing.plan import MB, SizingPlan
-from .learnt import MeasuredReport
+from .measured import MeasuredReport
 
 
 class WorkerReport(BaseModel):
@@ -61,8 +61,8 @@ class WorkerReport(BaseModel):
             busy=row.busy,
             running_seconds=_rounded(max(row.running_seconds, default=0.0)),
             served=row.served,
-            busy_seconds=round(row.busy_seconds, 6),
-            cpu_seconds=round(row.cpu_seconds, 6),
+            busy_seconds=round(row.busy_ns / 1e9, 6),
+            cpu_seconds=round(row.cpu_ns / 1e9, 6),
             rss_mb=_mb(memory.rss_bytes) if memory else None,
             pss_mb=_mb(memory.pss_bytes) if memory else None,
             uss_mb=_mb(memory.uss_bytes) if memory else None,
@@ -70,19 +70,13 @@ class WorkerReport(BaseModel):
         )
 
 
-class CapacityReport(BaseModel):
-    """The body of ``/_health/capacity``.
-
-    It holds no environment value, no path, no host name and no version. ``sources``,
-    ``warnings``, ``notes``, ``pid`` and ``rows`` are there only for who sends the token. The live
-    figures, from ``workers_alive`` to ``draining``, are there where the app is served by
-    flask-workersize: on the port of the app with the token, on the health port for everyone.
-    """
+class PlanReport(BaseModel):
+    """What was planned."""
 
     model_config = ConfigDict(frozen=True)
 
     status: Literal["pass", "warn"] = Field(
-        description='"pass", or "warn" where the plan does not fit into available memory, or the '
+        description='"pass", or "warn" if the plan does not fit into available memory, or the '
         "memory guard cannot help"
     )
     serving: bool = Field(
@@ -100,83 +94,34 @@ class CapacityReport(BaseModel):
         description="which bound set the size"
     )
     worker_memory_mb: int = Field(
-        ge=1,
-        description="memory a worker is taken to need, in MB; where it was measured, of its own",
+        ge=1, description="memory each worker is assumed to need, in MB; if measured, its own"
     )
     shared_memory_mb: int = Field(
-        ge=0, description="memory that is needed once, in MB; 0 where it was not measured"
+        ge=0, description="memory needed once for all workers, in MB; 0 if not measured"
     )
     estimated_memory_mb: int = Field(ge=1, description="memory of all that, in MB")
     memory_available_mb: int = Field(
         ge=0, description="memory that was available at planning time, in MB"
     )
     cpus: float = Field(gt=0, description="CPUs that were available at planning time")
-    workers_alive: int | None = Field(None, ge=0, description="live: worker processes that run")
-    slots: int | None = Field(
-        None, ge=0, description="live: requests that they can run at once, workers × threads"
-    )
-    busy: int | None = Field(
-        None, ge=0, description="live: requests that run, without the one that asks"
-    )
-    utilization: float | None = Field(None, ge=0, le=1, description="live: busy / slots, 0 to 1")
-    queued: int | None = Field(
-        None,
-        ge=0,
-        description="live: connections and requests that wait for a free slot; null where the "
-        "system does not tell",
-    )
-    served: int | None = Field(None, ge=0, description="live: requests served since the start")
-    busy_seconds: float | None = Field(
-        None, ge=0, description="live: time that threads have spent on them, summed up"
-    )
-    cpu_seconds: float | None = Field(
-        None,
-        ge=0,
-        description="live: time that they have computed for them, the server's part included",
-    )
-    restarts: int | None = Field(
-        None,
-        ge=0,
-        description="live: workers that ended while the server went on, and were replaced",
-    )
-    crashed: int | None = Field(
-        None, ge=0, description="live: workers that were killed, or crashed, since the start"
-    )
-    draining: bool | None = Field(
-        None, description="live: whether the server is about to stop: send no new requests"
-    )
-    workers_wanted: int | None = Field(
-        None,
-        ge=1,
-        description="live: workers that there should be now: those planned, less or more where the "
-        "memory guard or a limit that has changed wants it",
-    )
-    guard: Literal["off", "ok", "recycling", "reduced", "warn", "critical"] | None = Field(
-        None,
-        description='live: the memory guard: "recycling" lately, "reduced" to fewer workers than '
-        'planned, "warn" where nothing it can do helps, "critical" shortly before the kernel acts',
-    )
-    memory_limit_mb: int | None = Field(
-        None, ge=0, description="live: the memory limit that is nearest, in MB"
-    )
-    memory_used_mb: int | None = Field(
-        None, ge=0, description="live: what counts towards it, in MB; page cache does not"
-    )
-    recycled: int | None = Field(
-        None, ge=0, description="live: workers that the memory guard has recycled"
-    )
-    oom_kills: int | None = Field(
-        None,
-        ge=0,
-        description="live: processes that the kernel has killed for want of memory since the start",
-    )
+
+
+class CapacityReport(LiveFigures, PlanReport):
+    """The body of ``/_health/capacity``.
+
+    It holds no environment value, no path, no host name and no version. ``sources``,
+    ``warnings``, ``notes``, ``pid``, ``processes`` and ``measured`` are only there with the token.
+    The live figures, from ``workers_alive`` to ``oom_kills``, are there if flask-workersize serves
+    the app: on the port of the app with the token, on the health port for everyone.
+    """
+
     processes: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
     measured: MeasuredReport | None = Field(
         None,
-        description="with the token: what the app costs, as its traffic shows, and the lines to "
-        "set; null before enough is known",
+        description="with the token: what the app costs, as its traffic shows, and the "
+        "recommended settings; null before enough is known",
     )
     sources: dict[str, str] | None = Field(
         None, description="with the token: where each value came from"
@@ -185,92 +130,53 @@ class CapacityReport(BaseModel):
         None, description="with the token: what the operator should change"
     )
     notes: list[str] | None = Field(
-        None, description="with the token: what the detection and the plan have to say"
+        None, description="with the token: remarks of the detection and the plan"
     )
     pid: int | None = Field(None, description="with the token: the process that answered")
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913
         cls,
         plan: SizingPlan,
         *,
         serving: bool,
         detection_notes: Iterable[str] = (),
         details: bool = False,
-        live: Live | None = None,
+        now: Snapshot | None = None,
+        measured: MeasuredReport | None = None,
     ) -> CapacityReport:
         """Make the report of a plan.
 
         :param plan: the plan of the app
         :param serving: whether the app is served under it
         :param detection_notes: notes of the detection, "class: detail"
-        :param details: whether to tell what only the token opens
-        :param live: what is happening now, where that may be told
+        :param details: whether to include what needs the token
+        :param now: what happens now, if that may be reported
+        :param measured: what the app costs; ``None`` before enough is known
         :returns: the report; what was left out is unset
         """
-        shown = {name: value for name, value in plan.to_dict().items() if name in _OPEN_TO_ALL}
-        learnt: MeasuredReport | None = None
-        if live is not None:
-            shown |= live.to_dict()
+        shown = {name: getattr(plan, name) for name in PlanReport.model_fields if name in _PLANNED}
+        if now is not None:
+            shown |= live_figures(now)
             if details:
-                shown["processes"] = [WorkerReport.of(row) for row in live.snapshot.workers]
-                shown["measured"] = learnt = live.measured
+                shown["processes"] = [WorkerReport.of(worker) for worker in now.workers]
+                shown["measured"] = measured
         if details:
             shown |= {
                 "sources": dict(plan.sources),
-                "warnings": [*plan.warnings, *(learnt.warnings(plan) if learnt else ())],
+                "warnings": [*plan.warnings, *(measured.warnings(plan) if measured else ())],
                 "notes": [_without_folder(note) for note in detection_notes] + list(plan.notes),
                 "pid": os.getpid(),
             }
-        is_short = live is not None and live.snapshot.guard >= GuardState.WARN
-        status: Literal["pass", "warn"] = "warn" if is_short or not plan.fits else "pass"
-        return cls(status=status, serving=serving, **shown)
+        is_short = now is not None and now.guard >= GuardState.WARN
+        return cls(status="warn" if is_short or not plan.fits else "pass", serving=serving, **shown)
 
     def to_json(self) -> str:
         """Return the report as JSON; what is unset is left out."""
         return self.model_dump_json(exclude_unset=True)
 
 
-@dataclass(frozen=True)
-class Live:
-    """What is happening now.
-
-    :param snapshot: the scoreboard
-    :param queued: connections that wait in the kernel; ``None`` where the system does not tell
-    :param learnt: what the app costs; ``None`` before enough is known
-    """
-
-    snapshot: Snapshot
-    queued: int | None
-    measured: MeasuredReport | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the live figures by their names in the report."""
-        now = self.snapshot
-        return {
-            "workers_alive": len(now.workers),
-            "slots": now.slots,
-            "busy": now.busy,
-            "utilization": round(now.utilization, 3),
-            "queued": None if self.queued is None else self.queued + now.waiting,
-            "served": now.served,
-            "busy_seconds": _rounded(now.busy_seconds),
-            "cpu_seconds": _rounded(now.cpu_seconds),
-            "restarts": now.restarts,
-            "crashed": now.crashed,
-            "draining": now.is_leaving,
-            "workers_wanted": now.wanted,
-            "guard": now.guard.name.lower(),
-            "memory_limit_mb": now.memory_limit_bytes // MB,
-            "memory_used_mb": now.memory_used_bytes // MB,
-            "recycled": now.recycled,
-            "oom_kills": now.oom_kills,
-        }
-
-
-_OPEN_TO_ALL = frozenset(SizingPlan.__dataclass_fields__) & frozenset(
-    CapacityReport.model_fields
-) - {"sources", "warnings", "notes"}
+_PLANNED = frozenset(SizingPlan.__dataclass_fields__)
 
 
 def _rounded(seconds: float) -> float:

@@ -97,7 +97,7 @@ class Learner:
         learnt = self.learnt()
         if learnt is None:
             return
-        self._board.note_learnt(learnt)
+        self._board.note_traffic(learnt)
         if self._save_due is None or now >= self._save_due:
             # The first time as soon as there is enough: the server may not live for long.
             self._save_due = now + SAVE_SECONDS
@@ -137,11 +137,11 @@ class Learner:
         return slope(list(longest))
 
     def _count(self, before: Snapshot, now: Snapshot, seconds: float) -> None:
-        served = now.served - before.served
+        served = now.total("served") - before.total("served")
         if served <= 0:
             return
-        cpu = max(now.cpu_seconds - before.cpu_seconds, 0.0)
-        wait = max(now.busy_seconds - before.busy_seconds - cpu, 0.0)
+        cpu = max(now.total("cpu_ns") - before.total("cpu_ns"), 0) / NANOSECONDS
+        wait = max((now.total("busy_ns") - before.total("busy_ns")) / NANOSECONDS - cpu, 0.0)
         self._requests += served
         self._cpu += cpu
         self.cpu_ms.append(1000 * cpu / served)

@@ -41,7 +41,7 @@ class OomDetector:
         self._before = self._first
         # A monitor that is started again goes on where another one left off.
         begun = board.read()
-        self._crashed, self._counted = begun.crashed, begun.oom_kills
+        self._crashed, self._counted = begun.stored["crashed"], begun.stored["oom_kills"]
         self._rows: tuple[WorkerStats, ...] = ()
         self._known = {(row.pid, row.start_time) for row in board.killed()}
         self._gone: list[WorkerStats] = []
@@ -54,13 +54,14 @@ class OomDetector:
             return
         self._due = now + INTERVAL_SECONDS
         self._rows = snapshot.workers
-        crashed, self._crashed = snapshot.crashed - self._crashed, snapshot.crashed
+        crashed = snapshot.stored["crashed"] - self._crashed
+        self._crashed += crashed
         count = self._count()
         if count is not None and self._before is not None and count > self._before:
             # It counts before the process has ended, and that is before its master knows.
             self._by_kernel += count - self._before
             self._expires = now + EXPIRE_SECONDS
-            self._board.note_oom_kills(self._counted + count - (self._first or 0))
+            self._board.store("oom_kills", self._counted + count - (self._first or 0))
         elif now >= self._expires:
             self._by_kernel = 0
         self._before = count
@@ -95,7 +96,7 @@ class OomDetector:
     def _say_oom(
         self, gone: list[WorkerStats], count: int, snapshot: Snapshot, who: str = "worker"
     ) -> None:
-        limit = snapshot.memory_limit_bytes
+        limit = snapshot.stored["memory_limit_bytes"]
         planned = self._plan.worker_memory_mb
         known = [row for row in gone if row.memory]
         row = max(known, key=_resident, default=None)

@@ -60,7 +60,7 @@ class ArbiterScaler:
         self._board.tell_to_leave(row.number, True)
         is_sent = ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
         if is_sent:
-            self._board.count_recycled()
+            self._board.count("recycled")
         else:
             self._board.tell_to_leave(row.number, False)
         return is_sent

@@ -25,14 +25,16 @@ MakeScaler = Callable[[Scoreboard, int], Scaler]
 """Makes a hand from the scoreboard and the process of the master."""
 
 
-def make_loop(deployment: Deployment, make_scaler: MakeScaler, master: int) -> MonitorLoop:
+def make_loop(
+    deployment: Deployment, board: Scoreboard, make_scaler: MakeScaler, master: int
+) -> MonitorLoop:
     """Return what the monitor does again and again.
 
     :param deployment: what was decided
     :param make_hand: returns what changes the number of workers
     :param master: the process of the master
     """
-    board, settings, plan = deployment.board, deployment.settings, deployment.plan
+    settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
 
     def detect() -> tuple[Resources, int]:

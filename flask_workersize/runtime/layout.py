@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+from . import figures
+
 NANOSECONDS = 1_000_000_000
 MOST_LISTENERS = 8
 
 
 class Header:
-    """The words of the header."""
+    """The words of the header; :data:`~flask_workersize.runtime.figures.STORED` follow them."""
 
     VERSION = 0
     STATE = 1
-    RESTARTS = 2
-    CRASHED = 3
-    SERVED_BEFORE = 4
-    BUSY_BEFORE = 5
-    QUEUE = 6
-    PLANNED = 7
-    ADJUSTMENT = 8
-    MEMORY_LIMIT = 9
-    MEMORY_USED = 10
-    RECYCLED = 11
-    OOM_KILLS = 12
-    GUARD = 13
-    EXIT_ASKED = 14
-    WORKERS_OOM_KILLED = 15
-    CPU_BEFORE = 16
-    LEARNT = 17
-    LISTENERS = 22
-    FIRST_LISTENER = 23
-    WORDS = 23 + MOST_LISTENERS
+    QUEUE = 2
+    PLANNED = 3
+    ADJUSTMENT = 4
+    GUARD = 5
+    EXIT_ASKED = 6
+    WORKERS_OOM_KILLED = 7
+    TRAFFIC = 8
+    LISTENERS = 13
+    FIRST_LISTENER = 14
+    STORED = FIRST_LISTENER + MOST_LISTENERS
+    WORDS = STORED + len(figures.STORED)
 
 
-LEARNT = slice(Header.LEARNT, Header.LISTENERS)
+TRAFFIC = slice(Header.TRAFFIC, Header.LISTENERS)
 
 
 class Cell:

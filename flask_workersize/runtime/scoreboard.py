@@ -28,11 +28,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from .layout import LEARNT, MOST_LISTENERS, NANOSECONDS, Cell, Header, Slot
+from .figures import STORED, SUMMED
+from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
 from .snapshot import GuardState, MemorySample, Snapshot, State, TrafficStats, WorkerStats
 from .worker_record import WorkerRecord
 
 _WORD = 8
+_STORED = {name: Header.STORED + number for number, name in enumerate(STORED)}
 _MOST_BYTES = 256 * 1024 * 1024
 _SPARE_ROWS = 64
 _MOST_READS = 100
@@ -106,31 +108,31 @@ class Scoreboard:
         """Write down that it does."""
         self.cells[Header.EXIT_ASKED] = 1
 
+    def store(self, name: str, value: int) -> None:
+        """Set a word of :data:`~flask_workersize.runtime.figures.STORED`."""
+        self.cells[_STORED[name]] = value
+
+    def count(self, name: str, more: int = 1) -> None:
+        """Add to such a word."""
+        self.cells[_STORED[name]] += more
+
     def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
         """Write down how near memory is to its limit."""
-        self.cells[Header.MEMORY_LIMIT] = limit_bytes
-        self.cells[Header.MEMORY_USED] = used_bytes
-
-    def note_oom_kills(self, count: int) -> None:
-        """Write down how many processes the kernel has killed for want of memory."""
-        self.cells[Header.OOM_KILLS] = count
+        self.store("memory_limit_bytes", limit_bytes)
+        self.store("memory_used_bytes", used_bytes)
 
     def count_oom_killed(self, workers: int) -> None:
         """Count workers that the kernel has killed for want of memory."""
         self.cells[Header.WORKERS_OOM_KILLED] += workers
 
-    def note_learnt(self, learnt: TrafficStats) -> None:
+    def note_traffic(self, traffic: TrafficStats) -> None:
         """Write down what the app costs."""
-        for offset, value in reversed(list(enumerate(learnt))):
-            self.cells[Header.LEARNT + offset] = value
+        for offset, value in reversed(list(enumerate(traffic))):
+            self.cells[Header.TRAFFIC + offset] = value
 
     def tell_to_leave(self, number: int, is_told: bool = True) -> None:
         """Write down whether a worker is recycled: it need not wait for the stop of the server."""
         self.cells[self._start(number) + Cell.TOLD] = is_told
-
-    def count_recycled(self) -> None:
-        """Count a worker that the memory guard has recycled."""
-        self.cells[Header.RECYCLED] += 1
 
     def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
         """Note the listeners, so that processes which do not hold them can ask for their queue."""
@@ -189,14 +191,13 @@ class Scoreboard:
             return
         start = self._start(number)
         with self._changing():
-            slots = self.cells[start + Cell.WORDS : start + self._row_words].tolist()
-            self.cells[Header.SERVED_BEFORE] += sum(slots[Slot.SERVED :: Slot.WORDS])
-            self.cells[Header.BUSY_BEFORE] += sum(slots[Slot.BUSY :: Slot.WORDS])
-            self.cells[Header.CPU_BEFORE] += _computed(slots)
+            worker = self._read_row(number, 0, None)
+            for name in SUMMED:
+                self.count(name, getattr(worker, name))
             if self.state < State.STOPPING:
-                self.cells[Header.RESTARTS] += 1
+                self.count("restarts")
             if not self.cells[start + Cell.LEFT]:
-                self.cells[Header.CRASHED] += 1
+                self.count("crashed")
             self.cells[start] = 0
 
     def sweep(self, alive: Iterable[int]) -> None:
@@ -236,22 +237,12 @@ class Scoreboard:
         return Snapshot(
             state=self.state,
             workers=tuple(rows),
-            restarts=cells[Header.RESTARTS],
-            crashed=cells[Header.CRASHED],
-            served=cells[Header.SERVED_BEFORE] + sum(row.served for row in rows),
-            busy_seconds=cells[Header.BUSY_BEFORE] / NANOSECONDS
-            + sum(row.busy_seconds for row in rows),
-            cpu_seconds=cells[Header.CPU_BEFORE] / NANOSECONDS
-            + sum(row.cpu_seconds for row in rows),
+            stored=dict(zip(STORED, cells[Header.STORED : Header.WORDS].tolist(), strict=True)),
             task_queue=self.task_queue,
             wanted=self.wanted,
-            memory_limit_bytes=cells[Header.MEMORY_LIMIT],
-            memory_used_bytes=cells[Header.MEMORY_USED],
-            recycled=cells[Header.RECYCLED],
-            oom_kills=cells[Header.OOM_KILLS],
             workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[Header.GUARD]),
-            learnt=TrafficStats(*cells[LEARNT]) if cells[Header.LEARNT] else None,
+            traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
         )
 
     def _record(self, start: int) -> WorkerRecord:
@@ -297,8 +288,8 @@ class Scoreboard:
             waiting=max(cells[Cell.HELD] - self.threads, 0),
             is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
-            busy_seconds=sum(slots[Slot.BUSY :: Slot.WORDS]) / NANOSECONDS,
-            cpu_seconds=_computed(slots) / NANOSECONDS,
+            busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),
+            cpu_ns=_computed(slots),
             memory=_sample(cells, now),
         )
 

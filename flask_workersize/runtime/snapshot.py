@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -67,8 +68,8 @@ class WorkerStats(NamedTuple):
     :param is_leaving: whether it is being recycled
     :param waiting: connections that it has accepted and has no thread for yet
     :param served: requests that it has served
-    :param busy_seconds: time that its threads have spent on them, summed up
-    :param cpu_seconds: time that its threads have computed for them, the server's part included
+    :param busy_ns: time that its threads have spent on them, summed up, in nanoseconds
+    :param cpu_ns: CPU time that its threads used for them, the server's part included
     :param memory: what the monitor saw; ``None`` before it looked
     """
 
@@ -84,8 +85,8 @@ class WorkerStats(NamedTuple):
     waiting: int
     is_leaving: bool
     served: int
-    busy_seconds: float
-    cpu_seconds: float
+    busy_ns: int
+    cpu_ns: int
     memory: MemorySample | None
 
     @property
@@ -115,41 +116,29 @@ class TrafficStats(NamedTuple):
 class Snapshot:
     """The table at one moment.
 
-    :param state: what the deployment is doing
-    :param workers: the workers that live
-    :param restarts: workers that ended while the deployment went on serving
-    :param kills: workers that ended without leaving, by SIGKILL or a crash
-    :param served: requests served so far, by workers that have ended too
-    :param busy_seconds: time that threads have spent on them
-    :param cpu_seconds: time that they have computed for them, the server's part included
-    :param task_queue: requests that wait in waitress for a thread
-    :param wanted: workers that there should be: those that are planned, and what the guard and a
-        limit that has changed have made of them
-    :param memory_limit_bytes: the limit on memory that is nearest; 0 before the monitor looked
-    :param memory_used_bytes: what counts towards it
-    :param recycled: workers that the guard has recycled
-    :param oom_kills: processes that the kernel has killed for want of memory since the start
-    :param workers_oom_killed: workers among them
-    :param guard: what the memory guard has to say
-    :param learnt: what the app costs; ``None`` before enough is known
+    ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
+    for the listeners (``None`` if nobody asked, or the system does not report it).
     """
 
     state: State
     workers: tuple[WorkerStats, ...]
-    restarts: int
-    crashed: int
-    served: int
-    busy_seconds: float
-    cpu_seconds: float
+    stored: Mapping[str, int]
     task_queue: int
     wanted: int
-    memory_limit_bytes: int
-    memory_used_bytes: int
-    recycled: int
-    oom_kills: int
     workers_oom_killed: int
     guard: GuardState
-    learnt: TrafficStats | None = None
+    traffic: TrafficStats | None = None
+    connections: int | None = None
+
+    def total(self, name: str) -> int:
+        """Return what all workers have counted, those that have ended included."""
+        counted: int = sum(getattr(worker, name) for worker in self.workers)
+        return self.stored[name] + counted
+
+    @property
+    def queued(self) -> int | None:
+        """Connections and requests that wait for a free slot."""
+        return None if self.connections is None else self.connections + self.waiting
 
     @property
     def waiting(self) -> int:

@@ -21,6 +21,7 @@ from ..monitor.loop import MonitorLoop
 from ..monitor.process import Monitor, NoProbe, Probe
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
+from ..runtime.scoreboard import Scoreboard
 from .listeners import close_listeners, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
@@ -99,27 +100,31 @@ _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 
 def make_monitor(
     deployment: Deployment,
+    board: Scoreboard,
     port: HealthPort,
     make_scaler: MakeScaler,
     settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
     """Make the monitor of a deployment; it is not started yet.
 
-    :param deployment: what was decided; it has a scoreboard
+    :param deployment: what was decided
+    :param board: the scoreboard
     :param port: the health port
     :param make_hand: returns what changes the number of workers
     :param settle: gives up, in the monitor's process, what is not for it
     """
     return Monitor(
-        deployment.board,
-        partial(make_loop, deployment, make_scaler, os.getpid()),
-        partial(_open_probe, deployment, port, os.getpid()),
+        board,
+        partial(make_loop, deployment, board, make_scaler, os.getpid()),
+        partial(_open_probe, deployment, board, port, os.getpid()),
         settle,
         kept=port.listeners,
     )
 
 
-def _open_probe(deployment: Deployment, port: HealthPort, master: int, loop: MonitorLoop) -> Probe:
+def _open_probe(
+    deployment: Deployment, board: Scoreboard, port: HealthPort, master: int, loop: MonitorLoop
+) -> Probe:
     if not port.listeners:
         return NoProbe()
     if os.getpid() != master:
@@ -127,8 +132,8 @@ def _open_probe(deployment: Deployment, port: HealthPort, master: int, loop: Mon
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     settings = deployment.settings
     endpoint = CapacityEndpoint(
-        partial(report_of, deployment), lambda: settings.health_token, is_inside=True
+        partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
     )
     rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
-    app = ProbeApp(endpoint, deployment.board.read, loop.saturated_seconds, rules)
+    app = ProbeApp(endpoint, board.read, loop.saturated_seconds, rules)
     return ProbeServer(app, port.listeners)

@@ -8,13 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..app_state import adopt, get_state, prepare
 from ..errors import WorkerSizeStartError, exit_with_one_line
 from ..log import say
 from ..runtime.deployment import Deployment
+from ..runtime.scoreboard import Scoreboard
 from ..sizing.profile_location import ProfileLocation
 
 if TYPE_CHECKING:
@@ -64,31 +64,32 @@ def launch(
     deployment = Deployment(
         settings, state.resources, plan, ProfileLocation.of(app), state.held_bytes
     )
-    adopt(app, deployment)
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)
     if plan.server == "waitress" and options.get("workers") is not None:
         say(logging.WARNING, ONE_PROCESS_WARNING)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
-    contextvars.Context().run(_runner(app, deployment, server_options, app_import))
+    contextvars.Context().run(_run, app, deployment, server_options, app_import)
     state.serving = False
 
 
-def _runner(
+def _run(
     app: Flask, deployment: Deployment, options: dict[str, Any], app_import: AppImport | None
-) -> Callable[[], None]:
-    if deployment.plan.server == "waitress":
-        from .waitress.run import run as run_waitress
+) -> None:
+    is_waitress = deployment.plan.server == "waitress"
+    if not is_waitress and not deployment.settings.preload:
+        from .gunicorn.reexec import reexec
 
-        return partial(run_waitress, app, deployment, options)
-    if deployment.settings.preload:
-        from .gunicorn.run import run as run_gunicorn
-
-        return partial(run_gunicorn, app, deployment, options)
-    from .gunicorn.reexec import reexec
-
-    return partial(reexec, app_import, deployment, options)
+        reexec(app_import, deployment, options)
+    board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
+    adopt(app, deployment, board)
+    run: Callable[[Flask, Deployment, Scoreboard, dict[str, Any]], None]
+    if is_waitress:
+        from .waitress.run import run
+    else:
+        from .gunicorn.run import run
+    run(app, deployment, board, options)
 
 
 def check_options(

@@ -17,7 +17,6 @@ from flask_workersize import (
     compute_plan,
     detect_resources,
 )
-from flask_workersize.health.report import Live
 from flask_workersize.runtime.scoreboard import Scoreboard
 
 ROWS = (4, 64, 256)
@@ -49,8 +48,7 @@ def main() -> None:
         plan = compute_plan(SizingSettings(workers=count), detect_resources(host), "gunicorn")
 
         def report(board: Scoreboard = board, plan: object = plan) -> str:
-            live = Live(board.read(), 0)
-            made = CapacityReport.of(plan, serving=True, details=True, live=live)  # type: ignore[arg-type]
+            made = CapacityReport.of(plan, serving=True, details=True, now=board.read())  # type: ignore[arg-type]
             return made.to_json()
 
         table, whole = _microseconds(board.read), _microseconds(report)

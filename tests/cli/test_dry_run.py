@@ -8,7 +8,7 @@ from click.testing import Result
 from flask_workersize import WorkerSizing, compute_plan, get_plan
 from flask_workersize.app_state import prepare
 from flask_workersize.cli.format import explain
-from flask_workersize.runtime.deployment import process
+from flask_workersize.runtime.deployment import current
 from flask_workersize.servers.launch import check_options
 from tests.plain import SECRET, clear_environment, load, new_app, resources
 
@@ -17,7 +17,7 @@ from tests.plain import SECRET, clear_environment, load, new_app, resources
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody launched this process, and no variable is set."""
     clear_environment(monkeypatch)
-    monkeypatch.setattr(process, "deployment", None)
+    monkeypatch.setattr(current, "deployment", None)
 
 
 def invoke(*args: str) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flask_workersize.health.report import Live
+from flask_workersize.runtime.figures import raw_name
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerStats
 from tests.plain import MB
@@ -52,8 +52,8 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
         "running_seconds": running,
         "slots": slots,
         "served": 10,
-        "busy_seconds": 2.5,
-        "cpu_seconds": 0.5,
+        "busy_ns": 2_500_000_000,
+        "cpu_ns": 500_000_000,
         "memory": MEMORY,
     }
     return _BLANK.workers[0]._replace(**{**values, **others})
@@ -61,18 +61,18 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
 
 def snapshot(*rows: WorkerStats, **others: Any) -> Snapshot:
     """Return a server that serves with these workers."""
-    values: dict[str, Any] = {
-        "state": State.SERVING,
-        "workers": rows,
-        "restarts": 3,
-        "crashed": 1,
-        "served": 1234,
-        "busy_seconds": 56.5,
-        "cpu_seconds": 12.25,
-    }
-    return replace(_BLANK, **{**values, **others})
+    values: dict[str, Any] = {"state": State.SERVING, "workers": rows}
+    totals = {"served": 1234, "busy_seconds": 56.5, "cpu_seconds": 12.25}
+    stored = {**_BLANK.stored, "restarts": 3, "crashed": 1}
+    for name, total in totals.items():
+        raw, unit = raw_name(name), 1 if name == "served" else 1e9
+        ended = int(others.pop(name, total) * unit) - sum(getattr(row, raw) for row in rows)
+        stored[raw] = ended
+    for name in stored.keys() & others.keys():
+        stored[name] = others.pop(name)
+    return replace(_BLANK, **{**values, **others}, stored=stored)
 
 
-def live(*rows: WorkerStats, queued: int | None = 7, **others: Any) -> Live:
-    """Return what is happening now on a server with these workers."""
-    return Live(snapshot(*rows, **others), queued)
+def live(*rows: WorkerStats, queued: int | None = 7, **others: Any) -> Snapshot:
+    """Return what happens now on a server with these workers."""
+    return replace(snapshot(*rows, **others), connections=queued)

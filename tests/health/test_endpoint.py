@@ -19,10 +19,12 @@ from werkzeug.test import Client, EnvironBuilder
 
 import flask_workersize
 from flask_workersize import CapacityReport, WorkerSizeConfigError, WorkerSizing
+from flask_workersize.app_state import adopt
 from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
 from flask_workersize.health.endpoint import Answer, CapacityEndpoint
-from flask_workersize.runtime.deployment import Deployed, Deployment, process
+from flask_workersize.runtime.deployment import Deployment, current
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State
 from flask_workersize.sizing.plan import compute_plan
 from tests.health.snapshots import DETAILS, LIVE, row
@@ -38,7 +40,7 @@ FLASK = tuple(int(part) for part in version("flask").split(".")[:2])
 
 def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
     now = live_figures(row((1.0,)), row()) if live else None
-    return CapacityReport.of(PLAN, serving=True, details=details, live=now)
+    return CapacityReport.of(PLAN, serving=True, details=details, now=now)
 
 
 def endpoint(token: str | None = None, is_inside: bool = False) -> CapacityEndpoint:
@@ -74,7 +76,7 @@ class RecordingSessions(SecureCookieSessionInterface):
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody launched this process, and no variable is set."""
     clear_environment(monkeypatch)
-    monkeypatch.setattr(process, "deployment", None)
+    monkeypatch.setattr(current, "deployment", None)
 
 
 @pytest.fixture
@@ -183,14 +185,15 @@ def test_no_session_is_opened_and_no_cookie_set(app: Flask, sessions: RecordingS
 
 
 def test_machine_is_not_asked_for_a_request(
-    app: Flask, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    app: Flask, deployment: Deployment, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked_again(*_: Any, **__: Any) -> None:
         pytest.fail("psutil was asked")
 
     for name in ("virtual_memory", "cpu_count", "Process", "process_iter", "pids"):
         monkeypatch.setattr(psutil, name, asked_again)
-    client = Client(Deployed(app, deployment))
+    adopt(app, deployment, board)
+    client = Client(app)
     assert "pid" in client.get(URL, headers=BEARER).get_json()
     assert client.get(METRICS, headers=BEARER).status_code == 200
 
@@ -339,19 +342,26 @@ def deployment() -> Deployment:
     """Return a deployment of two workers, of which one is there."""
     settings = load({"WSGI_SERVER": "gunicorn", "WORKERS": "2", "THREADS": "2"})
     machine = resources()
-    deployment = Deployment(settings, machine, compute_plan(settings, machine))
-    deployment.board.state = State.SERVING
-    return deployment
+    return Deployment(settings, machine, compute_plan(settings, machine))
 
 
 @pytest.fixture
-def served(app: Flask, deployment: Deployment) -> Client:
+def board() -> Scoreboard:
+    """Return its scoreboard."""
+    board = Scoreboard(2, 2)
+    board.state = State.SERVING
+    return board
+
+
+@pytest.fixture
+def served(app: Flask, deployment: Deployment, board: Scoreboard) -> Client:
     """Return a client of the app that is served by a metered worker."""
-    taken = deployment.board.allocate(1)
+    taken = board.allocate(1)
     assert taken is not None
     taken.enter()
     taken.set_ready()
-    return Client(Meter(Deployed(app, deployment), taken))
+    adopt(app, deployment, board)
+    return Client(Meter(app, taken))
 
 
 def test_served_app_tells_what_is_happening_now_with_the_token(served: Client) -> None:
@@ -370,11 +380,9 @@ def test_served_app_tells_anybody_else_only_the_plan(served: Client) -> None:
     assert shown.keys().isdisjoint(LIVE | DETAILS | {"processes"})
 
 
-def test_served_app_tells_of_workers_of_which_it_is_none(
-    served: Client, deployment: Deployment
-) -> None:
+def test_served_app_tells_of_workers_of_which_it_is_none(served: Client, board: Scoreboard) -> None:
     """One truth, whichever worker answers."""
-    other = deployment.board.allocate(2)
+    other = board.allocate(2)
     assert other is not None
     Client(Meter(Response("done"), other)).get("/").close()
     shown = served.get(URL, headers=BEARER).get_json()
@@ -435,12 +443,15 @@ def test_metrics_inside_need_no_token() -> None:
     assert b"\nworkersize_slots_busy 1.0\n" in answer.body
 
 
-def test_metrics_are_never_those_of_one_worker(app: Flask, deployment: Deployment) -> None:
+def test_metrics_are_never_those_of_one_worker(
+    app: Flask, deployment: Deployment, board: Scoreboard
+) -> None:
     """No rows, and so no label by process: their number would grow with each restart."""
-    taken = deployment.board.allocate(1)
+    taken = board.allocate(1)
     assert taken is not None
     taken.enter()
-    text = Client(Meter(Deployed(app, deployment), taken)).get(METRICS, headers=BEARER).text
+    adopt(app, deployment, board)
+    text = Client(Meter(app, taken)).get(METRICS, headers=BEARER).text
     assert str(os.getpid()) not in text
     assert "pid" not in text
 

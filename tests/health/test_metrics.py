@@ -17,8 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from flask_workersize import CapacityReport
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.metrics import render
-from flask_workersize.health.report import Live
-from flask_workersize.runtime.snapshot import State
+from flask_workersize.runtime.snapshot import Snapshot, State
 from tests.health.snapshots import live, row
 from tests.plain import MB, plan, untimed
 
@@ -52,8 +51,8 @@ LIVE = live(
 )
 
 
-def report(live: Live | None = LIVE) -> CapacityReport:
-    return CapacityReport.of(PLAN, serving=True, live=live)
+def report(live: Snapshot | None = LIVE) -> CapacityReport:
+    return CapacityReport.of(PLAN, serving=True, now=live)
 
 
 def families(read: Read, accept: str, of: CapacityReport) -> dict[str, Metric]:
@@ -136,7 +135,7 @@ def test_plan_is_an_info_metric(accept: str, read: Read) -> None:
 
 
 def test_plan_of_waitress_has_no_worker_class() -> None:
-    made = CapacityReport.of(plan(server="waitress"), serving=True, live=LIVE)
+    made = CapacityReport.of(plan(server="waitress"), serving=True, now=LIVE)
     assert b'worker_class=""' in render(made, "")[0]
 
 

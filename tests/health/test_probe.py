@@ -178,16 +178,13 @@ class Port:
         settings = load({"WSGI_SERVER": "gunicorn", "WORKERS": "2", **environ})
         machine = resources()
         self.deployment = Deployment(settings, machine, compute_plan(settings, machine))
+        self.board = Scoreboard(2, self.deployment.plan.threads)
         endpoint = CapacityEndpoint(self._report, lambda: SecretStr(SECRET), is_inside=True)
         rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
         self.app = ProbeApp(endpoint, self.board.read, lambda: saturated, rules)
 
     def _report(self, *, details: bool, live: bool, asking: int | None) -> Any:
-        return report_of(self.deployment, details=details, live=live, asking=asking)
-
-    @property
-    def board(self) -> Scoreboard:
-        return self.deployment.board
+        return report_of(self.deployment, self.board, details, live, asking)
 
     def serve(self, ready: int = 2) -> None:
         """Let workers be there that have loaded the app."""

@@ -10,8 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
-from flask_workersize.health.report import Live
-from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
+from flask_workersize.runtime.snapshot import GuardState, MemorySample, Snapshot, State
 from tests.health.snapshots import DETAILS, LIVE, live, row
 from tests.plain import MB, plan
 
@@ -37,9 +36,9 @@ def report(
     of: SizingPlan,
     details: bool = False,
     notes: tuple[str, ...] = (),
-    live: Live | None = None,
+    live: Snapshot | None = None,
 ) -> CapacityReport:
-    return CapacityReport.of(of, serving=True, detection_notes=notes, details=details, live=live)
+    return CapacityReport.of(of, serving=True, detection_notes=notes, details=details, now=live)
 
 
 def told_of(made: CapacityReport) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def test_schema_describes_every_field() -> None:
 
 
 @pytest.mark.parametrize("now", [None, live(row((1.0,)), row(memory=None), queued=None)])
-def test_report_can_be_read_back(now: Live | None) -> None:
+def test_report_can_be_read_back(now: Snapshot | None) -> None:
     made = report(plan({"WORKERS": "9"}, memory_mb=512), details=True, live=now)
     assert CapacityReport.model_validate_json(made.to_json()) == made
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flask_workersize.health.learnt import MeasuredReport
-from flask_workersize.health.report import CapacityReport, Live
+from flask_workersize.health.measured import MeasuredReport
+from flask_workersize.health.report import CapacityReport
 from flask_workersize.monitor import learning
 from flask_workersize.monitor.learning import (
     ENOUGH_REQUESTS,
@@ -21,11 +21,12 @@ from flask_workersize.monitor.learning import (
     ProfileWriter,
     profile_of,
 )
+from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import MemorySample, State, TrafficStats
 from flask_workersize.sizing.plan import compute_plan
 from flask_workersize.sizing.profile import Estimate, SizingProfile
-from tests.health.snapshots import row, snapshot
+from tests.health.snapshots import live, row, snapshot
 from tests.plain import MB, load, plan, resources
 from tests.sizing.profiles import profile
 
@@ -75,10 +76,10 @@ def test_nothing_is_told_before_there_is_enough() -> None:
     traffic.second(0)
     for _ in range(10):
         traffic.second(ENOUGH_REQUESTS // 10 - 1)
-        assert traffic.board.read().learnt is None
+        assert traffic.board.read().traffic is None
     for _ in range(2):
         traffic.second(10)
-    assert traffic.board.read().learnt is not None
+    assert traffic.board.read().traffic is not None
 
 
 def test_requests_that_were_served_before_count_for_nothing() -> None:
@@ -96,7 +97,7 @@ def test_figures_are_means_and_the_peak_of_a_warm_worker() -> None:
     for number in range(30):
         traffic.own = [20, 33 if number == 20 else 22]
         traffic.second(10)
-    learnt = traffic.board.read().learnt
+    learnt = traffic.board.read().traffic
     assert learnt is not None
     assert learnt.requests == 300
     assert (learnt.cpu_ns / 1e6, learnt.wait_ns / 1e6) == pytest.approx((5, 45), rel=0.01)
@@ -293,7 +294,7 @@ def report(learnt: TrafficStats, **environ: str) -> MeasuredReport:
     """Return what is told of what was learnt, on 2 CPUs with 1 GB."""
     settings, machine = load(environ), resources(2, 1024)
     made = plan(environ, 2, 1024)
-    return MeasuredReport.of(learnt, settings, machine, made)
+    return MeasuredReport.of(learnt, Deployment(settings, machine, made))
 
 
 def test_report_has_the_figures_and_the_lines_to_set() -> None:
@@ -309,11 +310,11 @@ def test_what_the_launcher_held_is_not_taken_off_again_by_the_advice() -> None:
     learnt, machine = LEARNT._replace(wait_ns=0), resources(2, 211, memory_limit=256 * MB)
     settings = load()
     made = compute_plan(settings, machine, "gunicorn")
-    told = MeasuredReport.of(learnt, settings, machine, made, held_bytes=45 * MB)
+    told = MeasuredReport.of(learnt, Deployment(settings, machine, made, held_bytes=45 * MB))
     assert told.advice[0] == "NOW_LMS_WORKERS=3"
     measured = settings.measured_by(profile())
     made = compute_plan(measured, machine, "gunicorn")
-    told = MeasuredReport.of(learnt, measured, machine, made, held_bytes=45 * MB)
+    told = MeasuredReport.of(learnt, Deployment(measured, machine, made, held_bytes=45 * MB))
     assert told.advice == ["NOW_LMS_WORKERS=3", "NOW_LMS_THREADS=1"]
 
 
@@ -340,10 +341,9 @@ def test_warning_says_what_to_set_so_that_the_guide_s_formula_is_right() -> None
 
 
 def test_it_is_told_with_the_token_alone() -> None:
-    live = Live(snapshot(row()), 0, report(LEARNT))
-    made = plan()
-    closed = CapacityReport.of(made, serving=True, live=live).to_json()
-    opened = CapacityReport.of(made, serving=True, live=live, details=True)
+    now, made, measured = live(row()), plan(), report(LEARNT)
+    closed = CapacityReport.of(made, serving=True, now=now, measured=measured).to_json()
+    opened = CapacityReport.of(made, serving=True, now=now, measured=measured, details=True)
     assert "measured" not in closed
     assert opened.measured == report(LEARNT)
     assert opened.warnings == list(report(LEARNT).warnings(made))
@@ -351,5 +351,5 @@ def test_it_is_told_with_the_token_alone() -> None:
 
 
 def test_before_there_is_enough_it_is_null() -> None:
-    opened = CapacityReport.of(plan(), serving=True, live=Live(snapshot(row()), 0), details=True)
+    opened = CapacityReport.of(plan(), serving=True, now=live(row()), details=True)
     assert '"measured":null' in opened.to_json()

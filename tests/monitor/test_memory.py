@@ -214,7 +214,10 @@ def test_guard_says_that_it_is_on_and_how_near_memory_is(site: Site) -> None:
     assert site.state() is GuardState.OK
     site.run(used=321)
     now = site.board.read()
-    assert (now.memory_limit_bytes, now.memory_used_bytes) == (1000 * MB, 321 * MB)
+    assert (now.stored["memory_limit_bytes"], now.stored["memory_used_bytes"]) == (
+        1000 * MB,
+        321 * MB,
+    )
 
 
 def test_where_nobody_guards_how_near_memory_is_is_written_down_all_the_same(site: Site) -> None:
@@ -223,7 +226,10 @@ def test_where_nobody_guards_how_near_memory_is_is_written_down_all_the_same(sit
     note.run(1.0, site.board.read())
     note.end(site.board.read())
     now = site.board.read()
-    assert (now.memory_limit_bytes, now.memory_used_bytes) == (1000 * MB, 999 * MB)
+    assert (now.stored["memory_limit_bytes"], now.stored["memory_used_bytes"]) == (
+        1000 * MB,
+        999 * MB,
+    )
     assert site.state() is GuardState.OFF
     assert note.interval == SELDOM_SECONDS
 
@@ -232,7 +238,7 @@ def test_memory_is_written_down_while_the_server_drains_and_nothing_is_done(site
     site.guard()
     site.board.state = State.DRAINING
     site.run(used=990)
-    assert site.board.read().memory_used_bytes == 990 * MB
+    assert site.board.read().stored["memory_used_bytes"] == 990 * MB
     assert site.scaler.pressed == 0
     assert site.task.interval == SELDOM_SECONDS
     site.task.end(site.board.read())

@@ -90,7 +90,7 @@ def test_worker_that_the_kernel_killed_is_named_with_its_size_and_what_to_set(
         f"ERROR the kernel killed worker {site.pids[2]} at 212 MB for memory: the limit is 512 MB, "
         "planned were 4 × 200 MB. Set NOW_LMS_WORKERS=2 or NOW_LMS_WORKER_MEMORY_MB=240."
     ]
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
 
 
 def test_kernel_may_count_before_the_master_knows(site: Site, said: Said) -> None:
@@ -100,7 +100,7 @@ def test_kernel_may_count_before_the_master_knows(site: Site, said: Said) -> Non
     site.count = 1
     site.run()
     assert said() == []
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
     site.kill(1, by_kernel=False)
     site.run()
     (line,) = said()
@@ -123,7 +123,7 @@ def test_worker_that_was_killed_by_somebody_else_is_not_called_a_kill_for_memory
         f"WARNING 1 of these workers was killed by a signal, or crashed: {site.pids[2]}; the "
         f"kernel {kernel}."
     ]
-    assert site.board.read().oom_kills == 0
+    assert site.board.read().stored["oom_kills"] == 0
 
 
 def test_several_that_were_killed_by_somebody_else_are_all_named(site: Site, said: Said) -> None:
@@ -147,7 +147,7 @@ def test_of_several_that_the_kernel_killed_the_largest_is_named(site: Site, said
     site.run()
     (line,) = said()
     assert f" worker {site.pids[2]} at 160 MB and 2 more for memory: " in line
-    assert site.board.read().oom_kills == 3
+    assert site.board.read().stored["oom_kills"] == 3
 
 
 def test_kills_of_both_kinds_at_once_are_each_counted(site: Site, said: Said) -> None:
@@ -159,7 +159,7 @@ def test_kills_of_both_kinds_at_once_are_each_counted(site: Site, said: Said) ->
     by_others, by_kernel = said()
     assert by_others.startswith("WARNING 1 of these workers was killed by a signal, or crashed: ")
     assert " for memory: the limit is 512 MB" in by_kernel
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
 
 
 def test_worker_of_which_nothing_was_measured_is_told_without_its_size(
@@ -208,7 +208,7 @@ def test_kills_that_follow_each_other_are_said_together(site: Site, said: Said) 
     site.kill(4)
     site.run(SAY_SECONDS)
     assert f" worker {site.pids[4]} at 350 MB for memory: " in said()[2]
-    assert site.board.read().oom_kills == 4
+    assert site.board.read().stored["oom_kills"] == 4
 
 
 def test_kill_of_another_process_of_the_group_is_counted_and_blames_no_worker(
@@ -223,7 +223,7 @@ def test_kill_of_another_process_of_the_group_is_counted_and_blames_no_worker(
     site.run()
     (line,) = said()
     assert line.endswith("the kernel counts no kill for memory.")
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
 
 
 def test_what_was_killed_before_the_start_is_nobody_of_ours(site: Site, said: Said) -> None:
@@ -232,11 +232,11 @@ def test_what_was_killed_before_the_start_is_nobody_of_ours(site: Site, said: Sa
     site.start({1: 300})
     site.loop()
     site.run()
-    assert site.board.read().oom_kills == 0
+    assert site.board.read().stored["oom_kills"] == 0
     site.kill(1)
     site.run()
     assert len(said()) == 1
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
 
 
 def test_witness_that_is_started_again_goes_on_counting_and_says_nothing_twice(
@@ -250,12 +250,12 @@ def test_witness_that_is_started_again_goes_on_counting_and_says_nothing_twice(
     site.loop()
     site.run()
     assert len(said()) == 1
-    assert site.board.read().oom_kills == 1
+    assert site.board.read().stored["oom_kills"] == 1
     site.kill(3)
     site.run()
     assert len(said()) == 2
     assert f" worker {site.pids[3]} at 100 MB for memory: " in said()[1]
-    assert site.board.read().oom_kills == 2
+    assert site.board.read().stored["oom_kills"] == 2
 
 
 def test_worker_that_ends_by_its_own_will_is_not_talked_of(site: Site, said: Said) -> None:

@@ -148,7 +148,7 @@ def test_recycled_worker_is_told_in_the_table_and_by_a_signal(
     assert ArbiterScaler(board, master.pid).recycle(record_of(board))
     assert status_of(pid) == -signal.SIGTERM
     assert record_of(board).is_leaving
-    assert board.read().recycled == 1
+    assert board.read().stored["recycled"] == 1
     assert master.heard() == []
 
 
@@ -373,7 +373,7 @@ def test_server_of_one_process_has_nobody_to_let_go(master: Master) -> None:
     scaler.set_target("guard", -1)
     scaler.reconcile(site.board.read())
     assert not scaler.recycle(record_of(site.board))
-    assert (site.board.adjustment, site.board.read().recycled) == (0, 0)
+    assert (site.board.adjustment, site.board.read().stored["recycled"]) == (0, 0)
     assert not record_of(site.board).is_leaving
     assert master.heard() == []
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from werkzeug.test import Client
 
 from flask_workersize import WorkerSizing, compute_plan, get_plan
-from flask_workersize.app_state import get_state
-from flask_workersize.runtime.deployment import ENVIRON_KEY, Deployed, Deployment, process
+from flask_workersize.app_state import adopt, adopt_current, get_state
+from flask_workersize.runtime.deployment import Deployment, current
+from flask_workersize.runtime.scoreboard import Scoreboard
 from tests.plain import MB, SECRET, clear_environment, load, new_app, resources
 from tests.sizing.profiles import profile
 
@@ -29,30 +28,20 @@ def decide(**environ: str) -> Deployment:
 @pytest.fixture(autouse=True)
 def nobody_launched_us(monkeypatch: pytest.MonkeyPatch) -> None:
     clear_environment(monkeypatch)
-    monkeypatch.setattr(process, "deployment", None)
-    monkeypatch.setattr(process, "warns", True)
-    monkeypatch.setattr(process, "is_final", False)
+    monkeypatch.setattr(current, "deployment", None)
+    monkeypatch.setattr(current, "warns", True)
+    monkeypatch.setattr(current, "is_final", False)
+    monkeypatch.setattr(current, "is_serving", False)
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """Let this process be one that a launcher started."""
     deployment = decide()
-    monkeypatch.setattr(process, "deployment", deployment)
-    monkeypatch.setattr(process, "is_final", True)
+    monkeypatch.setattr(current, "deployment", deployment)
+    monkeypatch.setattr(current, "is_final", True)
+    monkeypatch.setattr(current, "board", Scoreboard(5, 1))
     return deployment
-
-
-def test_each_request_is_told_which_deployment_serves_it() -> None:
-    seen: list[object] = []
-
-    def app(environ: dict[str, object], start_response: object) -> Iterator[bytes]:
-        seen.append(environ[ENVIRON_KEY])
-        return iter([b""])
-
-    deployment = decide()
-    list(Deployed(app, deployment)({}, lambda *_: None))  # type: ignore[arg-type]
-    assert seen == [deployment]
 
 
 def test_what_the_launcher_held_counts_once_however_often_it_is_planned(
@@ -69,7 +58,7 @@ def test_what_the_launcher_held_counts_once_however_often_it_is_planned(
     machine = resources(16, 211, memory_limit=512 * MB)
     first = gunicorn_conf._decide(machine, 45 * MB, {})
     again = gunicorn_conf._decide(first.resources, first.held_bytes, {})
-    monkeypatch.setattr(process, "deployment", again)
+    monkeypatch.setattr(current, "deployment", again)
     app = new_app()
     WorkerSizing(app)
     assert [first.plan.workers, again.plan.workers, get_plan(app).workers] == [3, 3, 3]
@@ -82,61 +71,68 @@ def test_launched_app_plans_from_what_the_launcher_found(launched: Deployment) -
     assert get_plan(app) == launched.plan
 
 
-def test_launched_app_is_not_served_before_the_first_request(launched: Deployment) -> None:
+def test_launched_app_is_not_served_before_its_worker_is(launched: Deployment) -> None:
     app = new_app()
     WorkerSizing(app)
     assert not get_state(app).serving
     assert app.test_client().get(URL).get_json()["serving"] is False
 
 
-def test_request_of_a_deployment_makes_the_app_adopt_its_plan() -> None:
-    """Also where the app was made before, or asks for something else in its config."""
+def test_app_of_a_worker_adopts_the_plan_of_its_deployment(launched: Deployment) -> None:
+    """Also if the app asks for something else in its config."""
     app = new_app(WORKERS=2, WSGI_SERVER="gunicorn")
     WorkerSizing(app)
-    deployment = decide(WORKERS="7")
     assert get_plan(app).workers == 2
-    body = Client(Deployed(app, deployment)).get(URL).get_json()
-    assert (body["workers"], body["serving"]) == (7, True)
-    assert get_plan(app) is app.config["WORKERSIZE_PLAN"] is deployment.plan
+    adopt_current()
+    body = app.test_client().get(URL).get_json()
+    assert (body["workers"], body["serving"]) == (launched.plan.workers, True)
+    assert get_plan(app) is app.config["WORKERSIZE_PLAN"] is launched.plan
 
 
-def test_first_request_may_be_any_request() -> None:
+def test_app_that_is_made_later_in_a_worker_adopts_it_when_it_is_made(
+    launched: Deployment,
+) -> None:
+    adopt_current()
+    app = new_app(WORKERS=2)
+    WorkerSizing(app)
+    assert get_plan(app) is launched.plan
+    assert get_state(app).serving
+
+
+def test_process_that_nobody_launched_has_nothing_to_adopt() -> None:
     app = new_app()
     WorkerSizing(app)
-    deployment = decide(WORKERS="7")
-    assert Client(Deployed(app, deployment)).get("/nothing").status_code == 404
-    assert get_plan(app) is deployment.plan
-
-
-def test_later_deployment_replaces_the_earlier_one() -> None:
-    """As after a reload of gunicorn without preload."""
-    app = new_app()
-    WorkerSizing(app)
-    for workers in ("7", "3"):
-        Client(Deployed(app, decide(WORKERS=workers))).get("/")
-        assert get_plan(app).workers == int(workers)
-
-
-def test_request_without_a_deployment_changes_nothing() -> None:
-    app = new_app()
-    WorkerSizing(app)
-    plan = get_plan(app)
+    adopt_current()
     app.test_client().get("/")
-    assert get_plan(app) is plan
     assert not get_state(app).serving
 
 
-def test_app_keeps_its_token_under_the_plan_of_a_launcher() -> None:
+def test_second_app_of_a_process_that_serves_another_one_goes_on_alone() -> None:
+    served, other = new_app(), new_app()
+    WorkerSizing(served)
+    WorkerSizing(other)
+    adopt(served, decide(WORKERS="7"), Scoreboard(7, 1))
+    later = new_app()
+    WorkerSizing(later)
+    told = [app.test_client().get(URL).get_json()["serving"] for app in (served, other, later)]
+    assert told == [True, False, False]
+
+
+def test_app_keeps_its_token_under_the_plan_of_a_launcher(launched: Deployment) -> None:
     app = new_app(HEALTH_TOKEN=SECRET)
     WorkerSizing(app)
-    client = Client(Deployed(app, decide()))
-    assert "pid" in client.get(URL, headers={"Authorization": f"Bearer {SECRET}"}).get_json()
+    adopt_current()
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    assert "pid" in app.test_client().get(URL, headers=headers).get_json()
 
 
-def test_wrong_config_is_still_reported_under_the_plan_of_a_launcher() -> None:
+def test_wrong_config_is_still_reported_under_the_plan_of_a_launcher(
+    launched: Deployment,
+) -> None:
     app = new_app(THREADS=SECRET)
     WorkerSizing(app)
-    response = Client(Deployed(app, decide())).get(URL)
+    adopt_current()
+    response = app.test_client().get(URL)
     assert response.status_code == 500
     assert "app.config WORKERSIZE_THREADS is not a whole number" in response.text
     assert SECRET not in response.text
@@ -173,14 +169,14 @@ class TestDifferingConfig:
     def test_command_line_of_gunicorn_is_no_matter_of_the_config(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(process, "deployment", decide(WORKERS="7"))
+        monkeypatch.setattr(current, "deployment", decide(WORKERS="7"))
         WorkerSizing(new_app())
         assert caplog.messages == []
 
     def test_only_one_worker_speaks(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(process, "warns", False)
+        monkeypatch.setattr(current, "warns", False)
         WorkerSizing(new_app(WORKERS=2))
         assert caplog.messages == []
 
@@ -188,8 +184,8 @@ class TestDifferingConfig:
 def test_process_knows_its_apps_and_lets_them_go() -> None:
     app = new_app()
     WorkerSizing(app)
-    assert app in process.apps
-    before = len(process.apps)
+    assert app in current.apps
+    before = len(current.apps)
     del app
     gc.collect()
-    assert len(process.apps) < before
+    assert len(current.apps) < before

@@ -14,11 +14,13 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.util import set_owner_process
 
+from ...app_state import adopt_current
 from ...monitor.process import Monitor
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
-from ...runtime.deployment import Deployment, process
+from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
 from ...runtime.meter import Meter
+from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ..health_port import HealthPort, make_monitor
 
@@ -33,11 +35,16 @@ class Hooks:
     """
 
     def __init__(
-        self, deployment: Deployment, port: HealthPort, cfg: Any, is_ours: bool = True
+        self,
+        deployment: Deployment,
+        board: Scoreboard,
+        port: HealthPort,
+        cfg: Any,
+        is_ours: bool = True,
     ) -> None:
-        self.board = deployment.board
+        self.board = board
         make_scaler = ArbiterScaler if is_ours else SignalScaler
-        self.monitor: Monitor = make_monitor(deployment, port, make_scaler, self._settle)
+        self.monitor: Monitor = make_monitor(deployment, board, port, make_scaler, self._settle)
         self.port = port
         self._cfg = cfg
         self._is_ours = is_ours
@@ -66,16 +73,20 @@ class Hooks:
             # stop.
             signal.signal(number, signal.SIG_DFL)
         self.port.close()
-        process.warns = worker.age == 1
+        current.warns = worker.age == 1
         raise_oom_score()
         row = self.board.record_of(worker.age)
         if row is not None:
             row.enter()
-        for app in list(process.apps):
+        for app in list(current.apps):
             after_fork(app)
+        if not self._is_ours and self._cfg.preload_app:
+            adopt_current()
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""
+        if not self._is_ours and not self._cfg.preload_app:
+            adopt_current()
         row = self.board.record_of(worker.age)
         if row is None:
             return

@@ -18,6 +18,7 @@ from gunicorn.config import Config
 from ...errors import WorkerSizeStartError
 from ...log import say
 from ...runtime.deployment import Deployment
+from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..health_port import HealthPort
 from ..listeners import close_listeners, open_listeners
@@ -60,7 +61,7 @@ class _Application(BaseApplication):
         self.cfg.set("bind", addresses)
 
 
-def run(app: Flask, deployment: Deployment, options: dict[str, Any]) -> None:
+def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until gunicorn has stopped.
 
     :param app: the app
@@ -69,13 +70,14 @@ def run(app: Flask, deployment: Deployment, options: dict[str, Any]) -> None:
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
     """
-    run_master(lambda: trusting(app, deployment.settings), options, deployment)
+    run_master(lambda: trusting(app, deployment.settings), options, deployment, board)
 
 
 def run_master(
     load: Callable[[], WSGIApplication],
     options: dict[str, Any],
     deployment: Deployment,
+    board: Scoreboard,
 ) -> None:
     """Open the addresses and be gunicorn's master.
 
@@ -85,7 +87,7 @@ def run_master(
     :raises WorkerSizeStartError: if an address cannot be had
     :raises SystemExit: when gunicorn has stopped
     """
-    hooks = Hooks(deployment, HealthPort(deployment), _owner(options))
+    hooks = Hooks(deployment, board, HealthPort(deployment), _owner(options))
     launcher = os.getpid()
     try:
         _serve(load, options, deployment, hooks)

@@ -46,7 +46,7 @@ OUT_OF_MEMORY_STATUS = 75
 "EX_TEMPFAIL": try again)."""
 
 
-def run(app: Flask, deployment: Deployment, options: Mapping[str, Any]) -> None:
+def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered.
 
     :param app: the app
@@ -60,11 +60,11 @@ def run(app: Flask, deployment: Deployment, options: Mapping[str, Any]) -> None:
     inherited = systemd.take_inherited()
     listeners: list[socket.socket] = []
     port = HealthPort(deployment)
-    monitor = make_monitor(deployment, port, NullScaler)
+    monitor = make_monitor(deployment, board, port, NullScaler)
     monitor.start()
     try:
         listeners = inherited or open_listeners(settings.addresses)
-        server = _Server(trusting(app, settings), listeners, options, deployment.board)
+        server = _Server(trusting(app, settings), listeners, options, board)
         deployment.announce()
         port.announce()
         say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
@@ -76,7 +76,7 @@ def run(app: Flask, deployment: Deployment, options: Mapping[str, Any]) -> None:
         monitor.stop()
         port.close()
         close_listeners(listeners, remove=not inherited)
-    if deployment.board.is_exit_asked:
+    if board.is_exit_asked:
         raise SystemExit(OUT_OF_MEMORY_STATUS)
 
 

@@ -8,12 +8,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..resources import Resources
+from ..runtime.deployment import Deployment
 from ..runtime.snapshot import TrafficStats
 from ..sizing.advice import advise
 from ..sizing.plan import MB, SizingPlan, with_held
 from ..sizing.profile import AppCosts
-from ..sizing.settings import MEASURED, SizingSettings
+from ..sizing.settings import MEASURED
 
 OFF_SHARE = 0.25
 """How far measured memory may be from what was planned, either way."""
@@ -40,39 +40,26 @@ class MeasuredReport(BaseModel):
     advice: list[str] = Field(description="the lines to set for workers and threads")
 
     @classmethod
-    def of(
-        cls,
-        learnt: TrafficStats,
-        settings: SizingSettings,
-        resources: Resources,
-        plan: SizingPlan,
-        held_bytes: int = 0,
-    ) -> Self:
-        """Make the report of what was learnt.
-
-        :param learnt: what the monitor has seen
-        :param settings: what the operator asked for
-        :param resources: what the machine gave when it was looked at
-        :param plan: the plan that the app is served under
-        :param held_bytes: what the launcher held then
-        """
+    def of(cls, traffic: TrafficStats, deployment: Deployment) -> Self:
+        """Make the report of what the monitor of a deployment has measured."""
         costs = AppCosts(
-            ceil(learnt.shared_bytes / MB),
-            learnt.peak_bytes / MB,
+            ceil(traffic.shared_bytes / MB),
+            traffic.peak_bytes / MB,
             0.0,
-            learnt.cpu_ns / 1e6,
-            learnt.wait_ns / 1e6,
+            traffic.cpu_ns / 1e6,
+            traffic.wait_ns / 1e6,
         )
-        available = with_held(resources, held_bytes, costs.shared_mb)
-        lines = advise(costs, settings, available, plan.server).lines()
+        plan = deployment.plan
+        available = with_held(deployment.resources, deployment.held_bytes, costs.shared_mb)
+        lines = advise(costs, deployment.settings, available, plan.server).lines()
         if plan.sources["worker_memory_mb"] != MEASURED:
             # Without a profile the next plan would count 200 MB for each of these workers.
             lines.append(LEARN_LINE)
         return cls(
-            requests=learnt.requests,
+            requests=traffic.requests,
             cpu_ms=round(costs.cpu_ms, 3),
             wait_ms=round(costs.wait_ms, 3),
-            shared_memory_mb=round(learnt.shared_bytes / MB, 1),
+            shared_memory_mb=round(traffic.shared_bytes / MB, 1),
             worker_memory_mb=round(costs.peak_mb, 1),
             advice=lines,
         )
