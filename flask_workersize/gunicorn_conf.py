@@ -1,4 +1,4 @@
-"""The same size for who starts gunicorn directly.
+"""The same size if you start gunicorn yourself.
 
 ``gunicorn -c python:flask_workersize.gunicorn_conf app:app``
 
@@ -7,8 +7,8 @@ gunicorn reads this before it loads the app, so it knows the environment only: a
 warning. What stands on gunicorn's own command line, or in ``GUNICORN_CMD_ARGS``, wins, as always
 with gunicorn, and the plan follows it.
 
-To add settings, start a file of your own with ``from flask_workersize.gunicorn_conf import *``; a
-hook there that has the name of one of ours has to call it.
+To add settings, start a file of your own with ``from flask_workersize.gunicorn_conf import *``.
+Hooks in it run after ours; only ``on_starting`` and ``on_reload`` have to call the one here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
-from .servers.gunicorn import hooks as installed
+from .servers.gunicorn import hooks as hooks_module
 from .servers.gunicorn.hooks import Hooks
 from .servers.gunicorn.options import WORKER_CLASSES
 from .servers.health_port import HealthPort
-from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
+from .servers.proxy import TRUSTING_NOBODY
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
 
@@ -40,22 +40,17 @@ if TYPE_CHECKING:
 __all__ = [
     "accesslog",
     "bind",
-    "child_exit",
     "control_socket_disable",
     "errorlog",
     "graceful_timeout",
     "keepalive",
-    "on_exit",
+    "on_reload",
     "on_starting",
-    "post_fork",
-    "post_worker_init",
     "pre_fork",
     "preload_app",
     "threads",
     "timeout",
-    "when_ready",
     "worker_class",
-    "worker_exit",
     "workers",
 ]
 
@@ -105,70 +100,46 @@ def on_starting(server: Any) -> None:
     except WorkerSizeStartError as error:
         error.show()
         sys.exit(error.exit_code)
-    installed.hooks = hooks = Hooks(decided, current.board, port, server.cfg, is_ours=False)
+    hooks_module.hooks = hooks = Hooks(decided, current.board, port, server.cfg, is_ours=False)
+    hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
     port.announce()
     if decided.settings.drain_seconds:
         say(logging.WARNING, NO_DRAIN_WARNING)
+    if server.cfg.on_reload is not on_reload:
+        say(logging.WARNING, OWN_ON_RELOAD_WARNING)
     for warning in decided.plan.warnings:
         server.log.warning("%s", warning)
     for app in list(current.apps):
         compare(app, decided.plan)
 
 
-def when_ready(server: Any) -> None:
-    """Say in the scoreboard that the server serves."""
-    _hooks().when_ready(server)
+def on_reload(server: Any) -> None:
+    """Install our hooks again: a reload has read the configuration anew."""
+    if hooks_module.hooks is not None:
+        hooks_module.hooks.chain_into(server.cfg)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give a worker its row in the scoreboard."""
-    _hooks().pre_fork(server, worker)
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Give a worker connections of its own; only the first one repeats a warning."""
-    _hooks().post_fork(server, worker)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """Say in the scoreboard that a worker ends by its own will."""
-    _hooks().worker_exit(server, worker)
-
-
-def child_exit(server: Any, worker: Any) -> None:
-    """Take the row of a worker that has ended."""
-    _hooks().child_exit(server, worker)
-
-
-def on_exit(server: Any) -> None:
-    """End the monitor with the server."""
-    _hooks().on_exit(server)
-
-
-def _hooks() -> Hooks:
-    hooks = installed.hooks
-    if hooks is None:
-        raise RuntimeError(
-            "A hook of flask_workersize.gunicorn_conf is called before its 'on_starting': perhaps "
-            "your own file has an 'on_starting' that does not call it. Call it there."
-        )
-    return hooks
+    """Refuse to go on without :func:`on_starting`; it replaces this hook by ours."""
+    if hooks_module.hooks is None:
+        WorkerSizeStartError(
+            "gunicorn's configuration has an 'on_starting' of its own that does not call "
+            "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
+        ).show()
+        sys.exit(1)
 
 
 NO_DRAIN_WARNING = (
-    "NOW_LMS_DRAIN_SECONDS has no effect on a gunicorn that was started directly: it stops in its "
-    "own way. Use flask serve-prod."
+    "NOW_LMS_DRAIN_SECONDS has no effect if you start gunicorn yourself: it stops in its own way. "
+    "Use flask serve-prod."
 )
 
-
-def post_worker_init(worker: Any) -> None:
-    """Believe only trusted proxies, and count."""
-    trusted = (current.deployment or _decided).settings.trusted_proxy
-    if trusted:
-        worker.wsgi = TrustedProxy(worker.wsgi, trusted)
-    _hooks().post_worker_init(worker)
+OWN_ON_RELOAD_WARNING = (
+    "gunicorn's configuration has an 'on_reload' of its own: call "
+    "flask_workersize.gunicorn_conf.on_reload(server) in it, or a reload (HUP) drops the report."
+)
 
 
 def _follow(cfg: Any) -> Deployment:

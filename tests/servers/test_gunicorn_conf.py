@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.servers.serving import APPS, CONF, FACTS, Server, Starter, gunicorn, serve_prod
+from tests.servers.serving import (
+    APPS,
+    CONF,
+    FACTS,
+    Server,
+    Starter,
+    await_that,
+    gunicorn,
+    serve_prod,
+)
 
 DRIFTING = "drifting:create_app"
 
@@ -241,11 +251,38 @@ def test_connections_of_the_launcher_do_not_reach_workers(start: Starter) -> Non
     )
 
 
-def test_file_of_the_users_own_may_build_on_ours(start: Starter) -> None:
-    server = start(gunicorn("-c", str(APPS / "own_conf.py")), NOW_LMS_WORKERS="2")
-    before = the_plan(server, 2)
+def test_hooks_of_the_users_own_run_after_ours_also_after_a_reload(start: Starter) -> None:
+    server = start(
+        gunicorn("-c", str(APPS / "own_conf.py")), NOW_LMS_WORKERS="2", NOW_LMS_HEALTH_PORT="0"
+    )
+    before = the_plan(server.await_ready(), 2)
     server.signal(signal.SIGHUP)
     server.wait_for_line("Booting worker", count=4)
     server.wait_for_line("Worker exiting", count=2)
     assert the_plan(server, 2) == before
-    assert set((server.folder / "settings.txt").read_text().splitlines()) == {"9 True"}
+    await_that(lambda: server.probe("/ready").json()["workers_ready"] == 2, "both are counted")
+    assert server.live_report()["restarts"] == 2
+    noted = Counter((server.folder / "hooks.txt").read_text().splitlines())
+    assert noted == {
+        "when_ready": 1,
+        "pre_fork": 4,
+        "post_fork": 4,
+        "post_worker_init 9 True": 4,
+        "child_exit": 2,
+    }
+
+
+def test_on_starting_that_does_not_call_ours_is_one_line(start: Starter) -> None:
+    done = start.run(gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="2")
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
+    assert "'on_starting' of its own that does not call" in line
+    assert done.status == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_on_reload_of_the_users_own_is_one_line(start: Starter) -> None:
+    server = start(
+        gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="1", OWN_RELOAD="1"
+    )
+    (line,) = [text for text in server.stderr.splitlines() if "on_reload" in text]
+    assert "call flask_workersize.gunicorn_conf.on_reload(server) in it" in line

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from gunicorn.config import Config
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
@@ -23,6 +22,7 @@ from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ..health_port import HealthPort, make_monitor
+from ..proxy import trusting
 
 
 class Hooks:
@@ -46,6 +46,7 @@ class Hooks:
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor: Monitor = make_monitor(deployment, board, port, make_scaler, self._settle)
         self.port = port
+        self._settings = deployment.settings
         self._cfg = cfg
         self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
@@ -85,8 +86,10 @@ class Hooks:
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""
-        if not self._is_ours and not self._cfg.preload_app:
-            adopt_current()
+        if not self._is_ours:
+            worker.wsgi = trusting(worker.wsgi, self._settings)
+            if not self._cfg.preload_app:
+                adopt_current()
         row = self.board.record_of(worker.age)
         if row is None:
             return
@@ -121,12 +124,12 @@ class Hooks:
         """Give up, in the monitor, the privileges that workers give up."""
         set_owner_process(self._cfg.uid, self._cfg.gid, initgroups=self._cfg.initgroups)
 
-    def chained(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return these hooks, each followed by the one that the options have, never replaced by it.
-
-        :param options: gunicorn's settings; a hook may be a dotted name
-        """
-        return {name: _chain(name, getattr(self, name), options.get(name)) for name in _HOOKS}
+    def chain_into(self, cfg: Any) -> None:
+        """Set these hooks, each followed by the one that the settings have."""
+        for name in _HOOKS:
+            setting = cfg.settings[name]
+            theirs = None if setting.get() is setting.default else setting.get()
+            cfg.set(name, _chain(name, getattr(self, name), theirs))
 
 
 hooks: Hooks | None = None
@@ -158,25 +161,23 @@ _HOOKS = (
     "post_worker_init",
     "worker_exit",
     "child_exit",
+    "on_exit",
 )
 
 
 def _chain(
-    name: str, ours: Callable[..., None], theirs: Callable[..., None] | str | None
+    name: str, ours: Callable[..., None], theirs: Callable[..., None] | None
 ) -> Callable[..., None]:
     if theirs is None:
         return ours
-    scratch = Config()
-    scratch.set(name, theirs)
-    followed = getattr(scratch, name)
 
     # gunicorn counts the arguments of a hook.
     def hook_of_one(owner: Any) -> None:
         ours(owner)
-        followed(owner)
+        theirs(owner)
 
     def hook_of_two(server: Any, worker: Any) -> None:
         ours(server, worker)
-        followed(server, worker)
+        theirs(server, worker)
 
-    return hook_of_one if name in ("when_ready", "post_worker_init") else hook_of_two
+    return hook_of_one if name in ("when_ready", "post_worker_init", "on_exit") else hook_of_two

@@ -39,14 +39,18 @@ class _Application(BaseApplication):
     :param options: gunicorn's settings
     """
 
-    def __init__(self, load: Callable[[], WSGIApplication], options: dict[str, Any]) -> None:
+    def __init__(
+        self, load: Callable[[], WSGIApplication], options: dict[str, Any], hooks: Hooks
+    ) -> None:
         self._load = load
         self._options = options
+        self._hooks = hooks
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in self._options.items():
             self.cfg.set(name, value)
+        self._hooks.chain_into(self.cfg)
 
     def set_workers(self, count: int) -> None:
         """Set how many workers the next reload starts."""
@@ -113,8 +117,8 @@ def _serve(
     hooks: Hooks,
 ) -> None:
     worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
-    options = {**options, "worker_class": worker_class, **hooks.chained(options)}
-    application = _Application(load, options)
+    options = {**options, "worker_class": worker_class}
+    application = _Application(load, options, hooks)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
     _check_temporary_folder(options)
     # Not before: what the master writes to from here on is not shared with the monitor.
