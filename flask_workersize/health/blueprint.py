@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
+from werkzeug.wrappers import Response
 
-from .endpoint import METHODS, METRICS_SUFFIX, Answer, CapacityEndpoint
+from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -19,17 +20,13 @@ def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:
 
     @blueprint.get(url)
     def capacity() -> Response:
-        return _response(endpoint.report(request.environ))
+        return endpoint.report(request.environ)
 
     @blueprint.get(url + METRICS_SUFFIX)
     def metrics() -> Response:
-        return _response(endpoint.metrics(request.environ))
+        return endpoint.metrics(request.environ)
 
     return blueprint
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, dict(answer.headers))
 
 
 class CapacityShortcut:
@@ -50,4 +47,4 @@ class CapacityShortcut:
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None or environ["REQUEST_METHOD"] not in METHODS:
             return self.app(environ, start_response)
-        return answer(environ).send(environ, start_response)
+        return answer(environ)(environ, start_response)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+
+from werkzeug.wrappers import Response
 
 from ..errors import WorkerSizeConfigError
 from ..runtime.meter import SLOT_KEY
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from pydantic import SecretStr
 
     from .report import CapacityReport
@@ -36,40 +36,15 @@ class ReportMaker(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response, before a framework or a server has it.
-
-    :param status: the status line
-    :param body: the body
-    :param content_type: its type
-    :param more: further headers
-    """
-
-    status: str
-    body: bytes
-    content_type: str = "application/json"
-    more: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def of_json(cls, status: str, told: Mapping[str, Any], *more: tuple[str, str]) -> Answer:
-        """Make an answer in JSON, with further headers."""
-        return cls(status, json.dumps(told).encode(), more=more)
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """All its headers; it may not be stored."""
-        return [
-            ("Content-Type", self.content_type),
-            ("Content-Length", str(len(self.body))),
-            ("Cache-Control", "no-store"),
-            *self.more,
-        ]
-
-    def send(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a WSGI request."""
-        start_response(self.status, self.headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [self.body]
+def respond(
+    body: str | bytes,
+    status: int = 200,
+    content_type: str = "application/json",
+    **headers: str,
+) -> Response:
+    """Return a response that may not be stored."""
+    sent = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return Response(body, status, sent, content_type=content_type)
 
 
 class CapacityEndpoint:
@@ -91,7 +66,7 @@ class CapacityEndpoint:
         self._token = token
         self._is_inside = is_inside
 
-    def report(self, environ: Mapping[str, Any]) -> Answer:
+    def report(self, environ: Mapping[str, Any]) -> Response:
         """Answer with the report."""
         details = self._is_authorized(environ)
         try:
@@ -99,25 +74,23 @@ class CapacityEndpoint:
                 details=details, live=details or self._is_inside, asking=environ.get(SLOT_KEY)
             )
         except WorkerSizeConfigError as error:
-            told = {"status": "fail", "error": error.message}
-            return Answer.of_json("500 Internal Server Error", told)
-        return Answer("200 OK", report.to_json().encode())
+            return respond(json.dumps({"status": "fail", "error": error.message}), 500)
+        return respond(report.to_json())
 
-    def metrics(self, environ: Mapping[str, Any]) -> Answer:
+    def metrics(self, environ: Mapping[str, Any]) -> Response:
         """Answer with the same figures for Prometheus."""
         if not self._is_inside and not self._is_authorized(environ):
-            challenge = (("WWW-Authenticate", "Bearer"),)
-            return Answer("401 Unauthorized", _NO_TOKEN, _TEXT, challenge)
+            return respond(_NO_TOKEN, 401, _TEXT, WWW_Authenticate="Bearer")
         try:
             from .metrics import render
         except ImportError:
-            return Answer("501 Not Implemented", _NO_CLIENT, _TEXT)
+            return respond(_NO_CLIENT, 501, _TEXT)
         try:
             report = self._make_report(details=False, live=True, asking=environ.get(SLOT_KEY))
         except WorkerSizeConfigError as error:
-            return Answer("500 Internal Server Error", f"{error.message}\n".encode(), _TEXT)
+            return respond(f"{error.message}\n", 500, _TEXT)
         body, content_type = render(report, environ.get("HTTP_ACCEPT", ""))
-        return Answer("200 OK", body, content_type)
+        return respond(body, 200, content_type)
 
     def _is_authorized(self, environ: Mapping[str, Any]) -> bool:
         token = self._token()
@@ -132,10 +105,10 @@ class CapacityEndpoint:
 
 _TEXT = "text/plain; charset=utf-8"
 _NO_TOKEN = (
-    b"Metrics on this port need the token: send 'Authorization: Bearer ...' with the value of "
-    b"NOW_LMS_HEALTH_TOKEN, or ask the health port.\n"
+    "Metrics on this port need the token: send 'Authorization: Bearer ...' with the value of "
+    "NOW_LMS_HEALTH_TOKEN, or ask the health port.\n"
 )
 _NO_CLIENT = (
-    b"prometheus_client is not installed where the app runs: pip install "
-    b"'flask-workersize[metrics]', then restart.\n"
+    "prometheus_client is not installed where the app runs: pip install "
+    "'flask-workersize[metrics]', then restart.\n"
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from werkzeug.wrappers import Response
+
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerStats
 from ..sizing.settings import DEFAULT_HEALTH_URL
-from .endpoint import METHODS, METRICS_SUFFIX, Answer, CapacityEndpoint
+from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint, respond
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -82,7 +85,7 @@ class ProbeApp:
         self._look = look
         self._saturated_seconds = saturated_seconds
         self._rules = rules
-        self._answers: dict[str, Callable[[WSGIEnvironment], Answer]] = {
+        self._answers: dict[str, Callable[[WSGIEnvironment], Response]] = {
             "/live": self._live,
             "/ready": self._ready,
             "/metrics": endpoint.metrics,
@@ -94,22 +97,21 @@ class ProbeApp:
         """Serve one request."""
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None:
-            told = Answer.of_json("404 Not Found", {"paths": list(self._answers)})
+            told = respond(json.dumps({"paths": list(self._answers)}), 404)
         elif environ["REQUEST_METHOD"] not in METHODS:
-            allowed = ("Allow", ", ".join(METHODS))
-            told = Answer.of_json("405 Method Not Allowed", {"methods": METHODS}, allowed)
+            told = respond(json.dumps({"methods": METHODS}), 405, Allow=", ".join(METHODS))
         else:
             told = answer(environ)
-        return told.send(environ, start_response)
+        return told(environ, start_response)
 
-    def _live(self, environ: WSGIEnvironment) -> Answer:
+    def _live(self, environ: WSGIEnvironment) -> Response:
         return self._verdict(snapshot := self._look(), self._rules.not_live(snapshot))
 
-    def _ready(self, environ: WSGIEnvironment) -> Answer:
+    def _ready(self, environ: WSGIEnvironment) -> Response:
         snapshot = self._look()
         return self._verdict(snapshot, self._rules.not_ready(snapshot, self._saturated_seconds()))
 
-    def _verdict(self, snapshot: Snapshot, reason: str | None) -> Answer:
+    def _verdict(self, snapshot: Snapshot, reason: str | None) -> Response:
         told = {
             "status": "fail" if reason else "pass",
             "reason": reason,
@@ -117,4 +119,4 @@ class ProbeApp:
             "workers_ready": len(snapshot.ready),
             "workers_stuck": sum(map(self._rules.is_stuck, snapshot.workers)),
         }
-        return Answer.of_json("503 Service Unavailable" if reason else "200 OK", told)
+        return respond(json.dumps(told), 503 if reason else 200)

@@ -21,7 +21,7 @@ import flask_workersize
 from flask_workersize import CapacityReport, WorkerSizeConfigError, WorkerSizing
 from flask_workersize.app_state import adopt
 from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
-from flask_workersize.health.endpoint import Answer, CapacityEndpoint
+from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.runtime.deployment import Deployment, current
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -52,7 +52,7 @@ def asked(token: str | None, header: str | None) -> dict[str, Any]:
     environ = {} if header is None else {"HTTP_AUTHORIZATION": header}
     answer = endpoint(token).report(environ)
     assert answer.status == "200 OK"
-    shown: dict[str, Any] = json.loads(answer.body)
+    shown: dict[str, Any] = json.loads(answer.data)
     return shown
 
 
@@ -324,7 +324,7 @@ def test_live_figures_need_the_token_only_where_everybody_comes_and_the_rows_eve
     environ = {"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}
     answer = CapacityEndpoint(maker, lambda: SecretStr(SECRET), is_inside).report(environ)
     assert maker.calls == [(details, live, None)]
-    shown = json.loads(answer.body)
+    shown = json.loads(answer.data)
     assert (shown.keys() >= LIVE) is live
     assert ("processes" in shown) is details
 
@@ -440,7 +440,7 @@ def test_head_of_metrics_has_no_body(served: Client) -> None:
 def test_metrics_inside_need_no_token() -> None:
     answer = endpoint(SECRET, is_inside=True).metrics({})
     assert answer.status == "200 OK"
-    assert b"\nworkersize_slots_busy 1.0\n" in answer.body
+    assert b"\nworkersize_slots_busy 1.0\n" in answer.data
 
 
 def test_metrics_are_never_those_of_one_worker(
@@ -462,9 +462,9 @@ def test_settings_that_are_not_valid_are_said_in_one_line(answer: str) -> None:
         raise WorkerSizeConfigError("THREADS is not a whole number.")
 
     made = CapacityEndpoint(refuse, lambda: None, is_inside=True)
-    told: Answer = getattr(made, answer)({})
-    assert told.status == "500 Internal Server Error"
-    (line,) = told.body.decode().splitlines()
+    told: Response = getattr(made, answer)({})
+    assert told.status == "500 INTERNAL SERVER ERROR"
+    (line,) = told.data.decode().splitlines()
     assert "THREADS is not a whole number." in line
 
 

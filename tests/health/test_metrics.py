@@ -219,7 +219,7 @@ def test_without_prometheus_client_one_line_says_what_to_install(
     endpoint = CapacityEndpoint(make, lambda: None, is_inside=True)
     answer = endpoint.metrics({})
     assert answer.status == "501 Not Implemented"
-    (line,) = answer.body.decode().splitlines()
+    (line,) = answer.data.decode().splitlines()
     assert "pip install 'flask-workersize[metrics]'" in line
     assert answer.content_type.startswith("text/plain")
     assert endpoint.report({}).status == "200 OK"

@@ -236,7 +236,7 @@ def test_probes_say_what_they_found() -> None:
 def test_probe_that_fails_is_503_and_says_why() -> None:
     port = Port()
     response = port.get("/ready")
-    assert response.status == "503 Service Unavailable"
+    assert response.status == "503 SERVICE UNAVAILABLE"
     assert (response.json or {})["status"] == "fail"
     assert (response.json or {})["reason"] == "starting"
     assert port.get("/live").status_code == 200
@@ -298,7 +298,7 @@ def test_rows_need_the_token_on_this_port_too() -> None:
 def test_any_other_path_is_404_and_says_which_there_are(path: str) -> None:
     """Also one that a client would never send as it is."""
     status, body = sent(Port().app, path)
-    assert status == "404 Not Found"
+    assert status == "404 NOT FOUND"
     assert json.loads(body) == {"paths": PATHS}
 
 
