@@ -498,5 +498,6 @@ def test_hooks_that_have_to_be_called_are_listed() -> None:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
     text = (ROOT / "docs" / "serve-prod.rst").read_text(encoding="utf-8")
-    listed = text.partition("Ours are")[2].partition(";")[0]
-    assert set(re.findall(r"``(\w+)``", listed)) == hooks
+    listed = text.partition("There are two exceptions. ")[2].partition(" of your own")[0]
+    # It only guards against a missing on_starting, and may be replaced.
+    assert set(re.findall(r"``(\w+)``", listed)) == hooks - {"pre_fork"}

@@ -218,7 +218,7 @@ def test_without_prometheus_client_one_line_says_what_to_install(
 
     endpoint = CapacityEndpoint(make, lambda: None, is_inside=True)
     answer = endpoint.metrics({})
-    assert answer.status == "501 Not Implemented"
+    assert answer.status == "501 NOT IMPLEMENTED"
     (line,) = answer.data.decode().splitlines()
     assert "pip install 'flask-workersize[metrics]'" in line
     assert answer.content_type.startswith("text/plain")
