@@ -38,7 +38,7 @@ from flask_workersize.health.metrics import render
 from flask_workersize.health.report import Live, WorkerReport
 from flask_workersize.measure import format
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, MemorySample, State
+from flask_workersize.runtime.snapshot import GuardState, State, WorkerMemory
 from flask_workersize.sizing.advice import advise
 from flask_workersize.sizing.profile import SizingProfile
 from flask_workersize.sizing.settings import NAMES
@@ -125,7 +125,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
                 served=1200 - 10 * row.number,
                 busy_seconds=420.0 - row.number,
                 cpu_seconds=61.0 - row.number / 4,
-                memory=MemorySample(96 * MB, 41 * MB, 30 * MB, 0.75),
+                memory=WorkerMemory(96 * MB, 41 * MB, 30 * MB, 28 * MB, age_seconds=0.75),
             )
         )
     snapshot = replace(

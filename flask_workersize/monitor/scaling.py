@@ -122,8 +122,8 @@ class SignalScaler(ArbiterScaler):
 
 
 REFUSED_WARNING = (
-    "cannot change the number of workers: this user may not signal gunicorn's master. Start it with "
-    "flask serve-prod, which needs no signal."
+    "cannot change the number of workers: this user may not signal gunicorn's master. Start it "
+    "with flask serve-prod, which needs no signal."
 )
 
 

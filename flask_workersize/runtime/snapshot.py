@@ -43,19 +43,19 @@ class WorkerMemory(NamedTuple):
     rss_bytes: int
     pss_bytes: int | None
     private_bytes: int
-    first_bytes: int | None
+    first_bytes: int | None = None
     """Private when the worker was ready."""
 
-    warm_bytes: int | None
+    warm_bytes: int | None = None
     """Private once its caches were full; ``None`` before."""
 
-    peak_bytes: int
+    peak_bytes: int = 0
     """The most private memory it has had."""
 
-    served: int
+    served: int = 0
     """Requests it had served when it was last sampled in full."""
 
-    age_seconds: float
+    age_seconds: float = 0.0
     """Time since then."""
 
     @property
