@@ -38,7 +38,7 @@ from flask_workersize.health.metrics import render
 from flask_workersize.health.report import WorkerReport
 from flask_workersize.measure import format
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, MemorySample, Snapshot, State
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
 from flask_workersize.sizing.advice import advise
 from flask_workersize.sizing.profile import SizingProfile
 from flask_workersize.sizing.settings import NAMES
@@ -125,7 +125,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Snapshot:
                 served=1200 - 10 * row.number,
                 busy_ns=int((420.0 - row.number) * 1e9),
                 cpu_ns=int((61.0 - row.number / 4) * 1e9),
-                memory=MemorySample(96 * MB, 41 * MB, 30 * MB, 0.75),
+                memory=WorkerMemory(96 * MB, 41 * MB, 30 * MB, 28 * MB, age_seconds=0.75),
             )
         )
     memory = {"memory_limit_bytes": 1024 * MB, "memory_used_bytes": 412 * MB}

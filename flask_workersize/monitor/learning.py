@@ -1,22 +1,22 @@
-"""Learn from real traffic what the app costs: a duty of the monitor."""
+"""Measures from traffic what the app costs: a task of the monitor."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from ..log import say
 from ..resources.processes import process_memory, resident_memory
 from ..runtime.layout import NANOSECONDS
 from ..runtime.scoreboard import Scoreboard
-from ..runtime.snapshot import Snapshot, TrafficStats
+from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
 from ..sizing.growth import Slope, slope
 from ..sizing.plan import MB, SizingPlan
 from ..sizing.profile import Estimate, SizingProfile
-from .guard import WARM_REQUESTS
 
 INTERVAL_SECONDS = 1.0
 """How often the counts are compared: a mean of one second's requests is a figure."""
@@ -28,7 +28,7 @@ SAVE_SECONDS = 600.0
 """How often the profile is written."""
 
 ENOUGH_REQUESTS = 200
-"""Requests from which figures are told: as many as ``flask workersize measure`` sends."""
+"""Requests from which figures are reported: as many as ``flask workersize measure`` sends."""
 
 ENOUGH_CALM = 50
 """Requests among them that came while there was CPU time to be had."""
@@ -42,99 +42,98 @@ _MOST_POINTS = 100
 _MOST_WORKERS = 200
 
 
-class Learner:
-    """Keeps what requests and workers cost, tells it in the scoreboard, and may write a profile.
+class TrafficMeter:
+    """What requests and workers cost, from snapshots of a server, whoever took them.
 
-    :param board: the shared table
-    :param plan: the plan that the server was started with
-    :param cpus: CPUs, a quota included
-    :param master: the process of the master
-    :param save: writes a profile; ``None`` where none is to be written
+    ``cpus`` is how many CPUs the server has, a quota included; ``None`` if its requests come one
+    after the other, and so never wait for each other.
     """
 
-    interval = INTERVAL_SECONDS
-
-    def __init__(
-        self,
-        board: Scoreboard,
-        plan: SizingPlan,
-        cpus: float,
-        master: int,
-        save: Callable[[Learner], None] | None = None,
-    ) -> None:
-        self._board = board
-        self._is_alone = plan.server == "waitress"
+    def __init__(self, cpus: float | None = None) -> None:
         self._cpus = cpus
-        self._master = master
-        self._save = save
         self._before: tuple[float, Snapshot] | None = None
-        self._shared_due = 0.0
-        self._save_due: float | None = None
-        self._grows = False
         self._requests = self._calm_requests = 0
         self._cpu = self._calm_wait = 0.0
+        self._points: dict[int, deque[tuple[int, float]]] = {}
         self.cpu_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
         self.wait_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
-        self.boot_mb: dict[int, float] = {}
-        self.warm_mb: dict[int, float] = {}
-        self.peak_mb: dict[int, float] = {}
-        self._growth: dict[int, deque[tuple[int, float]]] = {}
+        self.workers: dict[int, WorkerMemory] = {}
         self.shared_mb: deque[float] = deque(maxlen=_MOST_POINTS)
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
-        """Compare with what was seen before, and tell what has become of it."""
-        if snapshot.is_leaving:
-            return
+    def observe(self, now: float, snapshot: Snapshot) -> None:
+        """Compare with the snapshot before, which was taken at another time of the same clock."""
         if self._before is not None:
             self._count(self._before[1], snapshot, now - self._before[0])
         self._before = (now, snapshot)
-        self._remember(snapshot)
-        if now >= self._shared_due:
-            self._shared_due = now + SHARED_SECONDS
-            if shared := self._shared():
-                self.shared_mb.append(shared / MB)
-            self._grows = self.growth().is_sure
-        learnt = self.learnt()
-        if learnt is None:
-            return
-        self._board.note_traffic(learnt)
-        if self._save_due is None or now >= self._save_due:
-            # The first time as soon as there is enough: the server may not live for long.
-            self._save_due = now + SAVE_SECONDS
-            self._keep()
+        for row in snapshot.ready:
+            memory = row.memory
+            if memory is None or memory.first_bytes is None:
+                continue
+            self.workers[row.age] = memory
+            if memory.warm_bytes is not None:
+                points = self._points.setdefault(row.age, deque(maxlen=_MOST_POINTS))
+                if not points or points[-1][0] != memory.served:
+                    points.append((memory.served, memory.private_bytes / MB))
+        while len(self.workers) > _MOST_WORKERS:
+            oldest = min(self.workers)
+            del self.workers[oldest]
+            self._points.pop(oldest, None)
 
-    def end(self, snapshot: Snapshot) -> None:
-        """Write the profile for the next start."""
-        if self.learnt() is not None:
-            self._keep()
-
-    def learnt(self) -> TrafficStats | None:
+    def stats(self) -> TrafficStats | None:
         """Return what is known; ``None`` before it is enough."""
-        peak = max(self.peaks(), default=0.0)
         is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
-        if not is_enough or not peak or not self.shared_mb:
+        peaks = self.peaks_mb()
+        if not (is_enough and peaks and self.shared_mb):
             return None
         return TrafficStats(
             requests=self._requests,
             cpu_ns=int(self._cpu / self._requests * NANOSECONDS),
             wait_ns=int(self._calm_wait / self._calm_requests * NANOSECONDS),
             shared_bytes=int(max(self.shared_mb) * MB),
-            peak_bytes=int(peak * MB),
+            peak_bytes=int(max(peaks) * MB),
         )
 
-    def peaks(self) -> list[float]:
-        """Return the most memory of its own that each warm worker had, in MB.
+    def peaks_mb(self) -> list[float]:
+        """Return the most private memory of each warm worker.
 
         A leak ends where the guard recycles: planned with that, there would be fewer workers each
         time, and each could grow larger.
         """
-        peaks = self.warm_mb if self._grows else self.peak_mb
-        return [peaks[age] for age in self.warm_mb if age in peaks]
+        warm = [item for item in self.workers.values() if item.warm_bytes is not None]
+        if self.growth().is_sure:
+            return _mb(item.warm_bytes for item in warm)
+        return _mb(item.peak_bytes for item in warm)
 
     def growth(self) -> Slope:
         """Return how the worker that was seen longest grows with each request, in MB."""
-        longest = max(self._growth.values(), key=len, default=deque())
-        return slope(list(longest))
+        return slope(list(max(self._points.values(), key=len, default=())))
+
+    def profile(
+        self,
+        made_by: Literal["measure", "learn"],
+        app: str,
+        server: str,
+        preload: bool,
+        thread_mb: Iterable[float] = (0.0,),
+    ) -> SizingProfile:
+        """Make a profile of what was seen; requests and a warm worker have to be among it."""
+        growth, peaks = self.growth(), self.peaks_mb()
+        return SizingProfile.made_now(
+            made_by,
+            app,
+            server,
+            preload=preload,
+            requests=self._requests,
+            shared_mb=Estimate.of(self.shared_mb, max(self.shared_mb)),
+            boot_mb=Estimate.of(_mb(item.first_bytes for item in self.workers.values())),
+            warm_mb=Estimate.of(_mb(item.warm_bytes for item in self.workers.values())),
+            peak_mb=Estimate.of(peaks, max(peaks)),
+            thread_mb=Estimate.of(thread_mb),
+            growth_mb=Estimate.around(1000 * growth.each, 1000 * growth.error),
+            grows=growth.is_sure,
+            cpu_ms=Estimate.of(self.cpu_ms, 1000 * self._cpu / self._requests),
+            wait_ms=Estimate.of(self.wait_ms, 1000 * self._calm_wait / self._calm_requests),
+        )
 
     def _count(self, before: Snapshot, now: Snapshot, seconds: float) -> None:
         served = now.total("served") - before.total("served")
@@ -146,70 +145,96 @@ class Learner:
         self._cpu += cpu
         self.cpu_ms.append(1000 * cpu / served)
         # A process computes on one CPU at a time.
-        if cpu <= CALM_SHARE * min(self._cpus, max(len(now.workers), 1)) * seconds:
+        if self._cpus is None or cpu <= (
+            CALM_SHARE * min(self._cpus, max(len(now.workers), 1)) * seconds
+        ):
             self._calm_requests += served
             self._calm_wait += wait
             self.wait_ms.append(1000 * wait / served)
 
-    def _remember(self, snapshot: Snapshot) -> None:
-        for row in snapshot.ready:
-            if row.memory is None or not row.memory.uss_bytes:
-                continue
-            own = row.memory.uss_bytes / MB
-            self.boot_mb.setdefault(row.age, own)
-            self.peak_mb[row.age] = row.memory.peak_bytes / MB
-            if row.served >= WARM_REQUESTS:
-                self.warm_mb.setdefault(row.age, own)
-                points = self._growth.setdefault(row.age, deque(maxlen=_MOST_POINTS))
-                if not points or points[-1][1] != own:
-                    points.append((row.served, own))
-        for ages in (self.boot_mb, self.warm_mb, self.peak_mb, self._growth):
-            while len(ages) > _MOST_WORKERS:
-                del ages[min(ages)]
 
-    def _shared(self) -> int:
-        """Return the memory that is needed once: the master's, and this process' own."""
-        mine = process_memory(os.getpid()) if os.getpid() != self._master else None
-        own = (mine.uss_bytes or 0) if mine else 0
+def _mb(sizes: Iterable[int | None]) -> list[float]:
+    return [size / MB for size in sizes if size is not None]
+
+
+class LearningTask:
+    """Reports in the scoreboard what real traffic costs, and may write a profile with ``save``."""
+
+    interval = INTERVAL_SECONDS
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        plan: SizingPlan,
+        cpus: float,
+        master: int,
+        save: Callable[[TrafficMeter], None] | None = None,
+    ) -> None:
+        self._board = board
+        self._is_alone = plan.server == "waitress"
+        self._master = master
+        self._save = save
+        self._shared_next = self._save_next = float("-inf")
+        self.meter = TrafficMeter(cpus)
+
+    def run(self, now: float, snapshot: Snapshot) -> None:
+        """Compare with what was seen before, and report what has become of it."""
+        if snapshot.is_leaving:
+            return
+        self.meter.observe(now, snapshot)
+        if now >= self._shared_next:
+            self._shared_next = now + SHARED_SECONDS
+            if shared := self._shared_bytes():
+                self.meter.shared_mb.append(shared / MB)
+        stats = self.meter.stats()
+        if stats is None:
+            return
+        self._board.note_traffic(stats)
+        if self._save and now >= self._save_next:
+            # The first time as soon as there is enough: the server may not live for long.
+            self._save_next = now + SAVE_SECONDS
+            self._save(self.meter)
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Write the profile for the next start."""
+        if self._save and self.meter.stats() is not None:
+            self._save(self.meter)
+
+    def _shared_bytes(self) -> int:
+        """Return the memory that is needed once: the master's, and what is private to the monitor.
+
+        A server of one process is its own master: what is private to that counts as a worker's.
+        """
+        mine = process_memory(os.getpid())
+        private = (mine.uss_bytes or 0) if mine else 0
         if not self._is_alone:
-            return own + (resident_memory(self._master) or 0)
-        # The master serves by itself: what is its own counts as such. The rest is what it shares
-        # with this process, which it has forked.
+            return private + (resident_memory(self._master) or 0)
         master = process_memory(self._master)
-        return own + (master.rss_bytes - (master.uss_bytes or 0) if master else 0)
-
-    def _keep(self) -> None:
-        if self._save is not None:
-            self._save(self)
+        return private + (master.rss_bytes - (master.uss_bytes or 0) if master else 0)
 
 
-def profile_of(learner: Learner, app: str, server: str, preload: bool) -> SizingProfile:
-    """Make a profile of what was learnt; there has to be enough.
+class ProfileWriter:
+    """Writes what was measured from traffic into the profile of an app."""
 
-    :param learner: what was learnt
-    :param app: name of the app
-    :param server: name of the server
-    :param preload: whether the app was loaded before the workers were forked
-    """
-    learnt = learner.learnt()
-    assert learnt is not None
-    growth = learner.growth()
-    return SizingProfile.made_now(
-        "learn",
-        app,
-        server,
-        preload=preload,
-        requests=learnt.requests,
-        shared_mb=Estimate.of(learner.shared_mb, max(learner.shared_mb)),
-        boot_mb=Estimate.of(learner.boot_mb.values()),
-        warm_mb=Estimate.of(learner.warm_mb.values()),
-        peak_mb=Estimate.of(learner.peaks(), max(learner.peaks())),
-        thread_mb=Estimate.of([0.0]),
-        growth_mb=Estimate.around(1000 * growth.each, 1000 * growth.error),
-        grows=growth.is_sure,
-        cpu_ms=Estimate.of(learner.cpu_ms, learnt.cpu_ns / 1e6),
-        wait_ms=Estimate.of(learner.wait_ms, learnt.wait_ns / 1e6),
-    )
+    def __init__(self, path: Path, app: str, server: str, preload: bool) -> None:
+        self._path = path
+        self._facts = (app, server, preload)
+        self._has_failed = False
+
+    def __call__(self, meter: TrafficMeter) -> None:
+        """Write it, unless the file knows more; a failure is logged once."""
+        made = meter.profile("learn", *self._facts)
+        try:
+            if not _knows_more(self._path, made):
+                made.save(self._path)
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                say(
+                    logging.WARNING,
+                    f"cannot write the profile to {self._path}: {error.strerror}. Let the user of "
+                    "the workers write there, or unset NOW_LMS_SIZING_PROFILE.",
+                )
 
 
 def _knows_more(path: Path, made: SizingProfile) -> bool:
@@ -221,40 +246,9 @@ def _knows_more(path: Path, made: SizingProfile) -> bool:
         there = SizingProfile.load(path)
     except (OSError, ValueError):
         return False
-    is_same = (there.app, there.preload, there.of_server) == (
-        made.app,
-        made.preload,
-        made.of_server,
-    )
+
+    def of(profile: SizingProfile) -> tuple[str, bool, str]:
+        return profile.app, profile.preload, profile.of_server
+
     saw_more = there.requests > made.requests and there.peak_mb.value >= made.peak_mb.value
-    return is_same and saw_more
-
-
-class ProfileWriter:
-    """Writes what was learnt into the profile of an app.
-
-    :param path: the file
-    :param app: name of the app
-    :param server: name of the server
-    :param preload: whether the app was loaded before the workers were forked
-    """
-
-    def __init__(self, path: Path, app: str, server: str, preload: bool) -> None:
-        self._path = path
-        self._facts = (app, server, preload)
-        self._has_failed = False
-
-    def __call__(self, learner: Learner) -> None:
-        """Write it, unless what is there knows more; what cannot be written is said once."""
-        made = profile_of(learner, *self._facts)
-        try:
-            if not _knows_more(self._path, made):
-                made.save(self._path)
-        except OSError as error:
-            if not self._has_failed:
-                self._has_failed = True
-                say(
-                    logging.WARNING,
-                    f"what was learnt cannot be written to {self._path}: {error.strerror}. Let the "
-                    "user of the workers write there, or unset NOW_LMS_SIZING_PROFILE.",
-                )
+    return of(there) == of(made) and saw_more

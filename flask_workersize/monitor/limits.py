@@ -20,14 +20,11 @@ INTERVAL_SECONDS = 2.0
 
 
 class LimitFollower:
-    """Plans again when the limit on memory or on CPUs is another one.
+    """Plans again when the limit on memory or on CPUs has changed.
 
-    :param settings: what the operator asked for
-    :param plan: the plan that the server was started with
-    :param detect: returns what the machine gives now, and what the launcher holds, in bytes
-    :param hand: changes the number of workers
-    :param known: limit on memory, in bytes, and CPUs that the plan was made with; what is found
-        first where left out
+    ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. ``known``
+    are the limit on memory, in bytes, and the CPUs that the plan was made with; those that are
+    found first if left out.
     """
 
     interval = INTERVAL_SECONDS
@@ -41,26 +38,22 @@ class LimitFollower:
         known: tuple[int, float] | None = None,
     ) -> None:
         self._settings = settings
-        self._plan = plan
-        self._first = plan
+        self._first = self._plan = plan
         self._detect = detect
         self._scaler = scaler
         self._known = known
-        self._due = 0.0
 
     def run(self, now: float, snapshot: Snapshot) -> None:
-        """Look at the limits, if it is time, and follow them."""
-        if now < self._due or snapshot.is_leaving:
+        """Read the limits, and follow them."""
+        if snapshot.is_leaving:
             return
-        self._due = now + INTERVAL_SECONDS
         resources, held = self._detect()
         limits = (resources.memory_limit, resources.cpus)
         before = self._known or limits
-        if limits == before:
+        # Before each worker was measured, what they hold would count as not available.
+        if limits == before or all(row.memory is not None for row in snapshot.ready):
             self._known = limits
-        elif all(row.memory is not None for row in snapshot.ready):
-            # Before each was measured, what they hold would count as not available.
-            self._known = limits
+        if self._known != before:
             # As at a start: what the launcher has loaded is a part of what is taken off once.
             as_before = with_workers_memory(resources, snapshot)
             self._follow(before, resources, available_for(self._settings, as_before, held))
@@ -71,40 +64,33 @@ class LimitFollower:
     def _follow(
         self, before: tuple[int, float], resources: Resources, as_before: Resources
     ) -> None:
-        plan = compute_plan(self._settings, as_before, self._plan.server)
-        old, self._plan = self._plan, plan
+        old = self._plan
+        self._plan = plan = compute_plan(self._settings, as_before, old.server)
         changed = []
         if resources.memory_limit != before[0]:
-            changed.append(
-                f"the memory limit is {resources.memory_limit // MB} MB (was {before[0] // MB} MB)"
-            )
+            sizes = f"{before[0] // MB} MB to {resources.memory_limit // MB} MB"
+            changed.append(f"memory limit changed from {sizes}")
         if resources.cpus != before[1]:
-            changed.append(f"there are {resources.cpus:g} CPUs (were {before[1]:g})")
-        reason = " and ".join(changed)
+            changed.append(f"CPUs changed from {before[1]:g} to {resources.cpus:g}")
+        reason = ", ".join(changed)
         if plan.workers != old.workers:
             self._scaler.set_target("limits", plan.workers - self._first.workers)
             workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
-            say(logging.INFO, f"{reason}: {workers} instead of {old.workers}.")
+            say(logging.INFO, f"{reason}: scaling from {old.workers} to {workers}.")
         elif plan.threads != old.threads:
             say(
                 logging.WARNING,
-                f"{reason}: {plan.threads} threads would be right instead of {old.threads}; "
-                "restart to have them.",
+                f"{reason}: restart to go from {old.threads} to {plan.threads} threads.",
             )
 
 
 def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
     """Add back what the workers and this process hold: no plan at a start has counted it as used.
 
-    Only what is their own: what they share with the master stays used.
-
-    :param resources: what the machine gives now
-    :param snapshot: the workers
+    Only what is private: what they share with the master stays used.
     """
     me = process_memory(os.getpid())
     held = (me.uss_bytes or 0) if me else 0
-    for row in snapshot.workers:
-        if row.memory is not None:
-            held += row.memory.uss_bytes or 0
+    held += sum(row.private_bytes for row in snapshot.workers)
     available = min(resources.memory_available + held, resources.memory_limit)
     return replace(resources, memory_available=available)

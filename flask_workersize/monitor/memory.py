@@ -1,8 +1,8 @@
-"""The eyes of the memory guard: observe, ask :mod:`flask_workersize.monitor.guard`, have it done.
+"""Memory, one way through: sample, enter it in the ledger, observe, decide, act, log.
 
 Cheap figures are read often, costly ones seldom: what the control group uses at every turn, the
-resident memory of each worker only when memory gets short, and what is a worker's own (which the
-kernel counts page by page) only to choose among those with most.
+resident memory of each worker only while memory is short, and what is private to a worker (which
+the kernel counts page by page) of one worker after the other, and to choose among the largest.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 from ..log import say
 from ..resources.gauge import MemoryGauge, MemoryState
-from ..resources.processes import process_memory, resident_memory
+from ..resources.processes import peak_resident_memory, process_memory, resident_memory
 from ..runtime.scoreboard import Scoreboard
-from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
+from ..runtime.snapshot import GuardState, Snapshot, WorkerMemory, WorkerStats
 from ..sizing.plan import MB, SizingPlan
 from .guard import (
+    CRITICAL_SHARE,
     WARM_REQUESTS,
     Action,
     Done,
     Kind,
     Observation,
     Rules,
-    Worker,
     decide,
     decide_alone,
     fitting_workers,
@@ -52,318 +53,299 @@ WARMING_SECONDS = 0.5
 """How long after a request a worker counts as about to be warm."""
 
 SOON_SECONDS = 0.25
-"""How often where a worker is new and not yet measured, or has a bound of its own."""
+"""How often while there is a worker to measure, or one has a bound of its own."""
 
 SELDOM_SECONDS = 0.5
-"""How often where there is memory enough, and where the machine is the limit."""
+"""How often while there is memory enough, and where the machine is the limit."""
+
+TURN_SECONDS = 2.0
+"""How often a worker is measured again that has served nothing since, one after the other."""
+
+SAMPLE_SHARE = 0.005
+"""Share of a CPU that measuring those that have served may take."""
 
 GROWTH_SECONDS = 0.4
 """Time over which growth is measured: a single burst is no trend."""
 
 CANDIDATES = 4
-"""Workers whose own memory is read to choose one: those with most resident memory."""
+"""Workers that are measured to choose one: those with most memory."""
 
 PEAK_SECONDS = 3600.0
 """How long the most that a worker had is remembered."""
 
 LOG_SECONDS = 60.0
-"""How often the same is said."""
+"""How often the same is logged."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
 
 
-@dataclass
-class _Known:
-    """What is known of a worker's memory.
+class Sampler:
+    """Measures workers, and enters that in the ledger: the one place where samples come from."""
 
-    :param first_bytes: resident memory when it was first measured
-    :param warm_bytes: own memory when it was warm; ``None`` before
-    """
-
-    first_bytes: int
-    warm_bytes: int | None = None
-
-
-class MemoryNote:
-    """Writes down how near memory is to its limit, and does nothing about it.
-
-    :param board: the shared table
-    :param hand: sees that there are as many workers as a limit that has changed wants
-    :param gauge: reads how near memory is to its limit
-    """
-
-    interval = SELDOM_SECONDS
-
-    def __init__(self, board: Scoreboard, scaler: Scaler, gauge: MemoryGauge) -> None:
+    def __init__(self, board: Scoreboard) -> None:
         self._board = board
-        self._scaler = scaler
-        self._gauge = gauge
+        self._sampled_at = float("-inf")
+        self._pause = 0.0
+        self._cold: dict[int, int] = {}
+        self._warming_at = float("-inf")
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
-        """Write it down."""
-        state = self._gauge.read()
-        self._board.note_usage(state.limit_bytes, state.used_bytes)
-        self._scaler.reconcile(snapshot)
+    def run(self, now: float, snapshot: Snapshot) -> Snapshot:
+        """Measure the worker that needs it most, if one does; return what is known then."""
+        waited = now - self._sampled_at
+        ready = sorted(snapshot.ready, key=_sample_age, reverse=True)
+        # A worker that is new or has just got warm is measured at once: what comes then is growth.
+        rows = [row for row in ready if _is_new(row)]
+        if not rows and waited >= self._pause:
+            rows = [row for row in ready if _has_served(row)]
+        if not rows and waited >= TURN_SECONDS:
+            rows = ready
+        for row in rows:
+            measured = self.measure([row], snapshot)
+            if measured is not snapshot:
+                self._sampled_at = now
+                return measured
+        return snapshot
 
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
+    def interval(self, now: float, snapshot: Snapshot) -> float:
+        """Return how soon a worker may have to be measured."""
+        cold = {row.age: row.served for row in snapshot.ready if _is_cold(row)}
+        if any(served > self._cold.get(age, 0) for age, served in cold.items()):
+            self._warming_at = now
+        self._cold = cold
+        is_warming = bool(cold) and now < self._warming_at + WARMING_SECONDS
+        if is_warming or len(snapshot.ready) < snapshot.wanted:
+            return EXPECTING_SECONDS
+        is_due = any(_is_new(row) or _has_served(row) for row in snapshot.ready)
+        return SOON_SECONDS if is_due else SELDOM_SECONDS
+
+    def measure(self, rows: Iterable[WorkerStats], snapshot: Snapshot) -> Snapshot:
+        """Sample some workers in full: costly, some milliseconds each."""
+        found = {}
+        for row in rows:
+            begun = time.thread_time()
+            memory = process_memory(row.pid)
+            if memory is not None and memory.rss_bytes:
+                peak = peak_resident_memory(row.pid) or 0
+                is_warm = row.served >= WARM_REQUESTS
+                found[row.age] = self._board.note_memory(
+                    row.number, memory, peak, row.served, is_warm
+                )
+            cost = time.thread_time() - begun
+            self._pause = min(max(cost / SAMPLE_SHARE, SOON_SECONDS), TURN_SECONDS)
+        return _known(found, snapshot)
+
+    def estimate(self, snapshot: Snapshot) -> Snapshot:
+        """Read the resident memory of all: cheap, some microseconds each.
+
+        What a worker shares becomes less with time: it has at least as much of its own.
+        """
+        found = {}
+        for row in snapshot.workers:
+            if row.memory and (resident := resident_memory(row.pid)):
+                found[row.age] = self._board.note_resident(row.number, resident)
+        return _known(found, snapshot)
+
+
+def _known(found: dict[int, WorkerMemory], snapshot: Snapshot) -> Snapshot:
+    if not found:
+        return snapshot
+    rows = (row._replace(memory=found.get(row.age, row.memory)) for row in snapshot.workers)
+    return replace(snapshot, workers=tuple(rows))
+
+
+def _sample_age(row: WorkerStats) -> float:
+    return row.memory.age_seconds if row.memory else float("inf")
+
+
+def _is_cold(row: WorkerStats) -> bool:
+    return row.memory is None or row.memory.warm_bytes is None
+
+
+def _is_new(row: WorkerStats) -> bool:
+    return row.memory is None or (_is_cold(row) and row.served >= WARM_REQUESTS)
+
+
+def _has_served(row: WorkerStats) -> bool:
+    return row.memory is not None and row.served != row.memory.served
 
 
 class MemoryTask:
-    """Keeps a server below its limit on memory.
-
-    :param board: the shared table
-    :param plan: the plan that the server was started with
-    :param rules: what the operator set
-    :param hand: gets done what is decided
-    :param gauge: reads how near memory is to its limit
-    """
+    """Keeps the ledger and, unless it has no rules, keeps a server below its limit on memory."""
 
     def __init__(
-        self, board: Scoreboard, plan: SizingPlan, rules: Rules, scaler: Scaler, gauge: MemoryGauge
+        self,
+        board: Scoreboard,
+        plan: SizingPlan,
+        rules: Rules | None,
+        scaler: Scaler,
+        gauge: MemoryGauge,
     ) -> None:
         self._board = board
-        self._planned_with_mb = plan.memory_available_mb
+        self._plan = plan
         self._is_alone = plan.server == "waitress"
         self._rules = rules
         self._scaler = scaler
         self._gauge = gauge
+        self._sampler = Sampler(board)
         # Recycling, which may happen often, does not make it forget how growing back went.
         self._recent: deque[Done] = deque(maxlen=32)
         self._changes: deque[Done] = deque(maxlen=200)
-        self._known: dict[int, _Known] = {}
-        # There are some already where the monitor before this one has died.
-        self._found = set() if self._is_alone else {row.age for row in board.read().ready}
-        self._fresh: deque[int] = deque(maxlen=8)
-        self._usage: deque[tuple[float, int]] = deque(maxlen=64)
+        self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
         self._peak = 0
-        self._peak_at = 0.0
+        self._peak_at = float("-inf")
         self._oom_kills = board.read().workers_oom_killed
         self._oom_kill_at: float | None = None
-        self._free_since: float | None = None
-        self._short_since: float | None = None
-        self._measured = (0, False)
-        self._met: Snapshot | None = None
-        self._has_new = False
+        self._is_free: bool | None = None
+        self._since = float("-inf")
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
-        self._served: dict[int, int] = {}
-        self._warming_at = float("-inf")
         self.interval = SELDOM_SECONDS
-        board.guard = GuardState.OK
+        if rules:
+            board.guard = GuardState.OK
 
     def run(self, now: float, snapshot: Snapshot) -> None:
-        """Observe, decide, act."""
+        """Sample, observe, decide, act."""
         state = self._gauge.read()
         self._board.note_usage(state.limit_bytes, state.used_bytes)
-        share = state.used_bytes / state.limit_bytes
-        is_free = share < self._rules.recycle_share
-        self._free_since = (self._free_since or now) if is_free else None
-        self._short_since = None if is_free else (self._short_since or now)
-        if (state.limit_bytes, state.is_group) != self._measured:
-            # Another limit, or another group that is fullest now: no growth.
-            self._measured = state.limit_bytes, state.is_group
-            self._usage.clear()
+        snapshot = self._sampler.run(now, snapshot)
         if snapshot.is_leaving:
             self.interval = SELDOM_SECONDS
             return
-        if snapshot.workers_oom_killed > self._oom_kills:
-            self._oom_kills, self._oom_kill_at = snapshot.workers_oom_killed, now
-        self._meet_new(snapshot)
-        seen = self._observe(now, snapshot, state)
-        action = (decide_alone if self._is_alone else decide)(seen, self._rules)
-        if action.kind in _DEEDS:
-            # What was seen before may be a moment old.
-            snapshot = self._board.read()
-            if snapshot.is_leaving:
-                return
-            seen = self._look_closely(self._observe(now, snapshot, state), snapshot)
-            action = decide(seen, self._rules)
-        self.interval = self._pace(seen)
-        if self._is_expecting(now, snapshot):
-            self.interval = min(self.interval, EXPECTING_SECONDS)
-        if action.kind is not Kind.NOTHING:
-            self._act(now, action, seen, snapshot)
+        self.interval = self._sampler.interval(now, snapshot)
+        if self._rules:
+            self._guard(now, snapshot, state, self._rules)
         self._scaler.reconcile(snapshot)
-        self._show(now, action)
 
     def end(self, snapshot: Snapshot) -> None:
         """Do nothing."""
 
-    def _pace(self, seen: Observation) -> float:
+    def _guard(self, now: float, snapshot: Snapshot, state: MemoryState, rules: Rules) -> None:
+        is_free = state.used_bytes < rules.recycle_share * state.limit_bytes
+        if is_free is not self._is_free:
+            self._is_free, self._since = is_free, now
+        if snapshot.workers_oom_killed > self._oom_kills:
+            self._oom_kills, self._oom_kill_at = snapshot.workers_oom_killed, now
+        growth = self._growth(now, state)
+        seen = self._observe(now, snapshot, state, growth)
+        if seen.is_short(rules) or rules.worker_max_bytes is not None or self._fewer:
+            seen = self._observe(now, self._sampler.estimate(snapshot), state, growth)
+        action = (decide_alone if self._is_alone else decide)(seen, rules)
+        if action.kind in _DEEDS:
+            # The snapshot may be a moment old, and an estimate is not enough to choose by.
+            snapshot = self._board.read()
+            if snapshot.is_leaving:
+                return
+            largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
+            seen = self._observe(now, self._sampler.measure(largest, snapshot), state, growth)
+            action = decide(seen, rules)
+        self.interval = min(self._pace(seen, rules), self.interval)
+        if action.kind is not Kind.NOTHING and self._act(now, action, rules):
+            self._log(now, action, seen, rules)
+        self._show(now, action)
+
+    def _pace(self, seen: Observation, rules: Rules) -> float:
         acted_at = seen.recent[-1].at if seen.recent else float("-inf")
-        if seen.is_short(self._rules) and seen.now < acted_at + ACTING_SECONDS:
+        if seen.is_short(rules) and seen.now < acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
-        is_bound = self._rules.worker_bound(seen.limit_bytes) is not None
-        longest = SOON_SECONDS if self._has_new or is_bound else SELDOM_SECONDS
+        longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
         if not seen.is_group:
             return longest
-        free = self._rules.critical_share * seen.limit_bytes - seen.used_bytes
+        free = CRITICAL_SHARE * seen.limit_bytes - seen.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
-    def _is_expecting(self, now: float, snapshot: Snapshot) -> bool:
-        """Return whether a worker is about to be ready, or warm."""
-        served = {row.age: row.served for row in snapshot.ready if self._warm(row.age) is None}
-        if any(count > self._served.get(age, 0) for age, count in served.items()):
-            self._warming_at = now
-        self._served = served
-        is_warming = now < self._warming_at + WARMING_SECONDS
-        return len(snapshot.ready) < snapshot.wanted or (bool(served) and is_warming)
-
-    def _growth(self, now: float, used: int) -> float:
+    def _growth(self, now: float, state: MemoryState) -> float:
         """Return by how many bytes memory has grown in a second, lately."""
-        self._usage.append((now, used))
+        if self._usage:
+            before = self._usage[-1][1]
+            if (before.limit_bytes, before.is_group) != (state.limit_bytes, state.is_group):
+                # Another limit, or another group that is fullest now: no growth.
+                self._usage.clear()
+        self._usage.append((now, state))
         while now - self._usage[0][0] > GROWTH_SECONDS and len(self._usage) > 2:
             self._usage.popleft()
         begun, before = self._usage[0]
-        return (used - before) / max(now - begun, GROWTH_SECONDS)
+        return (state.used_bytes - before.used_bytes) / max(now - begun, GROWTH_SECONDS)
 
-    def _meet_new(self, snapshot: Snapshot) -> None:
-        """Measure a worker when it is ready, and when it is warm: what comes then is growth."""
-        if snapshot is self._met:
-            return
-        self._has_new = True
-        ages = {row.age for row in snapshot.workers}
-        for age in self._known.keys() - ages:
-            del self._known[age]
-        for row in snapshot.ready:
-            known = self._known.get(row.age)
-            if known is None:
-                own = self._measure(row)
-                if row.age in self._found:
-                    # Nobody knows how large it was at its start: all that it has may be growth.
-                    self._known.setdefault(row.age, _Known(0)).warm_bytes = 0
-                elif own is not None:
-                    self._fresh.append(own)
-                return
-            if known.warm_bytes is None and row.served >= WARM_REQUESTS:
-                known.warm_bytes = self._measure(row)
-                return
-        self._met, self._has_new = snapshot, False
-
-    def _measure(self, row: WorkerStats) -> int | None:
-        """Return a worker's own memory, and write it down."""
-        memory = process_memory(row.pid)
-        if memory is None:
-            return None
-        self._board.note_memory(row.number, memory.rss_bytes, memory.pss_bytes, memory.uss_bytes)
-        known = self._known.setdefault(row.age, _Known(memory.rss_bytes))
-        # Where the system does not tell, as to another user, what it has more than at its start.
-        more = max(memory.rss_bytes - known.first_bytes, 0)
-        own = more if memory.uss_bytes is None else memory.uss_bytes
-        self._note_peak(own)
-        return own
-
-    def _note_peak(self, own: int) -> None:
-        """Remember the most that a worker had, for a while: an outlier is not the rule."""
-        now = time.monotonic()
-        if own >= self._peak or now > self._peak_at + PEAK_SECONDS:
-            self._peak, self._peak_at = own, now
-
-    def _observe(self, now: float, snapshot: Snapshot, state: MemoryState) -> Observation:
-        seen = Observation(
+    def _observe(
+        self, now: float, snapshot: Snapshot, state: MemoryState, growth: float
+    ) -> Observation:
+        # The most that a worker had is remembered for a while: an outlier is not the rule.
+        largest = max((row.private_bytes for row in snapshot.workers), default=0)
+        if largest >= self._peak or now > self._peak_at + PEAK_SECONDS:
+            self._peak, self._peak_at = largest, now
+        return Observation(
             now=now,
             limit_bytes=state.limit_bytes,
             used_bytes=state.used_bytes,
             is_group=state.is_group,
             planned=snapshot.wanted + self._fewer - self._surge,
             wanted=snapshot.wanted,
-            workers=(),
-            fresh_bytes=min(self._fresh, default=0),
+            workers=snapshot.workers,
             peak_bytes=self._peak,
             oom_kill_at=self._oom_kill_at,
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
-            free_since=self._free_since,
-            growth_bytes=self._growth(now, state.used_bytes),
-            short_since=self._short_since,
+            free_since=self._since if self._is_free else None,
+            growth_bytes=growth,
+            short_since=None if self._is_free else self._since,
         )
-        is_bound = self._rules.worker_bound(state.limit_bytes) is not None
-        is_changed = bool(self._fewer or self._surge or self._oom_kill_at)
-        if not seen.is_short(self._rules) and not is_bound and not is_changed:
-            # Nothing is to be decided, many times a second.
-            return seen
-        own: dict[int, int] = {}
-        if seen.is_short(self._rules) or is_bound or self._fewer:
-            own = _estimated(snapshot)
-            self._note_peak(max(own.values(), default=0))
-            seen = replace(seen, peak_bytes=self._peak)
-        workers = tuple(
-            Worker(row.age, own.get(row.age, 0), self._warm(row.age), row.is_ready, row.is_leaving)
-            for row in snapshot.workers
-        )
-        return replace(seen, workers=workers)
 
-    def _warm(self, age: int) -> int | None:
-        known = self._known.get(age)
-        return None if known is None else known.warm_bytes
-
-    def _look_closely(self, seen: Observation, snapshot: Snapshot) -> Observation:
-        """Measure those that seem to have most memory of their own."""
-        most = {worker.age for worker in seen.ready[:CANDIDATES]}
-        own = {row.age: self._measure(row) for row in snapshot.workers if row.age in most}
-        workers = tuple(
-            replace(worker, own_bytes=own.get(worker.age) or worker.own_bytes)
-            for worker in seen.workers
-        )
-        return replace(seen, workers=workers, peak_bytes=self._peak)
-
-    def _act(self, now: float, action: Action, seen: Observation, snapshot: Snapshot) -> None:
-        row = next(
-            (r for r in snapshot.workers if action.worker and r.age == action.worker.age), None
-        )
-        if action.kind is Kind.RECYCLE and (row is None or not self._scaler.recycle(row)):
-            return
-        if action.kind in _STEPS:
-            self._surge += _STEPS[action.kind][0]
-            self._fewer += _STEPS[action.kind][1]
+    def _act(self, now: float, action: Action, rules: Rules) -> bool:
+        """Do it, and return whether that was possible."""
+        kind, worker = action.kind, action.worker
+        if kind is Kind.RECYCLE and not (worker and self._scaler.recycle(worker)):
+            return False
+        if kind in _STEPS:
+            surge, fewer = _STEPS[kind]
+            self._surge, self._fewer = self._surge + surge, self._fewer + fewer
             self._scaler.set_target("guard", self._surge - self._fewer)
-        if action.kind is Kind.EXIT and self._rules.exits and not self._board.is_exit_asked:
+        if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
             self._board.ask_to_exit()
             self._scaler.end_server()
-        if action.kind in (Kind.FEWER, Kind.MORE):
+        if kind in (Kind.FEWER, Kind.MORE):
             self._changes.append(Done(now, action))
-        elif action.kind in (Kind.RECYCLE, Kind.REPLACE, Kind.FINISH):
+        elif kind in _DEEDS:
             self._recent.append(Done(now, action))
-        if action.kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
+        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
             self._oom_kill_at = None
-        self._say(now, action, seen, row.pid if row else 0)
+        return True
 
-    def _say(self, now: float, action: Action, seen: Observation, pid: int) -> None:
-        """Say what was done and why: at once, and then the same not too often."""
-        if now < self._said.get(action.kind, float("-inf")) + LOG_SECONDS:
+    def _log(self, now: float, action: Action, seen: Observation, rules: Rules) -> None:
+        """Log what was done and why: at once, and then the same not too often."""
+        kind, reason = action.kind, action.reason
+        is_due = now >= self._said.get(kind, float("-inf")) + LOG_SECONDS
+        if not is_due or kind is Kind.FINISH:
             return
-        self._said[action.kind] = now
-        what = {
-            Kind.RECYCLE: f"worker {pid} is recycled",
-            Kind.REPLACE: f"one more worker is started, then worker {pid} ends",
-            Kind.FEWER: "one worker fewer",
-            Kind.MORE: "one worker more",
-            Kind.WARN: "short",
-            Kind.EXIT: "the server is asked to end" if self._rules.exits else "/ready says no",
-        }.get(action.kind)
-        if what is None:
-            return
-        level = logging.INFO if action.kind in _USUAL else logging.WARNING
-        say(level, f"memory: {what}: {action.reason}{self._advice(action, seen)}.")
+        self._said[kind] = now
+        used = f"{round(seen.used_bytes / MB)} of {round(seen.limit_bytes / MB)} MB in use"
+        pid = action.worker.pid if action.worker else 0
+        leaving = "stopping the server" if rules.exits else "/ready fails now"
+        line = {
+            Kind.RECYCLE: f"recycling worker {pid} ({reason}); {used}",
+            Kind.REPLACE: f"starting a worker to replace {pid} ({reason}); {used}",
+            Kind.FEWER: f"removing a worker; {used}. {reason}",
+            Kind.MORE: f"adding a worker ({reason}); {used}",
+            Kind.WARN: f"{used}. {reason}",
+            Kind.EXIT: f"{leaving}; {used}. {reason}",
+        }[kind]
+        level = logging.INFO if kind in _USUAL else logging.WARNING
+        say(level, f"memory: {line}.{self._advice(kind, seen, rules)}")
 
-    def _advice(self, action: Action, seen: Observation) -> str:
-        """Return what to set, where the plan is too large."""
-        if action.kind is Kind.EXIT:
+    def _advice(self, kind: Kind, seen: Observation, rules: Rules) -> str:
+        """Return what to set if the plan is too large."""
+        if kind is Kind.EXIT and not rules.exits:
             return (
-                "; give it more memory, or find what grows. NOW_LMS_MEMORY_GUARD=exit lets it end "
-                "before the kernel ends it, for the service manager to start it again"
-                if not self._rules.exits
-                else ""
+                " Give it more memory, or find what grows. NOW_LMS_MEMORY_GUARD=exit ends it "
+                "before the kernel does, so that the service manager restarts it."
             )
-        if action.kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
+        if kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
             return ""
-        workers = fitting_workers(seen, self._rules)
-        memory_mb = max(self._planned_with_mb // workers, 1)
-        return f"; set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}"
+        workers = fitting_workers(seen, rules)
+        memory_mb = max(self._plan.memory_available_mb // workers, 1)
+        return f" Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
 
     def _show(self, now: float, action: Action) -> None:
-        """Write down the state of the guard."""
+        """Enter the state of the guard in the scoreboard."""
         lately = {done.action.kind for done in self._recent if now - done.at < LATELY_SECONDS}
         if action.kind is Kind.EXIT:
             state = GuardState.CRITICAL
@@ -376,23 +358,6 @@ class MemoryTask:
         else:
             state = GuardState.OK
         self._board.guard = state
-
-
-def _estimated(snapshot: Snapshot) -> dict[int, int]:
-    """Return about how much memory each worker has of its own, by its age.
-
-    What it shares is taken from its last sample, and becomes less with time: it has at least this.
-    Of one without a sample nothing is known.
-    """
-    resident = {row.age: resident_memory(row.pid) or 0 for row in snapshot.workers if row.memory}
-    least = min(resident.values(), default=0)
-    own: dict[int, int] = {}
-    for row in snapshot.workers:
-        if row.memory is not None:
-            uss = row.memory.uss_bytes
-            shared = least if uss is None else row.memory.rss_bytes - uss
-            own[row.age] = max(resident[row.age] - shared, 0)
-    return own
 
 
 _USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})

@@ -1,7 +1,7 @@
 """The process beside the server that watches it: it needs no worker, and outlives the master.
 
 It is forked before the workers, before the threads of the server and before the listener is
-opened, and holds no port of the app. Where a system cannot fork, it is a thread.
+opened, and holds no port of the app.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Protocol
 
 from ..log import logger, say
@@ -24,6 +23,9 @@ from ..runtime.fork import give_up_streams
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import State
 from .loop import MonitorLoop
+
+TURN_SECONDS = 0.25
+"""How soon the monitor sees the end of its master."""
 
 ORPHAN_SECONDS = 2.0
 """How long workers whose master was killed may finish what they do: then their port is needed."""
@@ -34,101 +36,86 @@ _AGAIN_SECONDS = 5.0
 _NICE = -10
 """Priority of the monitor: it needs little, and that at once."""
 
-_IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGWINCH", "SIGQUIT")
+_IGNORED = (
+    *("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"),
+    *("SIGTTIN", "SIGTTOU", "SIGWINCH"),
+)
 """Signals that reach a whole process group, and that are meant for the master."""
 
 
-class Probe(Protocol):
-    """What answers requests while the monitor waits."""
+class Closeable(Protocol):
+    """What was opened in the monitor's process, such as a port that is served by a thread."""
 
-    def turn(self, seconds: float) -> None:
-        """Answer requests for about as long."""
-
-    def close(self) -> None:
-        """Stop answering."""
-
-
-class NoProbe:
-    """Answers nothing: there is no port for it."""
-
-    def turn(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
-
-    def close(self) -> None:
-        """Do nothing."""
+    def close(self) -> object:
+        """Close it."""
 
 
 class Monitor:
-    """The monitor, as its master has it in hand.
+    """The monitor, as its master holds it; without ``os.fork`` there is none.
 
-    :param board: the shared table
-    :param make_watch: returns what looks around; called in the monitor
-    :param open_probe: returns what answers requests; called in the monitor
-    :param settle: gives up, in the monitor's process, what is not for it, such as privileges
-    :param kept: the sockets that the monitor needs; all others are the app's
+    ``make_loop``, ``open_probe`` and ``settle`` are called in the monitor's process: what it does
+    again and again, what it serves meanwhile, and what gives up privileges. ``kept`` are the
+    sockets that it needs; all others are the app's.
     """
 
     def __init__(
         self,
         board: Scoreboard,
         make_loop: Callable[[], MonitorLoop],
-        open_probe: Callable[[MonitorLoop], Probe],
+        open_probe: Callable[[], Closeable],
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> None:
         self._board = board
-        self._make_watch = make_loop
+        self._make_loop = make_loop
         self._open_probe = open_probe
         self._settle = settle
         self._kept = [item.fileno() for item in kept]
         self._master = os.getpid()
         self._life: int | None = None
+        self._is_wanted = False
         self._started_at = float("-inf")
         self._died_early = False
-        self._is_missing = False
         self.pid: int | None = None
 
     def start(self) -> None:
         """Start the monitor, for the first time before anything else is forked."""
-        if self._started_at == float("-inf"):
+        if not hasattr(os, "fork"):
+            return
+        if not self._is_wanted:
             # The collector would write to every object that was loaded, and unshare its page.
             gc.freeze()
+        self._is_wanted = True
         self._started_at = time.monotonic()
-        if hasattr(os, "fork"):
-            self._fork()
-        else:
-            threading.Thread(target=self._loop, name="workersize-monitor", daemon=True).start()
+        self._fork()
 
     def keep(self) -> None:
         """Start the monitor again if it has died; cheap enough to be called often."""
-        is_forked = self.pid is not None or self._is_missing
-        if os.getpid() != self._master or not is_forked or self._is_alive():
+        if not self._is_wanted or os.getpid() != self._master or self._is_alive():
             return
         is_young = time.monotonic() < self._started_at + _AGAIN_SECONDS
         if is_young and self._died_early:
             return
         self._died_early = is_young
         self._forget()
-        say(logging.WARNING, "the monitor has died; it is started again.")
+        say(logging.WARNING, "monitor died; restarting.")
         try:
             self.start()
         except OSError as error:
             # No process or descriptor to be had: the server goes on, and this is tried again.
-            self._is_missing = True
-            say(logging.WARNING, f"the monitor cannot be started ({error.strerror}) for now.")
+            say(logging.WARNING, f"cannot start the monitor for now: {error.strerror}.")
 
     def stop(self) -> None:
         """End the monitor with the server; in a process that is not its master, do nothing."""
         if os.getpid() != self._master:
             return
         self._board.state = State.STOPPED
-        if self.pid is None or self._life is None:
-            return
+        self._is_wanted = False
         deadline = time.monotonic() + 1
-        while self._is_alive():
-            # It cannot be another process: nobody but us could have reaped it.
-            os.kill(self.pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+        while self.pid is not None and self._life is not None and self._is_alive():
+            if time.monotonic() > deadline:
+                # It cannot be another process: nobody but us could have reaped it.
+                os.kill(self.pid, signal.SIGKILL)
             _is_closed(self._life, 0.1)
         self._forget()
 
@@ -159,7 +146,7 @@ class Monitor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(end)
-        self.pid, self._life, self._is_missing = pid, life, False
+        self.pid, self._life = pid, life
 
     def _live(self, mask: Iterable[int]) -> None:
         """Be the monitor. A status of 3 or 4 would stop gunicorn 26, which takes it for a worker's.
@@ -171,7 +158,6 @@ class Monitor:
             gc.freeze()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, lambda signum, frame: None)
             for name in _IGNORED:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -187,32 +173,25 @@ class Monitor:
             os._exit(status)
 
     def _loop(self) -> None:
-        loop = self._make_watch()
-        probe = self._open_probe(loop)
-        while self._has_master() and self._board.state != State.STOPPED:
-            loop.run()
-            probe.turn(loop.interval)
-        probe.close()
+        loop = self._make_loop()
+        with closing(self._open_probe()):
+            while os.getppid() == self._master and self._board.state != State.STOPPED:
+                time.sleep(min(loop.run(), TURN_SECONDS))
         try:
             loop.end()
         finally:
             if self._board.state != State.STOPPED:
                 self._end_orphans()
 
-    def _has_master(self) -> bool:
-        return self._master in (os.getppid(), os.getpid())
-
     def _end_orphans(self) -> None:
         """End workers that have lost their master: they would hold the port against the next."""
-        rows = [row for row in self._board.read().workers if row.pid]
-        peers = [ProcessHandle(row.pid, row.start_time) for row in rows if row.pid != self._master]
-        if peers:
+        rows = [row for row in self._board.read().workers if row.pid not in (0, self._master)]
+        if rows:
             say(
                 logging.WARNING,
-                f"the master was killed: its workers ({len(peers)}) are ended, so that their port "
-                "is free again.",
+                f"the master was killed; ending its {len(rows)} workers to free their port.",
             )
-        end_all(peers, ORPHAN_SECONDS)
+        end_all([ProcessHandle(row.pid, row.start_time) for row in rows], ORPHAN_SECONDS)
 
 
 def _is_closed(pipe: int, seconds: float) -> bool:

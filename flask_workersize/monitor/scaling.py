@@ -1,9 +1,8 @@
-"""How the monitor gets done what the guard wants: by public means alone."""
+"""How the monitor gets done what guard and limits want: by public means alone."""
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from typing import Protocol
@@ -14,24 +13,24 @@ from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
 
 CONFIRM_SECONDS = 5.0
-"""How long one worker more may take before it is asked for again."""
+"""How long adding a worker may take before it is requested again."""
 
 SETTLED_SECONDS = 5.0
 """How long there have to be the same workers before one of them counts as too many: after a reload
 the old ones leave one by one."""
 
 LEAVE_SECONDS = 120.0
-"""How long one worker fewer may take: it finishes its request first."""
+"""How long removing a worker may take: it finishes its request first."""
 
 
 class Scaler(Protocol):
     """Changes the number of workers, and lets single ones go."""
 
     def recycle(self, row: WorkerStats) -> bool:
-        """Let a worker finish what it does and end; another one comes in its place."""
+        """Let a worker finish its requests and end, to be replaced; return whether it will."""
 
     def set_target(self, who: str, count: int) -> None:
-        """Want as many workers more, or fewer, than planned; what several want is added up."""
+        """Want so many workers more, or fewer, than planned; what several want is added up."""
 
     def reconcile(self, snapshot: Snapshot) -> None:
         """See that there are as many workers as wanted."""
@@ -41,22 +40,18 @@ class Scaler(Protocol):
 
 
 class ArbiterScaler:
-    """For a master of ours: it reads in the scoreboard what is wanted.
-
-    :param board: the shared table
-    :param master: the master's process
-    """
+    """For a master of ours: it reads in the scoreboard what is wanted."""
 
     def __init__(self, board: Scoreboard, master: int) -> None:
         self._board = board
         self._master = ProcessHandle.of(master)
-        # What a monitor that has died had made of it, this one learns anew.
+        # What a monitor that has died had made of it, this one finds again.
         board.adjustment = 0
         self._wanted: dict[str, int] = {}
 
     def recycle(self, row: WorkerStats) -> bool:
-        """Let a worker finish what it does and end."""
-        # Told before, since a worker that is told need not wait for the stop of the server.
+        """Let a worker finish its requests and end."""
+        # Before the signal: a worker that is being recycled need not wait for the server's stop.
         self._board.tell_to_leave(row.number, True)
         is_sent = ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
         if is_sent:
@@ -66,7 +61,7 @@ class ArbiterScaler:
         return is_sent
 
     def set_target(self, who: str, count: int) -> None:
-        """Want as many workers more, or fewer, than planned."""
+        """Want so many workers more, or fewer, than planned."""
         self._wanted[who] = count
         adjustment = sum(self._wanted.values())
         if adjustment != self._board.adjustment:
@@ -74,18 +69,14 @@ class ArbiterScaler:
             self._wake()
 
     def reconcile(self, snapshot: Snapshot) -> None:
-        """Do nothing: the master looks by itself, once a second."""
+        """Do nothing: the master does, once a second."""
 
     def end_server(self) -> None:
         """Let the whole server end."""
-        if self._master.pid == os.getpid():
-            # Where the monitor is a thread; Windows would end the process at once.
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            self._master.signal(signal.SIGTERM)
+        self._master.signal(signal.SIGTERM)
 
     def _wake(self) -> None:
-        # As if a child had ended. Where we have fewer rights than the master it has to wait.
+        # As if a child had ended. Without the right to signal the master it has to wait.
         self._master.signal(signal.SIGCHLD)
 
 
@@ -131,7 +122,7 @@ class SignalScaler(ArbiterScaler):
 
 
 REFUSED_WARNING = (
-    "the number of workers cannot be changed: this user may not signal gunicorn's master. Start it "
+    "cannot change the number of workers: this user may not signal gunicorn's master. Start it "
     "with flask serve-prod, which needs no signal."
 )
 
@@ -151,10 +142,9 @@ class NullScaler(ArbiterScaler):
 
 
 def raise_oom_score() -> None:
-    """Have the kernel, if it must end a process for want of memory, choose this worker first.
+    """Let the OOM killer, if it must, choose this worker before its master and the monitor.
 
-    Its master and the monitor can start another one (proc_pid_oom_score_adj(5)); to raise one's
-    own score needs no right.
+    Those can replace it (proc_pid_oom_score_adj(5)); raising one's own score needs no right.
     """
     path = "/proc/self/oom_score_adj"
     try:
@@ -163,7 +153,7 @@ def raise_oom_score() -> None:
         with open(path, "w", encoding="ascii") as file:
             file.write(str(min(1000, score + OOM_SCORE_MORE)))
     except (OSError, ValueError):
-        # No Linux, or no /proc: nothing to be done.
+        # No Linux, or no /proc.
         pass
 
 

@@ -14,26 +14,21 @@ from ..runtime.scoreboard import Scoreboard
 from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
 from .guard import Rules
-from .learning import Learner, ProfileWriter
+from .learning import LearningTask, ProfileWriter
 from .limits import LimitFollower
-from .loop import MonitorLoop, Task
-from .memory import MemoryNote, MemoryTask
+from .loop import MonitorLoop
+from .memory import MemoryTask
 from .oom import OomDetector
 from .scaling import Scaler
 
 MakeScaler = Callable[[Scoreboard, int], Scaler]
-"""Makes a hand from the scoreboard and the process of the master."""
+"""Makes a scaler from the scoreboard and the process of the master."""
 
 
 def make_loop(
     deployment: Deployment, board: Scoreboard, make_scaler: MakeScaler, master: int
 ) -> MonitorLoop:
-    """Return what the monitor does again and again.
-
-    :param deployment: what was decided
-    :param make_hand: returns what changes the number of workers
-    :param master: the process of the master
-    """
+    """Return what the monitor does again and again."""
     settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
 
@@ -42,30 +37,26 @@ def make_loop(
 
     gauge = MemoryGauge()
     scaler = make_scaler(board, master)
-    tasks: list[Task] = [
-        OomDetector(board, plan, gauge.oom_kills),
-        LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
-        Learner(board, plan, given.cpus, master, _writer(deployment)),
-    ]
-    if settings.memory_guard == "off":
-        tasks.append(MemoryNote(board, scaler, gauge))
-    else:
-        rules = rules_of(settings)
-        tasks.append(MemoryTask(board, plan, rules, scaler, gauge))
-    return MonitorLoop(board, tasks)
+    return MonitorLoop(
+        board,
+        [
+            OomDetector(board, plan, gauge.oom_kills),
+            LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
+            LearningTask(board, plan, given.cpus, master, _writer(deployment)),
+            MemoryTask(board, plan, rules_of(settings), scaler, gauge),
+        ],
+    )
 
 
 def _writer(deployment: Deployment) -> ProfileWriter | None:
-    """Return what writes the profile, where that is asked for and the app is known."""
-    settings, profile_location = deployment.settings, deployment.profile_location
+    """Return what writes the profile, if that is asked for and the app is known."""
+    settings, location = deployment.settings, deployment.profile_location
     if settings.sizing_profile != "learn":
         return None
-    if profile_location is None:
+    if location is None:
         say(logging.WARNING, NO_HOME_WARNING)
         return None
-    return ProfileWriter(
-        profile_location.path, profile_location.app, deployment.plan.server, settings.preload
-    )
+    return ProfileWriter(location.path, location.app, deployment.plan.server, settings.preload)
 
 
 NO_HOME_WARNING = (
@@ -74,19 +65,14 @@ NO_HOME_WARNING = (
 )
 
 
-def rules_of(settings: SizingSettings) -> Rules:
-    """Return the rules of the memory guard that follow from the settings.
-
-    :param settings: what the operator asked for
-    """
+def rules_of(settings: SizingSettings) -> Rules | None:
+    """Return the rules of the memory guard that follow from the settings; ``None`` if it is off."""
+    if settings.memory_guard == "off":
+        return None
     bound = settings.worker_memory_max_mb
-    share = int(bound.rstrip("%")) / 100 if isinstance(bound, str) else None
-    bound_bytes = bound * MB if isinstance(bound, int) else None
     return Rules(
         recycle_share=settings.memory_recycle_percent / 100,
-        critical_share=settings.memory_critical_percent / 100,
-        worker_max_bytes=bound_bytes,
-        worker_max_share=share,
+        worker_max_bytes=bound * MB if isinstance(bound, int) else None,
         patience_seconds=settings.graceful_timeout + 5,
         exits=settings.memory_guard == "exit",
     )

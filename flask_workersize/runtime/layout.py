@@ -39,14 +39,17 @@ class Cell:
     READY = 4
     HEARTBEAT = 5
     LEFT = 6
-    RSS = 7
-    PSS = 8
-    USS = 9
-    SAMPLED = 10
-    HELD = 11
-    TOLD = 12
-    PEAK = 13
-    WORDS = 14
+    HELD = 7
+    TOLD = 8
+    RSS = 9
+    PSS = 10
+    PRIVATE = 11
+    FIRST = 12
+    WARM = 13
+    PEAK = 14
+    SAMPLED_AFTER = 15
+    SAMPLED = 16
+    WORDS = 17
 
 
 class Slot:

@@ -24,13 +24,14 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from ..resources.processes import ProcessMemory
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
-from .snapshot import GuardState, MemorySample, Snapshot, State, TrafficStats, WorkerStats
+from .snapshot import GuardState, Snapshot, State, TrafficStats, WorkerMemory, WorkerStats
 from .worker_record import WorkerRecord
 
 _WORD = 8
@@ -290,33 +291,44 @@ class Scoreboard:
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),
             cpu_ns=_computed(slots),
-            memory=_sample(cells, now),
+            memory=_memory(cells, now) if cells[Cell.SAMPLED] else None,
         )
 
     def note_memory(
-        self,
-        number: int,
-        rss_bytes: int,
-        pss_bytes: int | None,
-        uss_bytes: int | None,
-        peak_rss_bytes: int | None = None,
-    ) -> None:
-        """Write down what the monitor has seen of a worker's memory.
-
-        :param number: its row
-        :param rss_bytes: resident memory
-        :param pss_bytes: its proportional share; ``None`` where the system does not tell
-        :param uss_bytes: what is its own alone; ``None`` likewise
-        :param peak_rss_bytes: the most resident memory that it has had; ``None`` likewise
-        """
+        self, number: int, memory: ProcessMemory, peak_rss_bytes: int, served: int, is_warm: bool
+    ) -> WorkerMemory:
+        """Enter a full sample of a worker, and return what is known of its memory now."""
         start = self._start(number)
-        self.cells[start + Cell.RSS] = rss_bytes
-        self.cells[start + Cell.PSS] = -1 if pss_bytes is None else pss_bytes
-        self.cells[start + Cell.USS] = -1 if uss_bytes is None else uss_bytes
-        if uss_bytes is not None:
-            own_then = uss_bytes + max((peak_rss_bytes or 0) - rss_bytes, 0)
-            self.cells[start + Cell.PEAK] = max(own_then, self.cells[start + Cell.PEAK])
-        self.cells[start + Cell.SAMPLED] = time.monotonic_ns()
+        cells = self.cells[start : start + Cell.WORDS]
+        is_first = not cells[Cell.SAMPLED]
+        rss, uss = memory.rss_bytes, memory.uss_bytes
+        if uss is None:
+            uss = 0 if is_first else self._private_at(cells, rss)
+        if is_first:
+            cells[Cell.FIRST] = -1 if memory.uss_bytes is None else uss
+            cells[Cell.WARM] = -1
+        if is_warm and cells[Cell.WARM] < 0:
+            cells[Cell.WARM] = uss
+        cells[Cell.RSS] = rss
+        cells[Cell.PSS] = -1 if memory.pss_bytes is None else memory.pss_bytes
+        cells[Cell.PRIVATE] = uss
+        cells[Cell.PEAK] = max(uss + max(peak_rss_bytes - rss, 0), cells[Cell.PEAK])
+        cells[Cell.SAMPLED_AFTER] = served
+        cells[Cell.SAMPLED] = now = time.monotonic_ns()
+        return _memory(cells, now)
+
+    def note_resident(self, number: int, rss_bytes: int) -> WorkerMemory:
+        """Enter the resident memory of a worker that was sampled in full before."""
+        start = self._start(number)
+        cells = self.cells[start : start + Cell.WORDS]
+        private = self._private_at(cells, rss_bytes)
+        cells[Cell.RSS], cells[Cell.PRIVATE] = rss_bytes, private
+        return _memory(cells, time.monotonic_ns())
+
+    @staticmethod
+    def _private_at(cells: memoryview[int], rss_bytes: int) -> int:
+        """Return private memory by the resident one: what is shared has stayed the same."""
+        return max(rss_bytes - (cells[Cell.RSS] - cells[Cell.PRIVATE]), 0)
 
     def _start(self, number: int) -> int:
         return Header.WORDS + number * self._row_words
@@ -330,17 +342,17 @@ class Scoreboard:
             self.cells[Header.VERSION] += 1
 
 
-def _sample(cells: list[int], now: int) -> MemorySample | None:
-    sampled = cells[Cell.SAMPLED]
-    if not sampled:
-        return None
-    pss, uss = cells[Cell.PSS], cells[Cell.USS]
-    return MemorySample(
-        cells[Cell.RSS],
-        None if pss < 0 else pss,
-        None if uss < 0 else uss,
-        _seconds(now - sampled),
-        cells[Cell.PEAK],
+def _memory(cells: Sequence[int], now: int) -> WorkerMemory:
+    pss, first, warm = cells[Cell.PSS], cells[Cell.FIRST], cells[Cell.WARM]
+    return WorkerMemory(
+        rss_bytes=cells[Cell.RSS],
+        pss_bytes=None if pss < 0 else pss,
+        private_bytes=cells[Cell.PRIVATE],
+        first_bytes=None if first < 0 else first,
+        warm_bytes=None if warm < 0 else warm,
+        peak_bytes=cells[Cell.PEAK],
+        served=cells[Cell.SAMPLED_AFTER],
+        age_seconds=_seconds(now - cells[Cell.SAMPLED]),
     )
 
 

@@ -34,23 +34,40 @@ class GuardState(IntEnum):
     CRITICAL = 5
 
 
-class MemorySample(NamedTuple):
-    """Memory of one worker, as the monitor last saw it.
+class WorkerMemory(NamedTuple):
+    """Memory of one worker, in bytes: what the monitor has sampled in its life.
 
-    :param rss_bytes: resident memory, shared pages included
-    :param pss_bytes: the same with each shared page divided among who shares it; ``None`` where
-        the system does not tell
-    :param uss_bytes: memory that is the worker's alone; ``None`` where the system does not tell
-    :param age_seconds: how long ago
-    :param peak_bytes: the most memory of its own that it was ever seen with; 0 where the system
-        does not tell
+    Private memory is the worker's alone (USS). Where the system does not report it, only what the
+    worker has more than at its first sample counts, and ``first_bytes`` is ``None``.
     """
 
     rss_bytes: int
     pss_bytes: int | None
-    uss_bytes: int | None
-    age_seconds: float
+    private_bytes: int
+    first_bytes: int | None = None
+    """Private when the worker was ready."""
+
+    warm_bytes: int | None = None
+    """Private once its caches were full; ``None`` before."""
+
     peak_bytes: int = 0
+    """The most private memory it has had."""
+
+    served: int = 0
+    """Requests it had served when it was last sampled in full."""
+
+    age_seconds: float = 0.0
+    """Time since then."""
+
+    @property
+    def uss_bytes(self) -> int | None:
+        """Private memory; ``None`` where the system does not report it."""
+        return None if self.first_bytes is None else self.private_bytes
+
+    @property
+    def grown_bytes(self) -> int:
+        """What recycling would give back for longer than the successor's first requests."""
+        return 0 if self.warm_bytes is None else max(self.private_bytes - self.warm_bytes, 0)
 
 
 class WorkerStats(NamedTuple):
@@ -70,7 +87,7 @@ class WorkerStats(NamedTuple):
     :param served: requests that it has served
     :param busy_ns: time that its threads have spent on them, summed up, in nanoseconds
     :param cpu_ns: CPU time that its threads used for them, the server's part included
-    :param memory: what the monitor saw; ``None`` before it looked
+    :param memory: what the monitor has sampled; ``None`` before its first sample
     """
 
     number: int
@@ -87,12 +104,22 @@ class WorkerStats(NamedTuple):
     served: int
     busy_ns: int
     cpu_ns: int
-    memory: MemorySample | None
+    memory: WorkerMemory | None
 
     @property
     def busy(self) -> int:
         """Requests that run."""
         return len(self.running_seconds)
+
+    @property
+    def private_bytes(self) -> int:
+        """Its private memory; 0 before the first sample."""
+        return self.memory.private_bytes if self.memory else 0
+
+    @property
+    def grown_bytes(self) -> int:
+        """How much it has grown since it was warm."""
+        return self.memory.grown_bytes if self.memory else 0
 
 
 class TrafficStats(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,7 @@ from ..app_state import report_of
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import say
-from ..monitor.loop import MonitorLoop
-from ..monitor.process import Monitor, NoProbe, Probe
+from ..monitor.process import Closeable, Monitor
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
@@ -40,7 +40,7 @@ _MOST_CONNECTIONS = 1000
 
 
 class ProbeServer:
-    """waitress' loop over the health port, a turn at a time.
+    """waitress' loop over the health port, in a thread.
 
     :param app: the WSGI app
     :param listeners: the listening sockets, which stay open when this ends
@@ -55,10 +55,7 @@ class ProbeServer:
             connection_limit=_MOST_CONNECTIONS,
             **_OPTIONS,
         )
-
-    def turn(self, seconds: float) -> None:
-        """Answer requests for about as long."""
-        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+        threading.Thread(target=self._server.run, name="workersize-health", daemon=True).start()
 
     def close(self) -> None:
         """Close the port and every connection."""
@@ -116,24 +113,20 @@ def make_monitor(
     return Monitor(
         board,
         partial(make_loop, deployment, board, make_scaler, os.getpid()),
-        partial(_open_probe, deployment, board, port, os.getpid()),
+        partial(_open_probe, deployment, board, port),
         settle,
         kept=port.listeners,
     )
 
 
-def _open_probe(
-    deployment: Deployment, board: Scoreboard, port: HealthPort, master: int, loop: MonitorLoop
-) -> Probe:
+def _open_probe(deployment: Deployment, board: Scoreboard, port: HealthPort) -> Closeable:
     if not port.listeners:
-        return NoProbe()
-    if os.getpid() != master:
-        # It would be read as the app's: this process has no other waitress.
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        return ExitStack()
+    # It would be read as the app's: this process has no other waitress.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     settings = deployment.settings
     endpoint = CapacityEndpoint(
         partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
     )
-    rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
-    app = ProbeApp(endpoint, board.read, loop.saturated_seconds, rules)
+    app = ProbeApp(endpoint, board.read, lambda: 0.0, ProbeRules(settings.timeout))
     return ProbeServer(app, port.listeners)

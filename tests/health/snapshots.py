@@ -7,7 +7,7 @@ from typing import Any
 
 from flask_workersize.runtime.figures import raw_name
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import MemorySample, Snapshot, State, WorkerStats
+from flask_workersize.runtime.snapshot import Snapshot, State, WorkerMemory, WorkerStats
 from tests.plain import MB
 
 LIVE = {
@@ -34,7 +34,7 @@ LIVE = {
 DETAILS = {"sources", "warnings", "notes", "pid"}
 """What it tells with the token alone."""
 
-MEMORY = MemorySample(200 * MB, 150 * MB, 100 * MB, age_seconds=0.5)
+MEMORY = WorkerMemory(200 * MB, 150 * MB, 100 * MB, 100 * MB, age_seconds=0.5)
 
 _board = Scoreboard(2, 2)
 _board.allocate(1)

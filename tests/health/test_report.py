@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
-from flask_workersize.runtime.snapshot import GuardState, MemorySample, Snapshot, State
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
 from tests.health.snapshots import DETAILS, LIVE, live, row
 from tests.plain import MB, plan
 
@@ -209,12 +209,12 @@ def test_row_of_an_idle_worker_runs_for_0_seconds() -> None:
     ("memory", "rss_mb", "pss_mb", "age"),
     [
         (None, None, None, None),
-        (MemorySample(100 * MB, None, None, 1.0), 100, None, 1.0),
-        (MemorySample(100 * MB + MB // 4, 0, 0, 0.0), 100.2, 0, 0.0),
+        (WorkerMemory(100 * MB, None, 0, age_seconds=1.0), 100, None, 1.0),
+        (WorkerMemory(100 * MB + MB // 4, 0, 0), 100.2, 0, 0.0),
     ],
 )
 def test_memory_that_is_not_known_is_null(
-    memory: MemorySample | None, rss_mb: float | None, pss_mb: float | None, age: float | None
+    memory: WorkerMemory | None, rss_mb: float | None, pss_mb: float | None, age: float | None
 ) -> None:
     (told,) = told_of(report(plan(), details=True, live=live(row(memory=memory))))["processes"]
     assert (told["rss_mb"], told["pss_mb"], told["memory_age_seconds"]) == (rss_mb, pss_mb, age)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_workersize.monitor.guard import Action, Done, Kind, Observation, Rules, Worker
+from flask_workersize.monitor.guard import Action, Done, Kind, Observation, Rules
+from flask_workersize.runtime.snapshot import WorkerMemory, WorkerStats
+from tests.health.snapshots import row
 from tests.plain import MB
 
 LIMIT_MB = 1000
@@ -12,17 +14,25 @@ RULES = Rules()
 
 
 def worker(
-    age: int, own: int = 100, *, warm: int | None = None, ready: bool = True, leaving: bool = False
-) -> Worker:
-    """Return a worker with so much memory of its own, now and when it was warm."""
-    return Worker(age, own * MB, None if warm is None else warm * MB, ready, leaving)
+    age: int,
+    own: int = 100,
+    *,
+    warm: int | None = None,
+    first: int = 50,
+    ready: bool = True,
+    leaving: bool = False,
+) -> WorkerStats:
+    """Return a worker with so much private memory now, when it was warm, and at first."""
+    memory = WorkerMemory(
+        own * MB, None, own * MB, first * MB, None if warm is None else warm * MB, own * MB
+    )
+    return row(age=age, memory=memory, is_ready=ready, is_leaving=leaving)
 
 
 def seen(
-    *workers: Worker,
+    *workers: WorkerStats,
     used: int = 500,
     group: bool = True,
-    fresh: int = 50,
     peak: int = 0,
     **others: Any,
 ) -> Observation:
@@ -37,7 +47,6 @@ def seen(
             "planned": count,
             "wanted": count,
             "workers": workers,
-            "fresh_bytes": fresh * MB,
             "peak_bytes": peak * MB,
             **others,
         }

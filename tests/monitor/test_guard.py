@@ -22,11 +22,11 @@ from flask_workersize.monitor.guard import (
     Kind,
     Observation,
     Rules,
-    Worker,
     decide,
     decide_alone,
     fitting_workers,
 )
+from flask_workersize.runtime.snapshot import WorkerStats
 from tests.monitor.observations import LIMIT_MB, RULES, done, seen, worker
 from tests.plain import MB, untimed
 
@@ -50,7 +50,7 @@ def test_nothing_is_done_of_workers_that_have_grown_while_there_is_memory() -> N
 
 
 @pytest.mark.parametrize("workers", [[], [worker(1, ready=False)], [worker(1, leaving=True)]])
-def test_nothing_is_done_while_nobody_is_ready(workers: list[Worker]) -> None:
+def test_nothing_is_done_while_nobody_is_ready(workers: list[WorkerStats]) -> None:
     assert decide(seen(*workers, used=990, oom_kill_at=0.0), RULES) == NOTHING
 
 
@@ -59,9 +59,7 @@ def test_nothing_is_done_while_nobody_is_ready(workers: list[Worker]) -> None:
 
 def test_worker_that_has_grown_most_is_recycled_not_the_largest() -> None:
     workers = [worker(1, 300, warm=290), worker(2, 150, warm=90), worker(3, 120, warm=80)]
-    assert decide(seen(*workers, used=750), RULES) == Action(
-        Kind.RECYCLE, workers[1], "750 MB of 1000 MB are used; this worker has grown by 60 MB"
-    )
+    assert decide(seen(*workers, used=750), RULES) == Action(Kind.RECYCLE, workers[1], "grew 60 MB")
 
 
 def test_share_from_which_memory_is_short_is_the_operators() -> None:
@@ -129,10 +127,7 @@ def test_recycling_that_does_not_help_goes_on_slowly_and_is_warned_of(
     )
     assert action.kind is kind
     if kind is Kind.WARN:
-        assert action.reason == (
-            "800 MB of 1000 MB are used, and recycling has not brought that down: something else "
-            "holds memory"
-        )
+        assert action.reason == "Recycling has not helped: something else holds memory"
 
 
 def test_fast_leak_that_keeps_memory_short_is_recycled_as_fast() -> None:
@@ -148,9 +143,7 @@ def test_fast_leak_that_keeps_memory_short_is_recycled_as_fast() -> None:
 
 def test_last_worker_gets_a_successor_first() -> None:
     last = worker(1, 400, warm=100)
-    assert decide(seen(last, used=750, fresh=100), RULES) == Action(
-        Kind.REPLACE, last, "750 MB of 1000 MB are used; this worker has grown by 300 MB"
-    )
+    assert decide(seen(last, used=750), RULES) == Action(Kind.REPLACE, last, "grew 300 MB")
 
 
 def test_last_worker_that_is_ready_gets_one_though_others_start() -> None:
@@ -160,11 +153,11 @@ def test_last_worker_that_is_ready_gets_one_though_others_start() -> None:
 
 @pytest.mark.parametrize(("fresh", "kind"), [(70, Kind.REPLACE), (71, Kind.WARN)])
 def test_last_worker_gets_none_where_both_would_not_fit(fresh: int, kind: Kind) -> None:
-    observed = seen(worker(1, 700, warm=100), used=900, fresh=fresh)
+    observed = seen(worker(1, 700, warm=100, first=fresh), used=900)
     action = decide(observed, RULES)
     assert action.kind is kind
     if kind is Kind.WARN:
-        assert action.reason.endswith("; there is no room for a second one beside it")
+        assert action.reason == "A worker grew 600 MB; there is no room to start its successor"
 
 
 @pytest.mark.parametrize("used", [10, 750, 999])
@@ -179,7 +172,7 @@ def test_last_worker_goes_once_its_successor_is_ready(used: int) -> None:
 @pytest.mark.parametrize("since", [9.99, LONG_AGO])
 @pytest.mark.parametrize("successor", [[], [worker(2, ready=False)]])
 def test_last_worker_stays_until_then_and_gets_no_second_successor(
-    successor: list[Worker], since: float
+    successor: list[WorkerStats], since: float
 ) -> None:
     """However long it takes: an app may need a minute to load."""
     begun = done(Kind.REPLACE, since)
@@ -193,7 +186,7 @@ def test_successor_that_does_not_come_is_warned_of() -> None:
     old = worker(1, 400, warm=100)
     observed = seen(old, worker(2, ready=False), used=750, recent=(begun,), planned=1, wanted=2)
     assert decide(observed, RULES) == Action(
-        Kind.WARN, old, "the worker that is to take over is not ready"
+        Kind.WARN, old, "The worker that is to take over is not ready"
     )
 
 
@@ -211,7 +204,9 @@ def test_successor_that_does_not_come_is_warned_of() -> None:
     ids=["leaving", "starting", "missing", "too many"],
 )
 @pytest.mark.parametrize("kind", [Kind.RECYCLE, Kind.FEWER, Kind.MORE, Kind.FINISH])
-def test_nothing_is_begun_while_something_is_under_way(workers: list[Worker], kind: Kind) -> None:
+def test_nothing_is_begun_while_something_is_under_way(
+    workers: list[WorkerStats], kind: Kind
+) -> None:
     """It is given up where it takes longer than a worker may."""
     recent = (done(kind, 9.0),)
     observed = seen(*workers, used=950, recent=recent, planned=3, wanted=3, now=10.0)
@@ -240,8 +235,7 @@ def test_app_that_needs_too_much_to_begin_with_gets_fewer_workers() -> None:
     assert decide(seen(*workers, used=900), RULES) == Action(
         Kind.FEWER,
         None,
-        "900 MB of 1000 MB are used, and recycling does not help, since a worker needs 300 MB to "
-        "begin with: this is not a leak, the plan is too large",
+        "Recycling won't help: a fresh worker needs 300 MB. The plan is too large",
     )
 
 
@@ -261,7 +255,7 @@ def test_app_that_just_fits_is_left_alone() -> None:
 def test_last_worker_that_is_too_large_is_warned_of() -> None:
     action = decide(seen(worker(1, 850, warm=850), used=900), RULES)
     assert action.kind is Kind.WARN
-    assert "this is not a leak, the plan is too large" in action.reason
+    assert "The plan is too large" in action.reason
 
 
 def test_worker_is_not_let_go_where_only_one_that_starts_would_stay() -> None:
@@ -298,7 +292,7 @@ def test_number_that_fits_is_what_is_not_shared_by_the_largest(
 def test_kill_by_the_kernel_means_one_worker_fewer() -> None:
     observed = seen(worker(1), worker(2), oom_kill_at=9.0, used=100)
     assert decide(observed, RULES) == Action(
-        Kind.FEWER, None, "the kernel has killed a worker: the plan is too large for its peaks"
+        Kind.FEWER, None, "The kernel killed a worker: the plan is too large for its peaks"
     )
 
 
@@ -344,9 +338,7 @@ def growing(now: float, used: int = 300, peak: int = 150, **others: Any) -> Obse
 
 def test_one_more_is_had_after_memory_was_free_for_a_while() -> None:
     assert decide(growing(CALM_SECONDS - 0.1), RULES) == NOTHING
-    assert decide(growing(CALM_SECONDS), RULES) == Action(
-        Kind.MORE, None, "there is room again: 300 MB are used"
-    )
+    assert decide(growing(CALM_SECONDS), RULES) == Action(Kind.MORE, None, "there is room again")
 
 
 @pytest.mark.parametrize("kind", [Kind.FEWER, Kind.MORE])
@@ -411,7 +403,7 @@ BOUND = Rules(worker_max_bytes=200 * MB)
 def test_worker_above_its_bound_is_recycled_though_there_is_memory() -> None:
     workers = [worker(1, 100), worker(2, 201)]
     assert decide(seen(*workers, used=310), BOUND) == Action(
-        Kind.RECYCLE, workers[1], "worker has 201 MB, its bound is 200 MB"
+        Kind.RECYCLE, workers[1], "has 201 MB, its bound is 200 MB"
     )
     assert decide(seen(worker(1, 100), worker(2, 200), used=310), BOUND) == NOTHING
 
@@ -438,7 +430,7 @@ def test_neighbours_are_warned_of_shortly_before_the_end() -> None:
     assert decide(seen(*workers, used=900, group=False), RULES) == Action(
         Kind.WARN,
         None,
-        "900 MB of 1000 MB are used, but not by this server: its workers have grown by 99 MB",
+        "Other processes hold it: these workers have grown by 99 MB",
     )
 
 
@@ -470,9 +462,7 @@ def test_server_of_one_process_is_warned_of_and_then_to_end(used: int, kind: Kin
 
 
 def test_server_of_one_process_says_how_much_it_holds() -> None:
-    assert decide_alone(alone(950), RULES).reason == (
-        "950 MB of 1000 MB are used; this server holds 500 MB"
-    )
+    assert decide_alone(alone(950), RULES).reason == "This server holds 500 MB"
 
 
 def test_server_of_one_process_does_not_end_for_a_neighbour() -> None:
@@ -480,7 +470,7 @@ def test_server_of_one_process_does_not_end_for_a_neighbour() -> None:
     assert decide_alone(alone(950, own=250, group=False), RULES) == Action(
         Kind.WARN,
         None,
-        "950 MB of 1000 MB are used, but not by this server: it has grown by 150 MB",
+        "Other processes hold it: this server has grown by 150 MB",
     )
     assert decide_alone(alone(950, own=350, group=False), RULES).kind is Kind.EXIT
     assert decide_alone(alone(950, warm=None, group=False), RULES).kind is Kind.WARN
@@ -498,13 +488,18 @@ moments = st.floats(0, 100)
 
 
 @st.composite
-def workers_of(draw: st.DrawFn) -> list[Worker]:
+def workers_of(draw: st.DrawFn) -> list[WorkerStats]:
     """Workers of any size, most of them ready."""
     often = st.sampled_from([True, True, True, False])
     rarely = st.sampled_from([False, False, False, True])
     return [
         worker(
-            age, draw(sizes), warm=draw(sizes | st.none()), ready=draw(often), leaving=draw(rarely)
+            age,
+            draw(sizes),
+            warm=draw(sizes | st.none()),
+            first=draw(sizes),
+            ready=draw(often),
+            leaving=draw(rarely),
         )
         for age in draw(st.lists(st.integers(1, 20), max_size=6, unique=True))
     ]
@@ -522,7 +517,6 @@ def observations(draw: st.DrawFn) -> Observation:
         group=draw(st.booleans()),
         planned=planned,
         wanted=draw(st.integers(1, planned + 1) | st.just(max(len(workers), 1))),
-        fresh=draw(sizes),
         peak=draw(sizes),
         oom_kill_at=draw(moments | st.none()),
         recent=tuple(done(kind, at) for at, kind in past),
@@ -535,7 +529,6 @@ def observations(draw: st.DrawFn) -> Observation:
 rules_of = st.builds(
     Rules,
     recycle_share=st.floats(0.01, 0.9),
-    critical_share=st.floats(0.9, 1),
     worker_max_bytes=st.none() | sizes.map(lambda size: size * MB),
     patience_seconds=st.floats(5, 60),
 )
@@ -547,10 +540,10 @@ def acted_before(observed: Observation) -> list[Done]:
 
 
 def is_answer_to_a_kill(action: Action) -> bool:
-    return action.reason.startswith("the kernel has killed")
+    return action.reason.startswith("The kernel killed")
 
 
-def staying(observed: Observation, action: Action) -> list[Worker]:
+def staying(observed: Observation, action: Action) -> list[WorkerStats]:
     """Return who stays, as a master obeys: it lets the oldest go until there are as many."""
     if action.kind is Kind.RECYCLE:
         return [one for one in observed.workers if one is not action.worker]

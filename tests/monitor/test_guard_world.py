@@ -131,7 +131,7 @@ def test_honest_app_that_is_too_large_gets_as_many_workers_as_fit_and_is_not_rec
     assert set(world.kinds()) == {Kind.FEWER}
     fits = int((0.9 * world.limit - 60) / world.app.warm)
     assert world.wanted == len(world.processes) == max(fits, 1)
-    assert all("the plan is too large" in past.action.reason for past in world.done)
+    assert all("The plan is too large" in past.action.reason for past in world.done)
 
 
 def test_honest_app_of_which_not_even_one_fits_is_warned_of_and_goes_on() -> None:

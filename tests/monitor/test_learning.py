@@ -13,17 +13,18 @@ import pytest
 from flask_workersize.health.measured import MeasuredReport
 from flask_workersize.health.report import CapacityReport
 from flask_workersize.monitor import learning
+from flask_workersize.monitor.guard import WARM_REQUESTS
 from flask_workersize.monitor.learning import (
     ENOUGH_REQUESTS,
     SAVE_SECONDS,
     SHARED_SECONDS,
-    Learner,
+    LearningTask,
     ProfileWriter,
-    profile_of,
+    TrafficMeter,
 )
 from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import MemorySample, State, TrafficStats
+from flask_workersize.runtime.snapshot import State, TrafficStats, WorkerMemory
 from flask_workersize.sizing.plan import compute_plan
 from flask_workersize.sizing.profile import Estimate, SizingProfile
 from tests.health.snapshots import live, row, snapshot
@@ -41,10 +42,12 @@ class Traffic:
 
     def __init__(self, cpus: float = 2, server: Any = "gunicorn", **others: Any) -> None:
         self.board = Scoreboard(2, 1)
-        self.learner = Learner(self.board, plan(server=server), cpus, os.getpid(), **others)
+        self.task = LearningTask(self.board, plan(server=server), cpus, os.getpid(), **others)
+        self.meter = self.task.meter
         self.now = 0.0
         self.served, self.busy, self.cpu = 0, 0.0, 0.0
         self.own = [20, 20]
+        self.ledger: dict[int, tuple[int, int | None]] = {}
         self.state = State.SERVING
 
     def second(self, requests: int, cpu_ms: float = 5, wait_ms: float = 45) -> None:
@@ -53,14 +56,24 @@ class Traffic:
         self.cpu += requests * cpu_ms / 1000
         self.busy += requests * (cpu_ms + wait_ms) / 1000
         self.now += 1
-        self.learner.run(self.now, self.seen())
+        self.task.run(self.now, self.seen())
+
+    def memory(self, own: int, first: int, warm: int | None, served: int) -> WorkerMemory:
+        """Return what the ledger has of a worker; none of it is private if that is not told."""
+        size = own * MB
+        return WorkerMemory(size, size, size, first if own else None, warm, size, served)
 
     def seen(self) -> Any:
         """Return what the scoreboard says now."""
-        memory = [MemorySample(own * MB, own * MB, own * MB, 0.0, own * MB) for own in self.own]
+        served = self.served // 2
+        for age, own in enumerate(self.own, 1):
+            first, warm = self.ledger.get(age, (own * MB, None))
+            if warm is None and served >= WARM_REQUESTS:
+                warm = own * MB
+            self.ledger[age] = first, warm
         rows = [
-            row(served=self.served // 2, memory=sample)._replace(age=age)
-            for age, sample in enumerate(memory, 1)
+            row(age=age, served=served, memory=self.memory(own, *self.ledger[age], served))
+            for age, own in enumerate(self.own, 1)
         ]
         return snapshot(
             *rows,
@@ -88,7 +101,7 @@ def test_requests_that_were_served_before_count_for_nothing() -> None:
     traffic.served = 100_000
     traffic.second(0)
     traffic.second(10)
-    assert traffic.learner.learnt() is None
+    assert traffic.meter.stats() is None
 
 
 def test_figures_are_means_and_the_peak_of_a_warm_worker() -> None:
@@ -114,7 +127,7 @@ def test_waiting_is_learnt_while_there_is_cpu_time_to_be_had() -> None:
         traffic.second(10)
     for _ in range(10):
         traffic.second(190, wait_ms=500)
-    learnt = traffic.learner.learnt()
+    learnt = traffic.meter.stats()
     assert learnt is not None
     assert learnt.wait_ns / 1e6 == pytest.approx(45, rel=0.01)
     assert learnt.requests == 2000
@@ -124,16 +137,16 @@ def test_server_that_is_never_calm_tells_nothing() -> None:
     traffic = Traffic(cpus=1)
     for _ in range(20):
         traffic.second(190)
-    assert traffic.learner.learnt() is None
+    assert traffic.meter.stats() is None
 
 
 def test_workers_that_are_not_warm_are_no_measure() -> None:
     traffic = Traffic()
     traffic.second(0)
     traffic.second(40)
-    assert traffic.learner.warm_mb == {}
+    assert traffic.meter.peaks_mb() == []
     traffic.second(20)
-    assert set(traffic.learner.warm_mb) == {1, 2}
+    assert traffic.meter.peaks_mb() == [20, 20]
 
 
 def test_system_that_does_not_tell_memory_gives_no_figures() -> None:
@@ -141,7 +154,7 @@ def test_system_that_does_not_tell_memory_gives_no_figures() -> None:
     traffic.own = [0, 0]
     for _ in range(40):
         traffic.second(10)
-    assert traffic.learner.learnt() is None
+    assert traffic.meter.stats() is None
 
 
 def test_stop_is_no_traffic() -> None:
@@ -149,9 +162,9 @@ def test_stop_is_no_traffic() -> None:
     for _ in range(40):
         traffic.second(10)
     traffic.state = State.STOPPING
-    before = traffic.learner.learnt()
+    before = traffic.meter.stats()
     traffic.second(1000, wait_ms=9000)
-    assert traffic.learner.learnt() == before
+    assert traffic.meter.stats() == before
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -160,18 +173,33 @@ def test_what_is_kept_is_bounded() -> None:
         base = traffic.seen()
         rows = [item._replace(age=item.age + number, served=99) for item in base.workers]
         traffic.now += 1
-        traffic.learner.run(traffic.now, replace(base, workers=tuple(rows)))
-    sizes = [len(traffic.learner.peak_mb), len(traffic.learner.boot_mb)]
-    assert max(sizes) <= 200
+        traffic.task.run(traffic.now, replace(base, workers=tuple(rows)))
+    assert len(traffic.meter.workers) == 200
+
+
+def test_meter_needs_no_scoreboard_and_no_cpus_where_requests_come_one_after_the_other() -> None:
+    """As while measuring: then whatever was not computed was waited."""
+    traffic, meter = Traffic(cpus=0.01), TrafficMeter()
+    meter.observe(0.0, traffic.seen())
+    for number in range(1, 31):
+        traffic.second(10)
+        meter.observe(number / 100, traffic.seen())
+    meter.shared_mb.append(60)
+    assert traffic.meter.stats() is None
+    stats = meter.stats()
+    assert stats is not None
+    assert (stats.cpu_ns / 1e6, stats.wait_ns / 1e6) == pytest.approx((5, 45), rel=0.01)
+    made = meter.profile("measure", "lms", "gunicorn", True, thread_mb=[1.0, 2.0, 3.0])
+    assert (made.made_by, made.requests, made.thread_mb.value) == ("measure", 300, 2)
 
 
 # The profile
 
 
 def test_profile_is_written_as_soon_as_there_is_enough_then_now_and_then_and_at_the_end() -> None:
-    written: list[Learner] = []
+    written: list[TrafficMeter] = []
     traffic = Traffic(save=written.append)
-    traffic.learner.end(traffic.seen())
+    traffic.task.end(traffic.seen())
     assert written == []
     counts = []
     for _ in range(2 * int(SAVE_SECONDS)):
@@ -179,7 +207,7 @@ def test_profile_is_written_as_soon_as_there_is_enough_then_now_and_then_and_at_
         counts.append(len(written))
     assert counts.index(2) - counts.index(1) == SAVE_SECONDS
     assert counts[-1] == 2
-    traffic.learner.end(traffic.seen())
+    traffic.task.end(traffic.seen())
     assert len(written) == 3
 
 
@@ -190,7 +218,7 @@ def test_profile_has_what_was_learnt(tmp_path: Path) -> None:
     for number in range(60):
         traffic.own = [20 + number, 20]
         traffic.second(10)
-    traffic.learner.end(traffic.seen())
+    traffic.task.end(traffic.seen())
     made = SizingProfile.load(path)
     assert (made.app, made.made_by, made.preload) == ("lms", "learn", True)
     assert made.server.startswith("gunicorn ")
@@ -212,9 +240,9 @@ def test_profile_that_cannot_be_written_is_said_once(
     with caplog.at_level(logging.WARNING, "flask_workersize"):
         for _ in range(40):
             traffic.second(10)
-        traffic.learner.end(traffic.seen())
+        traffic.task.end(traffic.seen())
     (told,) = (record.getMessage() for record in caplog.records)
-    assert "what was learnt cannot be written to" in told
+    assert "cannot write the profile to" in told
 
 
 def test_server_of_one_process_is_calm_while_half_of_one_cpu_is_used() -> None:
@@ -224,7 +252,7 @@ def test_server_of_one_process_is_calm_while_half_of_one_cpu_is_used() -> None:
     traffic.seen = lambda: replace(one(), workers=one().workers[:1])  # type: ignore[method-assign]
     for _ in range(20):
         traffic.second(190)
-    assert traffic.learner.learnt() is None
+    assert traffic.meter.stats() is None
 
 
 def test_leak_does_not_become_the_size_of_a_worker() -> None:
@@ -234,10 +262,10 @@ def test_leak_does_not_become_the_size_of_a_worker() -> None:
     for number in range(130):
         traffic.own = [20 + number, 20]
         traffic.second(30)
-    learnt = traffic.learner.learnt()
+    learnt = traffic.meter.stats()
     assert learnt is not None
     assert learnt.peak_bytes < 30 * MB
-    made = profile_of(traffic.learner, "lms", "gunicorn", True)
+    made = traffic.meter.profile("learn", "lms", "gunicorn", True)
     assert made.peak_mb.high < 30
 
 
@@ -260,7 +288,7 @@ def test_profile_that_knows_more_is_kept(
     traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
     for _ in range(40):
         traffic.second(10)
-    traffic.learner.end(traffic.seen())
+    traffic.task.end(traffic.seen())
     assert (SizingProfile.load(path).made_by == "measure") is is_kept
 
 
@@ -270,20 +298,21 @@ def test_server_of_one_process_shares_only_what_is_not_its_own() -> None:
     for traffic in (alone, forked):
         for _ in range(40):
             traffic.second(10)
-    shared = [traffic.learner.shared_mb[0] for traffic in (alone, forked)]
+    shared = [traffic.meter.shared_mb[0] for traffic in (alone, forked)]
     assert 0 < shared[0] < shared[1]
-    assert profile_of(alone.learner, "lms", "waitress", True).shared_mb.value > 0
+    assert alone.meter.profile("learn", "lms", "waitress", True).shared_mb.value > 0
 
 
 def test_shared_memory_is_planned_with_the_most_that_was_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = iter([60, 75, 58])
+    monkeypatch.setattr(learning, "process_memory", lambda _: None)
     monkeypatch.setattr(learning, "resident_memory", lambda _: next(sizes) * MB)
     traffic = Traffic()
     for _ in range(int(2 * SHARED_SECONDS) + 1):
         traffic.second(10)
-    made = profile_of(traffic.learner, "lms", "gunicorn", True)
+    made = traffic.meter.profile("learn", "lms", "gunicorn", True)
     assert made.shared_mb == Estimate(value=75, low=58, high=75)
 
 

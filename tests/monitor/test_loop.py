@@ -1,180 +1,160 @@
-"""What the monitor sees: saturation, and the memory of one worker after the other."""
+"""What the monitor does again and again: each task by a clock of its own."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 
-from flask_workersize.monitor import loop as watch_module
+from flask_workersize.monitor.limits import LimitFollower
 from flask_workersize.monitor.loop import MonitorLoop
-from flask_workersize.runtime.layout import Slot
+from flask_workersize.monitor.oom import OomDetector
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
-from tests.children import Children, status_of
-from tests.runtime.workers import await_ready, forks, serving_worker
-from tests.servers.serving import await_that
+from tests.monitor.test_limits import Notebook, machine
+from tests.plain import load, plan
 
 
-@pytest.fixture
-def board() -> Scoreboard:
-    """Return the table of a deployment that serves."""
-    board = Scoreboard(2, 1)
-    board.state = State.SERVING
-    return board
+class Clock:
+    """Time that passes when the test says so."""
 
+    def __init__(self) -> None:
+        self.now = 0.0
 
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it look each time that it is asked to."""
-    monkeypatch.setattr(watch_module, "TURN_SECONDS", 0.0)
-    monkeypatch.setattr(watch_module, "SAMPLE_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("restless")
-def test_saturation_lasts_from_the_first_look_to_the_first_that_finds_a_free_slot(
-    board: Scoreboard,
-) -> None:
-    loop = MonitorLoop(board)
-    loop.run()
-    assert loop.saturated_seconds() == 0
-    row = board.allocate(1)
-    assert row is not None
-    loop.run()
-    assert loop.saturated_seconds() == 0
-    row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
-    assert loop.saturated_seconds() == 0
-    loop.run()
-    first = loop.saturated_seconds()
-    loop.run()
-    assert loop.saturated_seconds() >= first >= 0
-    await_that(lambda: loop.saturated_seconds() > first, "time passes")
-    row.cells[row.slots[0] + Slot.BEGUN] = 0
-    loop.run()
-    assert loop.saturated_seconds() == 0
-
-
-def test_second_look_within_a_turn_costs_nothing(
-    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is called after each request of a probe, however many there are."""
-    monkeypatch.setattr(watch_module, "TURN_SECONDS", 3600.0)
-    loop = MonitorLoop(board)
-    loop.run()
-    row = board.allocate(1)
-    assert row is not None
-    row.enter()
-    row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
-    loop.run()
-    assert loop.saturated_seconds() == 0
-    assert board.read().workers[0].memory is None
-
-
-@forks
-@pytest.mark.usefixtures("restless")
-def test_memory_is_read_of_one_worker_at_a_time_the_longest_unread_first(
-    board: Scoreboard, children: Children
-) -> None:
-    for age in (1, 2, 3):
-        children(serving_worker(board, age))
-    await_ready(board, 3)
-    loop = MonitorLoop(board)
-    order: list[int] = []
-    for _ in range(6):
-        loop.run()
-        seen = {row.number: row.memory for row in board.read().workers if row.memory}
-        order.append(min(seen, key=lambda number: seen[number].age_seconds))
-    assert len(set(order[:3])) == 3
-    assert order[3:] == order[:3]
-    assert all(memory.rss_bytes > 0 for memory in seen.values())
-
-
-@pytest.mark.usefixtures("restless")
-def test_memory_of_a_worker_that_has_not_said_who_it_is_is_not_read(board: Scoreboard) -> None:
-    """Right after the fork; nor does it keep the others from their turn."""
-    board.allocate(1)
-    known = board.allocate(2)
-    assert known is not None
-    known.enter()
-    MonitorLoop(board).run()
-    blank, seen = board.read().workers
-    assert blank.memory is None
-    assert seen.memory is not None
-
-
-@forks
-@pytest.mark.usefixtures("restless")
-def test_memory_of_a_worker_that_is_gone_is_not_noted(
-    board: Scoreboard, children: Children
-) -> None:
-    pid = children(serving_worker(board, 1))
-    await_ready(board, 1)
-    os.kill(pid, signal.SIGKILL)
-    status_of(pid)
-    MonitorLoop(board).run()
-    assert board.read().workers[0].memory is None
-
-
-# Its duties
+    def __call__(self) -> float:
+        return self.now
 
 
 class Recording:
-    """A duty that remembers when it was done.
+    """A task that remembers when it was done.
 
-    :param turn_seconds: how long it can wait
+    :param interval: how long it can wait
     """
 
     def __init__(self, interval: float = 3600.0) -> None:
         self.interval = interval
+        self.times: list[float] = []
         self.seen: list[Snapshot] = []
         self.ended: list[Snapshot] = []
 
     def run(self, now: float, snapshot: Snapshot) -> None:
+        self.times.append(now)
         self.seen.append(snapshot)
 
     def end(self, snapshot: Snapshot) -> None:
         self.ended.append(snapshot)
 
 
-@pytest.mark.usefixtures("restless")
-def test_each_duty_is_done_at_each_look_with_what_is_seen_then(board: Scoreboard) -> None:
-    tasks = [Recording(0.0), Recording(0.0)]
-    loop = MonitorLoop(board, tasks)
-    loop.run()
-    board.allocate(1)
-    loop.run()
-    for task in tasks:
-        assert [len(snapshot.workers) for snapshot in task.seen] == [0, 1]
-        assert task.ended == []
+class Counting(Scoreboard):
+    """A table that counts how often it is read."""
+
+    reads = 0
+
+    def read(self, but: int | None = None) -> Snapshot:
+        self.reads += 1
+        return super().read(but)
 
 
-@pytest.mark.usefixtures("restless")
-def test_duty_that_can_wait_is_not_done_as_often_as_one_that_cannot(board: Scoreboard) -> None:
-    often, seldom = Recording(0.0), Recording(3600.0)
-    loop = MonitorLoop(board, [seldom, often])
-    for _ in range(5):
-        loop.run()
-    assert (len(often.seen), len(seldom.seen)) == (5, 1)
+@pytest.fixture
+def board() -> Counting:
+    """Return the table of a deployment that serves."""
+    board = Counting(2, 1)
+    board.state = State.SERVING
+    return board
 
 
-def test_duty_is_not_done_before_it_is_time(board: Scoreboard) -> None:
-    """Requests of probes come in between, as many as they like."""
-    task = Recording()
-    loop = MonitorLoop(board, [task])
-    for _ in range(5):
-        loop.run()
-    assert len(task.seen) == 1
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_turn_is_as_short_as_the_duty_that_is_due_first_wants(board: Scoreboard) -> None:
-    assert MonitorLoop(board).interval == watch_module.TURN_SECONDS
-    assert MonitorLoop(board, [Recording()]).interval == watch_module.TURN_SECONDS
-    assert MonitorLoop(board, [Recording(0.01), Recording()]).interval == 0.01
+def pass_time(loop: MonitorLoop, clock: Clock, until: float, late: float = 0.0) -> None:
+    """Run the loop, each time when it has waited for as long as it wants to, or a bit longer."""
+    while clock.now < until:
+        clock.now += loop.run() + late
 
 
-def test_each_duty_ends_once_with_what_is_left(board: Scoreboard) -> None:
+@pytest.mark.parametrize("hurried", [1 / 2, 1 / 4, 1 / 32, 1 / 64])
+def test_hurry_of_one_task_changes_nothing_for_the_others(
+    board: Counting, clock: Clock, hurried: float
+) -> None:
+    """While the guard acts, a changed limit is followed as soon as at rest, and so is a kill."""
+    limits, kills = [], []
+
+    def detect() -> tuple[object, int]:
+        limits.append(clock.now)
+        return machine(), 0
+
+    def count() -> int:
+        kills.append(clock.now)
+        return 0
+
+    settings = load()
+    loop = MonitorLoop(
+        board,
+        [
+            LimitFollower(settings, plan(), detect, Notebook()),  # type: ignore[arg-type]
+            OomDetector(board, plan(), count),
+            Recording(hurried),
+        ],
+        clock,
+    )
+    kills.clear()
+    pass_time(loop, clock, 100)
+    assert limits == [2.0 * number for number in range(50)]
+    assert kills == [0.5 * number for number in range(200)]
+
+
+def test_tasks_that_are_due_at_once_read_the_table_once(board: Counting, clock: Clock) -> None:
+    tasks = [Recording(1.0), Recording(2.0)]
+    loop = MonitorLoop(board, tasks, clock)
+    pass_time(loop, clock, 4)
+    assert [task.times for task in tasks] == [[0, 1, 2, 3], [0, 2]]
+    assert board.reads == 4
+    assert tasks[1].seen == [tasks[0].seen[0], tasks[0].seen[2]]
+
+
+def test_pass_before_anything_is_due_costs_nothing(board: Counting, clock: Clock) -> None:
+    """The end of the master is looked for more often."""
+    task = Recording(8.0)
+    loop = MonitorLoop(board, [task], clock)
+    for waits in (8, 7, 6):
+        assert loop.run() == waits
+        clock.now += 1
+    assert (len(task.seen), board.reads) == (1, 1)
+
+
+def test_interval_that_a_task_changes_holds_from_its_next_turn(
+    board: Counting, clock: Clock
+) -> None:
+    task = Recording(4.0)
+    loop = MonitorLoop(board, [task], clock)
+    assert loop.run() == 4
+    task.interval = 0.5
+    clock.now = 4.0
+    assert loop.run() == 0.5
+
+
+def test_loop_that_comes_late_does_not_catch_up(board: Counting, clock: Clock) -> None:
+    task = Recording(1.0)
+    loop = MonitorLoop(board, [task], clock)
+    pass_time(loop, clock, 10, late=0.5)
+    assert task.times == [1.5 * number for number in range(7)]
+
+
+def test_time_that_tasks_take_is_no_time_to_wait(board: Counting, clock: Clock) -> None:
+    class Slow(Recording):
+        def run(self, now: float, snapshot: Snapshot) -> None:
+            clock.now += 3
+
+    assert MonitorLoop(board, [Slow(4.0)], clock).run() == 1
+    assert MonitorLoop(board, [Slow(2.0)], clock).run() == 0
+
+
+def test_loop_without_tasks_waits_for_ever(board: Counting, clock: Clock) -> None:
+    assert MonitorLoop(board, [], clock).run() == float("inf")
+    assert board.reads == 0
+
+
+def test_each_task_ends_once_with_what_is_left(board: Counting) -> None:
     tasks = [Recording(), Recording()]
     board.allocate(1)
     MonitorLoop(board, tasks).end()

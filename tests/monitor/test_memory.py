@@ -1,4 +1,4 @@
-"""The eyes of the memory guard: what is measured and when, what is done and said, and how often."""
+"""The task of memory: what is measured and when, what is done and logged, and how often."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 
 from flask_workersize import SizingPlan
 from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS, Rules
-from flask_workersize.monitor.loop import HURRY_SECONDS
 from flask_workersize.monitor.memory import (
     EXPECTING_SECONDS,
     LATELY_SECONDS,
     LOG_SECONDS,
     OFTEN_SECONDS,
     SELDOM_SECONDS,
+    SOON_SECONDS,
+    TURN_SECONDS,
     VERY_OFTEN_SECONDS,
     WARMING_SECONDS,
-    MemoryNote,
     MemoryTask,
 )
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerStats
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from tests.children import Children, Pipe, kill
 from tests.plain import MB, plan
 from tests.runtime.workers import forks
@@ -46,7 +46,7 @@ class Figures(MemoryGauge):
 
 
 class Notebook:
-    """A hand that writes down what it is told, and tells the board as a real one does.
+    """A scaler that writes down what it is told, and tells the board as a real one does.
 
     :param board: the shared table
     """
@@ -150,7 +150,7 @@ class Site:
         self.workers: dict[int, Grown] = {}
         self.now = 1000.0
 
-    def guard(self, rules: Rules = RULES, of: SizingPlan | None = None) -> MemoryTask:
+    def guard(self, rules: Rules | None = RULES, of: SizingPlan | None = None) -> MemoryTask:
         """Return the guard that looks from now on."""
         self.task = MemoryTask(self.board, of or plan(), rules, self.scaler, self.gauge)
         return self.task
@@ -182,12 +182,15 @@ class Site:
         """Return what the guard has to say."""
         return self.board.guard
 
-    def own(self, age: int) -> int:
-        """Return what was last measured of a worker, in MB."""
+    def ledger(self, age: int) -> WorkerMemory:
+        """Return what is known of a worker's memory."""
         (row,) = (row for row in self.board.read().workers if row.age == age)
         assert row.memory is not None
-        own = row.memory.uss_bytes
-        return (row.memory.rss_bytes if own is None else own) // MB
+        return row.memory
+
+    def own(self, age: int) -> int:
+        """Return what was last measured of a worker, in MB."""
+        return self.ledger(age).private_bytes // MB
 
 
 @pytest.fixture
@@ -220,18 +223,25 @@ def test_guard_says_that_it_is_on_and_how_near_memory_is(site: Site) -> None:
     )
 
 
-def test_where_nobody_guards_how_near_memory_is_is_written_down_all_the_same(site: Site) -> None:
-    site.gauge.used = 999
-    note = MemoryNote(site.board, site.scaler, site.gauge)
-    note.run(1.0, site.board.read())
-    note.end(site.board.read())
+@forks
+def test_where_nobody_guards_all_is_written_down_and_nothing_is_done(site: Site) -> None:
+    """The report and what is learnt need it, and a limit that has changed is followed."""
+    site.guard(None)
+    (one,) = site.start(1)
+    site.warm_up()
+    one.take(30)
+    site.run(3, used=999)
     now = site.board.read()
-    assert (now.stored["memory_limit_bytes"], now.stored["memory_used_bytes"]) == (
+    memory = (now.stored["memory_limit_bytes"], now.stored["memory_used_bytes"])
+    assert memory == (1000 * MB, 999 * MB)
         1000 * MB,
         999 * MB,
     )
+    assert now.workers[0].memory is not None
     assert site.state() is GuardState.OFF
-    assert note.interval == SELDOM_SECONDS
+    assert site.task.interval == SELDOM_SECONDS
+    assert (site.scaler.adjusted, site.scaler.recycled) == ([], [])
+    assert site.scaler.pressed == 5
 
 
 def test_memory_is_written_down_while_the_server_drains_and_nothing_is_done(site: Site) -> None:
@@ -258,7 +268,8 @@ def test_worker_is_measured_when_it_is_ready_one_at_each_look(site: Site) -> Non
 
 
 @forks
-def test_worker_is_measured_again_when_it_is_warm_and_not_after(site: Site) -> None:
+def test_worker_is_measured_again_when_it_is_warm_and_then_in_its_turn(site: Site) -> None:
+    """One that has served in a moment, one that has not after a longer while."""
     site.guard()
     (one,) = site.start(1)
     site.run()
@@ -270,9 +281,45 @@ def test_worker_is_measured_again_when_it_is_warm_and_not_after(site: Site) -> N
     one.serve(1)
     site.run()
     assert fresh + 25 < site.own(1) < fresh + 40
+    warm = site.ledger(1).private_bytes
+    assert (site.ledger(1).first_bytes or 0) // MB == fresh
     one.take(30)
-    site.run()
+    site.run(after=TURN_SECONDS / 2)
     assert site.own(1) < fresh + 40
+    site.run(after=TURN_SECONDS / 2)
+    assert site.own(1) > fresh + 55
+    assert site.ledger(1).warm_bytes == warm
+    one.take(30)
+    one.serve(1)
+    site.run(after=0.001)
+    assert site.own(1) < fresh + 70
+    assert site.task.interval == SOON_SECONDS
+    site.run(after=TURN_SECONDS - 0.01)
+    assert site.own(1) > fresh + 85
+
+
+@forks
+def test_workers_are_measured_one_after_the_other_the_longest_unread_first(site: Site) -> None:
+    site.guard()
+    site.start(1, 2, 3)
+    site.warm_up()
+    order = []
+    for _ in range(6):
+        site.run(after=TURN_SECONDS)
+        order.append(min(site.workers, key=lambda age: site.ledger(age).age_seconds))
+    assert order == [1, 2, 3, 1, 2, 3]
+
+
+@forks
+def test_worker_that_has_not_loaded_the_app_is_not_measured(site: Site) -> None:
+    """Nor does it keep the others from their turn."""
+    site.guard()
+    blank = site.board.allocate(9)
+    assert blank is not None
+    blank.enter()
+    site.start(1)
+    site.run(2)
+    assert [row.memory is None for row in site.board.read().workers] == [True, False]
 
 
 @forks
@@ -285,7 +332,8 @@ def test_page_by_page_it_is_counted_only_to_choose(site: Site) -> None:
     one.take(10)
     site.run(5, used=750)
     assert site.scaler.recycled == []
-    assert site.own(1) == warm
+    assert warm + 5 < site.own(1) < warm + 15
+    assert site.ledger(1).peak_bytes // MB == warm, "that is of a full sample"
     one.take(20)
     site.run()
     assert site.scaler.recycled == [1]
@@ -319,10 +367,7 @@ def test_worker_that_has_grown_most_is_recycled_with_one_line(
     assert site.scaler.recycled == [2]
     assert site.state() is GuardState.RECYCLING
     (line,) = said()
-    pattern = (
-        rf"INFO memory: worker {two.pid} is recycled: 750 MB of 1000 MB are used; this worker has "
-        r"grown by (\d+) MB\."
-    )
+    pattern = rf"INFO memory: recycling worker {two.pid} \(grew (\d+) MB\); 750 of 1000 MB in use\."
     match = re.fullmatch(pattern, line)
     assert match
     assert 55 < int(match[1]) < 70
@@ -405,9 +450,7 @@ def test_last_worker_gets_a_successor_and_then_goes(
     assert site.scaler.adjusted == [("guard", 1), ("guard", 0)]
     assert site.scaler.recycled == []
     (line,) = said()
-    assert line.startswith(
-        f"INFO memory: one more worker is started, then worker {one.pid} ends: 750 MB of 1000 MB"
-    )
+    assert line.startswith(f"INFO memory: starting a worker to replace {one.pid} (grew ")
     one.go()
     site.run(used=300)
     assert site.state() is GuardState.RECYCLING
@@ -469,9 +512,9 @@ def test_plan_that_is_too_large_gets_fewer_workers_and_a_line_that_says_what_to_
     assert site.state() is GuardState.REDUCED
     (line,) = said()
     pattern = (
-        r"WARNING memory: one worker fewer: 950 MB of 1000 MB are used, and recycling does not "
-        r"help, since a worker needs (\d+) MB to begin with: this is not a leak, the plan is too "
-        r"large; set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=900\."
+        r"WARNING memory: removing a worker; 950 of 1000 MB in use\. Recycling won't help: a fresh "
+        r"worker needs (\d+) MB\. The plan is too large\. Set NOW_LMS_WORKERS=1 or "
+        r"NOW_LMS_WORKER_MEMORY_MB=900\."
     )
     match = re.fullmatch(pattern, line)
     assert match
@@ -498,7 +541,9 @@ def test_number_grows_back_when_memory_was_free_for_a_while(
     assert site.scaler.adjusted == [("guard", -1)]
     site.run(after=0.5)
     assert site.scaler.adjusted == [("guard", -1), ("guard", 0)]
-    assert said()[-1] == "INFO memory: one worker more: there is room again: 300 MB are used."
+    assert (
+        said()[-1] == "INFO memory: adding a worker (there is room again); 300 of 1000 MB in use."
+    )
     site.start(3)
     site.run(3, after=CALM_SECONDS)
     assert site.state() is GuardState.OK
@@ -559,8 +604,8 @@ def test_kill_by_the_kernel_is_answered_with_one_worker_fewer_once(
     assert site.scaler.adjusted == [("guard", -1)]
     (line,) = said()
     assert line.startswith(
-        "WARNING memory: one worker fewer: the kernel has killed a worker: the plan is too large "
-        "for its peaks; set NOW_LMS_WORKERS="
+        "WARNING memory: removing a worker; 300 of 1000 MB in use. The kernel killed a worker: the "
+        "plan is too large for its peaks. Set NOW_LMS_WORKERS="
     )
     workers[0].go()
     workers[1].take(30)
@@ -630,13 +675,13 @@ def test_it_looks_often_while_a_worker_is_about_to_be_ready(site: Site) -> None:
     site.start(1)
     site.board.planned = 2
     site.run(3, used=100)
-    assert site.task.interval == EXPECTING_SECONDS < HURRY_SECONDS
+    assert site.task.interval == EXPECTING_SECONDS
     (two,) = site.start(2)
     site.run(3)
-    assert site.task.interval > HURRY_SECONDS
+    assert site.task.interval > EXPECTING_SECONDS
     two.serve()
     site.run()
-    assert site.task.interval > HURRY_SECONDS, "it is warm"
+    assert site.task.interval > EXPECTING_SECONDS, "it is warm"
 
 
 @forks
@@ -644,15 +689,15 @@ def test_it_looks_often_while_a_worker_that_serves_is_not_yet_warm(site: Site) -
     site.guard()
     (one,) = site.start(1)
     site.run(3, used=100)
-    assert site.task.interval > HURRY_SECONDS
+    assert site.task.interval > EXPECTING_SECONDS
     one.serve(WARM_REQUESTS - 2)
     site.run()
     assert site.task.interval == EXPECTING_SECONDS
     site.run(after=WARMING_SECONDS)
-    assert site.task.interval > HURRY_SECONDS, "it is idle"
+    assert site.task.interval > EXPECTING_SECONDS, "it is idle"
     one.serve(2)
     site.run(3)
-    assert site.task.interval > HURRY_SECONDS, "it is warm"
+    assert site.task.interval > EXPECTING_SECONDS, "it is warm"
 
 
 @forks
@@ -663,8 +708,8 @@ def test_same_is_said_once_a_minute(site: Site, said: Callable[[], list[str]]) -
     site.warm_up()
     site.run(20, after=1, used=950)
     assert said() == [
-        "WARNING memory: short: 950 MB of 1000 MB are used, but not by this server: its workers "
-        "have grown by 0 MB."
+        "WARNING memory: 950 of 1000 MB in use. Other processes hold it: these workers have grown "
+        "by 0 MB."
     ]
     site.run(after=LOG_SECONDS)
     assert len(said()) == 2
@@ -713,12 +758,12 @@ def test_server_of_one_process_is_warned_of_and_then_not_ready(
     assert len(held) == GROWN_BYTES
     assert (site.scaler.ended, site.board.is_exit_asked) == (0, False)
     first, second = said()
-    pattern = r"WARNING memory: short: 700 MB of 1000 MB are used; this server holds \d+ MB\."
+    pattern = r"WARNING memory: 700 of 1000 MB in use\. This server holds \d+ MB\."
     assert re.fullmatch(pattern, first)
     pattern = (
-        r"WARNING memory: /ready says no: 900 MB of 1000 MB are used; this server holds \d+ MB; "
-        r"give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit lets it end before "
-        r"the kernel ends it, for the service manager to start it again\."
+        r"WARNING memory: /ready fails now; 900 of 1000 MB in use\. This server holds \d+ MB\. "
+        r"Give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit ends it before the "
+        r"kernel does, so that the service manager restarts it\."
     )
     assert re.fullmatch(pattern, second)
 
@@ -733,8 +778,7 @@ def test_server_of_one_process_ends_once_where_it_is_to(
     site.run(5, used=900)
     assert (site.scaler.ended, site.board.is_exit_asked) == (1, True)
     pattern = (
-        r"WARNING memory: the server is asked to end: 900 MB of 1000 MB are used; this server "
-        r"holds \d+ MB\."
+        r"WARNING memory: stopping the server; 900 of 1000 MB in use\. This server holds \d+ MB\."
     )
     assert re.fullmatch(pattern, said()[-1])
     assert len(held) == GROWN_BYTES
@@ -760,9 +804,11 @@ def test_server_of_one_process_holds_what_it_really_holds(
 
 
 @forks
-def test_workers_that_a_monitor_finds_are_not_taken_for_fresh(site: Site) -> None:
-    """It was started again: what they have may be growth, and another one may need far less."""
+def test_monitor_that_is_started_again_knows_what_workers_have_grown(site: Site) -> None:
+    """The one before it has entered what they had when they were warm."""
+    site.guard()
     (worker,) = site.start(1)
+    site.warm_up()
     worker.take(60)
     site.guard()
     site.run(4, used=300)

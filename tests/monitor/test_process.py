@@ -8,15 +8,15 @@ import os
 import signal
 import socket
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from flask_workersize.monitor import process as monitor_module
 from flask_workersize.monitor.loop import MonitorLoop, Task
-from flask_workersize.monitor.process import Monitor, NoProbe, Probe
+from flask_workersize.monitor.process import Closeable, Monitor
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
@@ -28,8 +28,8 @@ PROMISE = 3600.0
 """Seconds for which nothing happens, whatever the machine has to do."""
 
 
-class Ticking:
-    """Answers nobody, and says that it goes round.
+class Open:
+    """A port that is open in the monitor, and says when it is closed.
 
     :param pipe: where it says so
     """
@@ -37,16 +37,24 @@ class Ticking:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def turn(self, seconds: float) -> None:
-        self._pipe.tell("turn")
-        time.sleep(min(seconds, 0.01))
-
     def close(self) -> None:
         self._pipe.tell("closed")
 
 
-class Failing:
-    """Fails at a turn.
+class Nothing:
+    """A task that does nothing."""
+
+    interval = 0.01
+
+    def run(self, now: float, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+    def end(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+
+class Failing(Nothing):
+    """Fails.
 
     :param error: how
     """
@@ -54,28 +62,29 @@ class Failing:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def turn(self, seconds: float) -> None:
+    def run(self, now: float, snapshot: Snapshot) -> None:
         raise self._error
 
-    def close(self) -> None:
-        raise AssertionError("nobody closes it")
 
+class Ticking(Nothing):
+    """Says that it goes round.
 
-class Hanging:
-    """Never comes back from a turn.
-
-    :param pipe: where it says that it hangs
+    :param pipe: where it says so
     """
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def turn(self, seconds: float) -> None:
+    def run(self, now: float, snapshot: Snapshot) -> None:
+        self._pipe.tell("turn")
+
+
+class Hanging(Ticking):
+    """Never comes back."""
+
+    def run(self, now: float, snapshot: Snapshot) -> None:
         self._pipe.tell("hangs")
         time.sleep(PROMISE)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Telling:
@@ -105,11 +114,13 @@ class Monitors:
     def __call__(
         self,
         board: Scoreboard,
-        open_probe: Callable[[MonitorLoop], Probe] = lambda loop: NoProbe(),
+        task: Task | None = None,
+        open_probe: Callable[[], Closeable] = ExitStack,
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> Monitor:
-        monitor = Monitor(board, lambda: MonitorLoop(board), open_probe, settle, kept)
+        tasks = [] if task is None else [task]
+        monitor = Monitor(board, lambda: MonitorLoop(board, tasks), open_probe, settle, kept)
         self._started.append(monitor)
         monitor.start()
         return monitor
@@ -156,7 +167,7 @@ def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
     board: Scoreboard, monitors: Monitors
 ) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Ticking(pipe))
+        monitor = monitors(board, Ticking(pipe), lambda: Open(pipe))
         pipe.hear_only()
         assert pipe.hear() == "turn"
         board.state = State.STOPPED
@@ -170,7 +181,7 @@ def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
 def test_monitor_goes_on_until_then(board: Scoreboard, monitors: Monitors, state: State) -> None:
     """It is asked while the server drains and stops."""
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Ticking(pipe))
+        monitor = monitors(board, Ticking(pipe))
         pipe.hear()
         board.state = state
         for _ in range(5):
@@ -195,7 +206,7 @@ def test_stop_ends_the_monitor_and_says_that_the_server_has_stopped(
 @forks
 def test_monitor_that_hangs_is_killed_at_the_stop(board: Scoreboard, monitors: Monitors) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Hanging(pipe))
+        monitor = monitors(board, Hanging(pipe))
         pipe.hear()
     pid = pid_of(monitor)
     monitor.stop()
@@ -255,7 +266,7 @@ def test_worker_does_not_start_another_monitor(
 
 
 @forks
-@pytest.mark.parametrize("where", ["settle", "open_probe", "turn"])
+@pytest.mark.parametrize("where", ["settle", "open_probe", "task"])
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken"), SystemExit(3), SystemExit(4), KeyboardInterrupt()], ids=repr
 )
@@ -267,12 +278,13 @@ def test_monitor_that_fails_ends_with_1(
     def fail() -> None:
         raise error
 
-    def open_probe(loop: MonitorLoop) -> Probe:
+    def open_probe() -> Closeable:
         if where == "open_probe":
             fail()
-        return Failing(error)
+        return ExitStack()
 
-    monitor = monitors(board, open_probe, fail if where == "settle" else lambda: None)
+    settle = fail if where == "settle" else lambda: None
+    monitor = monitors(board, Failing(error) if where == "task" else None, open_probe, settle)
     assert status_of(pid_of(monitor)) == 1
 
 
@@ -283,7 +295,7 @@ def test_monitor_ends_past_the_exit_handlers_of_the_master(
     """What the launcher has to clean up, such as an app context, is the launcher's."""
     with Pipe() as pipe:
         try:
-            monitor = monitors(board, lambda loop: Failing(SystemExit(0)))
+            monitor = monitors(board, Failing(SystemExit(0)))
         finally:
             pipe.tell(str(os.getpid()))
         assert pipe.hear() == str(os.getpid())
@@ -312,13 +324,13 @@ def test_monitor_that_is_killed_is_started_again_with_one_line(
     board: Scoreboard, monitors: Monitors, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Ticking(pipe))
+        monitor = monitors(board, Ticking(pipe))
         first = pid_of(monitor)
         os.kill(first, signal.SIGKILL)
         await_that(restarted(monitor), "another monitor")
         assert is_gone(first)
         assert not is_gone(pid_of(monitor))
-        assert caplog.messages == ["the monitor has died; it is started again."]
+        assert caplog.messages == ["monitor died; restarting."]
         monitor.stop()
 
 
@@ -340,7 +352,7 @@ def test_monitor_that_dies_at_each_start_is_not_started_again_at_once(
 ) -> None:
     """Once it is; else a fault in it would keep the master busy, and fill the log."""
     monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", PROMISE)
-    monitor = monitors(board, lambda loop: Failing(RuntimeError("broken")))
+    monitor = monitors(board, Failing(RuntimeError("broken")))
     await_end(pid_of(monitor))
     await_that(restarted(monitor), "another monitor")
     second = pid_of(monitor)
@@ -395,7 +407,7 @@ def test_signal_to_the_whole_group_does_not_end_the_monitor(
 ) -> None:
     """It is needed until the master has ended."""
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Ticking(pipe))
+        monitor = monitors(board, Ticking(pipe))
         pipe.hear_only()
         pipe.hear()
         os.kill(pid_of(monitor), number)
@@ -413,7 +425,7 @@ def test_handlers_of_the_master_are_not_called_in_the_monitor(
         before = signal.signal(signal.SIGUSR1, lambda signum, frame: called.tell(str(os.getpid())))
         try:
             with Pipe() as pipe:
-                monitor = monitors(board, lambda loop: Ticking(pipe))
+                monitor = monitors(board, Ticking(pipe))
                 os.kill(pid_of(monitor), signal.SIGUSR1)
                 pipe.hear()
                 os.kill(pid_of(monitor), signal.SIGUSR1)
@@ -435,11 +447,11 @@ def test_what_is_to_be_given_up_is_given_up_before_anybody_is_answered(
 ) -> None:
     with Pipe() as pipe:
 
-        def open_probe(loop: MonitorLoop) -> Probe:
+        def open_probe() -> Closeable:
             pipe.tell("opened")
-            return Ticking(pipe)
+            return ExitStack()
 
-        monitors(board, open_probe, settle=lambda: pipe.tell("settled"))
+        monitors(board, Ticking(pipe), open_probe, settle=lambda: pipe.tell("settled"))
         assert [pipe.hear() for _ in range(3)] == ["settled", "opened", "turn"]
 
 
@@ -457,13 +469,13 @@ def test_monitor_keeps_the_sockets_that_it_needs_and_gives_up_those_of_the_app(
         ours,
     ):
 
-        def open_probe(loop: MonitorLoop) -> Probe:
+        def open_probe() -> Closeable:
             items = {"kept": kept, "listener": listener, "datagrams": datagrams, "pair": theirs}
             modes = {name: os.fstat(item.fileno()).st_mode for name, item in items.items()}
             pipe.tell(json.dumps({name: stat.S_ISSOCK(mode) for name, mode in modes.items()}))
-            return Ticking(pipe)
+            return ExitStack()
 
-        monitors(board, open_probe, kept=[kept])
+        monitors(board, open_probe=open_probe, kept=[kept])
         assert json.loads(pipe.hear()) == {
             "kept": True,
             "listener": False,
@@ -488,13 +500,13 @@ def test_what_is_given_up_stays_a_descriptor_that_leads_nowhere(
     """Who in the monitor still knows its number reaches nothing, and no other file."""
     with Pipe() as pipe, socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def open_probe(loop: MonitorLoop) -> Probe:
+        def open_probe() -> Closeable:
             opened = os.open(os.devnull, os.O_RDWR)
             pipe.tell(str(opened != listener.fileno()))
             pipe.tell(str(os.write(listener.fileno(), b"lost")))
-            return Ticking(pipe)
+            return ExitStack()
 
-        monitors(board, open_probe)
+        monitors(board, open_probe=open_probe)
         assert (pipe.hear(), pipe.hear()) == ("True", "4")
 
 
@@ -508,7 +520,7 @@ def deploy(
     tasks: Iterable[Task] = (),
 ) -> None:
     """Be a master with a monitor and workers, until a signal ends it."""
-    monitor = Monitor(board, lambda: MonitorLoop(board, tasks), lambda loop: NoProbe())
+    monitor = Monitor(board, lambda: MonitorLoop(board, tasks), ExitStack)
     monitor.start()
     told.tell(str(monitor.pid))
     with Children() as children:
@@ -599,46 +611,21 @@ def test_monitor_goes_before_computing_workers_where_it_may(
     board: Scoreboard, monitors: Monitors
 ) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Ticking(pipe))
+        monitor = monitors(board, Ticking(pipe))
         pipe.hear()
         priority = os.getpriority(os.PRIO_PROCESS, pid_of(monitor))
         assert priority <= os.getpriority(os.PRIO_PROCESS, 0)
 
 
-@forks
-def test_memory_reaches_the_table_from_the_monitor(board: Scoreboard, monitors: Monitors) -> None:
-    row = board.allocate(1)
-    assert row is not None
-    row.enter()
-    monitors(board)
-    await_that(lambda: board.read().workers[0].memory is not None, "a sample")
+# A system that cannot fork
 
 
-# Where a system cannot fork
-
-
-def test_monitor_is_a_thread_where_a_system_cannot_fork(
-    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+def test_there_is_no_monitor_where_a_system_cannot_fork(
+    board: Scoreboard, monitors: Monitors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends with the server, and ends nobody."""
     monkeypatch.delattr(os, "fork")
-    row = board.allocate(1)
-    assert row is not None
-    row.enter()
-    opened = threading.Event()
-
-    def open_probe(loop: MonitorLoop) -> Probe:
-        opened.set()
-        return NoProbe()
-
-    monitor = Monitor(board, lambda: MonitorLoop(board), open_probe)
-    monitor.start()
-    assert opened.wait(30)
+    monitor = monitors(board, Failing(AssertionError("there is none")))
     monitor.keep()
     assert monitor.pid is None
-    (thread,) = (one for one in threading.enumerate() if one.name == "workersize-monitor")
-    assert thread.daemon
     monitor.stop()
     assert board.state is State.STOPPED
-    thread.join(30)
-    assert not thread.is_alive()

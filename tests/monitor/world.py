@@ -12,10 +12,13 @@ from flask_workersize.monitor.guard import (
     Kind,
     Observation,
     Rules,
-    Worker,
     decide,
 )
+from flask_workersize.runtime.snapshot import WorkerMemory
+from tests.health.snapshots import row
 from tests.plain import MB
+
+BLANK = row()
 
 STEPS = {Kind.REPLACE: (1, 0), Kind.FINISH: (-1, 0), Kind.FEWER: (0, 1), Kind.MORE: (0, -1)}
 """Stand-ins, and workers that are missing, which each action adds."""
@@ -204,16 +207,14 @@ class World:
             planned=self.planned,
             wanted=self.wanted,
             workers=tuple(
-                Worker(
-                    one.age,
-                    int(self.own(one) * MB),
-                    one.warm_bytes,
+                BLANK._replace(
+                    age=one.age,
                     is_ready=one.ready_at <= self.now,
                     is_leaving=one.is_told,
+                    memory=self.memory(one),
                 )
                 for one in self.processes
             ),
-            fresh_bytes=int(self.app.fresh * MB),
             peak_bytes=self.peak,
             oom_kill_at=self.oom_kill_at,
             recent=tuple(self.done),
@@ -221,6 +222,11 @@ class World:
             short_since=None if self.is_free else self.short_since,
             growth_bytes=grown,
         )
+
+    def memory(self, one: Process) -> WorkerMemory:
+        """Return what the ledger has of a worker."""
+        own, first = int(self.own(one) * MB), int(self.app.fresh * MB)
+        return WorkerMemory(own, None, own, first, one.warm_bytes, own)
 
     def serving_after(self, action: Action) -> list[Process]:
         """Return who still serves when the guard and the master have let somebody go."""
@@ -235,7 +241,7 @@ class World:
         if action.kind in (Kind.NOTHING, Kind.WARN):
             return
         assert self.serving_after(action), f"{action} leaves nobody who serves"
-        if action.reason.startswith("the kernel has killed"):
+        if action.reason.startswith("The kernel killed"):
             return
         going = [one.age for one in self.processes if one.gone_at is not None]
         starting = [one.age for one in self.processes if one.ready_at > self.now]

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_workersize.resources.processes import start_time
+from flask_workersize.resources.processes import ProcessMemory, start_time
 from flask_workersize.runtime.layout import NANOSECONDS, Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import MemorySample, State
+from flask_workersize.runtime.snapshot import State, WorkerMemory
 from flask_workersize.runtime.worker_record import WorkerRecord
 from tests.children import Children, Pipe, status_of
 from tests.plain import untimed
@@ -256,22 +256,79 @@ def test_memory_is_unknown_until_it_is_noted() -> None:
     assert board.read().workers[0].memory is None
 
 
+def sample(
+    board: Scoreboard,
+    rss: int,
+    uss: int | None = None,
+    pss: int | None = None,
+    *,
+    peak: int = 0,
+    served: int = 0,
+    warm: bool = False,
+) -> WorkerMemory:
+    """Enter a sample of the first worker, and return the ledger as a reader sees it."""
+    noted = board.note_memory(0, ProcessMemory(rss, pss, uss), peak, served, is_warm=warm)
+    read = board.read().workers[0].memory
+    assert read is not None
+    assert noted == read._replace(age_seconds=0.0)
+    return noted
+
+
 @pytest.mark.parametrize(("pss", "uss"), [(200, 100), (None, 100), (None, None), (0, 0)])
 def test_memory_is_told_as_it_was_noted(pss: int | None, uss: int | None) -> None:
     board = Scoreboard(1, 1)
     given_row(board)
-    board.note_memory(0, 300, pss, uss)
-    memory = board.read().workers[0].memory
-    assert memory == MemorySample(300, pss, uss, memory.age_seconds if memory else -1, uss or 0)
+    memory = sample(board, 300, uss, pss)
+    assert memory == WorkerMemory(300, pss, uss or 0, uss, None, uss or 0)
+    assert memory.uss_bytes == uss
+
+
+def test_first_and_warm_memory_stay_as_they_were_and_the_peak_only_rises() -> None:
+    """Between two samples there may have been more: the resident peak tells how much."""
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 300, 100, served=3)
+    sample(board, 350, 150, served=25, warm=True)
+    memory = sample(board, 340, 140, peak=390, served=30, warm=True)
+    assert memory == WorkerMemory(340, None, 140, 100, 150, 190, 30)
+    assert memory.grown_bytes == 0
+    memory = sample(board, 380, 180, served=40, warm=True)
+    assert memory == WorkerMemory(380, None, 180, 100, 150, 190, 40)
+    assert memory.grown_bytes == 30
+
+
+def test_resident_memory_between_two_samples_tells_what_is_private_now() -> None:
+    """What is shared is taken to be as before."""
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 300, 100, served=3)
+    memory = board.note_resident(0, 340)
+    assert memory._replace(age_seconds=0) == WorkerMemory(340, None, 140, 100, None, 100, 3)
+    assert board.note_resident(0, 320).private_bytes == 120
+
+
+def test_where_private_memory_is_not_told_it_is_what_came_after_the_first_sample() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    assert sample(board, 300).private_bytes == 0
+    assert board.note_resident(0, 310).private_bytes == 10
+    memory = sample(board, 350, warm=True)
+    assert memory == WorkerMemory(350, None, 50, None, 50, 50)
+    assert sample(board, 370, warm=True).grown_bytes == 20
 
 
 def test_memory_of_one_worker_is_not_told_of_the_next_in_its_row() -> None:
     board = Scoreboard(1, 1)
     given_row(board, 1)
-    board.note_memory(0, 300, 200, 100)
+    sample(board, 300, 100, warm=True)
     board.release(1)
-    given_row(board, 2)
-    assert board.read().workers[0].memory is None
+    for age in range(2, board.capacity + 1):
+        given_row(board, age)
+        board.release(age)
+    given_row(board, 999)
+    (again,) = board.read().workers
+    assert (again.number, again.memory) == (0, None)
+    assert sample(board, 200, 50) == WorkerMemory(200, None, 50, 50, None, 50)
 
 
 # Workers that come and go
