@@ -44,7 +44,8 @@ class MonitorLoop:
             snapshot = self._board.read()
             for task in due:
                 task.run(now, snapshot)
-                self._next[task] = now + task.interval
+                # On a grid, so that tasks are due together and share what was read.
+                self._next[task] = (now // task.interval + 1) * task.interval
         return max(min(self._next.values(), default=float("inf")) - self._clock(), 0.0)
 
     def end(self) -> None:

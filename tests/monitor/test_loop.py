@@ -114,6 +114,7 @@ def test_tasks_that_are_due_at_once_read_the_table_once(board: Counting, clock: 
 
 def test_pass_before_anything_is_due_costs_nothing(board: Counting, clock: Clock) -> None:
     """The end of the master is looked for more often."""
+    clock.now = 8.0
     task = Recording(8.0)
     loop = MonitorLoop(board, [task], clock)
     for waits in (8, 7, 6):
@@ -133,11 +134,26 @@ def test_interval_that_a_task_changes_holds_from_its_next_turn(
     assert loop.run() == 0.5
 
 
-def test_loop_that_comes_late_does_not_catch_up(board: Counting, clock: Clock) -> None:
+def test_loop_that_comes_late_keeps_the_pace_and_does_not_catch_up(
+    board: Counting, clock: Clock
+) -> None:
     task = Recording(1.0)
     loop = MonitorLoop(board, [task], clock)
-    pass_time(loop, clock, 10, late=0.5)
-    assert task.times == [1.5 * number for number in range(7)]
+    pass_time(loop, clock, 4, late=0.25)
+    assert task.times == [0, 1.25, 2.25, 3.25]
+    clock.now = 9.5
+    pass_time(loop, clock, 12)
+    assert task.times[4:] == [9.5, 10, 11]
+
+
+def test_tasks_that_began_apart_are_due_together_again(board: Counting, clock: Clock) -> None:
+    """Each would read the table for itself."""
+    hurried, calm = Recording(0.25), Recording(1.0)
+    loop = MonitorLoop(board, [hurried, calm], clock)
+    clock.now = 0.125
+    pass_time(loop, clock, 3)
+    assert calm.times == [0.125, 1, 2]
+    assert board.reads == len(hurried.times)
 
 
 def test_time_that_tasks_take_is_no_time_to_wait(board: Counting, clock: Clock) -> None:
