@@ -21,6 +21,7 @@ from .runtime.deployment import Deployment, process
 from .sizing.plan import SizingPlan, available_for, compute_plan
 from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
+from .sizing.sources import ArgsParser
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -38,6 +39,7 @@ class WorkerSizingState:
     :param error: what is not valid about the settings
     :param serving: whether the app is served under the plan
     :param held_bytes: memory that this process held when the machine was looked at
+    :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``
     """
 
     resources: Resources
@@ -47,6 +49,7 @@ class WorkerSizingState:
     serving: bool = False
     deployment: Deployment | None = field(default=None, repr=False)
     held_bytes: int = 0
+    gunicorn_args: ArgsParser | None = field(default=None, repr=False)
 
     def resources_for(self, settings: SizingSettings) -> Resources:
         """Return the resources that a plan is made from.
@@ -152,24 +155,26 @@ def get_plan(app: Flask | None = None) -> SizingPlan:
     return get_state(app).get_plan()
 
 
-def prepare(
+def load_settings(
     app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
-) -> tuple[SizingSettings, SizingPlan]:
-    """Plan for an app from every layer of settings, and store the plan.
-
-    :param app: an app that was initialised
-    :param options: options of the command, by setting
-    :param option_source: how such an option is called in messages
-    :raises WorkerSizeConfigError: if the settings are not valid
-    """
-    state = get_state(app)
+) -> SizingSettings:
+    """Return what is asked for an app, read from every source, without a profile."""
+    health_url(app)
     settings = SizingSettings.load(
         config=app.config,
         options=options,
         option_source=option_source,
-        profile_location=ProfileLocation.of(app),
-    ).for_platform(sys.platform)
-    health_url(app)
+        gunicorn_args=get_state(app).gunicorn_args,
+    )
+    return settings.for_platform(sys.platform)
+
+
+def prepare(
+    app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
+) -> tuple[SizingSettings, SizingPlan]:
+    """Plan for an app from every source of settings, and store the plan."""
+    state = get_state(app)
+    settings = load_settings(app, options, option_source).with_profile(ProfileLocation.of(app))
     plan = compute_plan(settings, state.resources_for(settings))
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan

@@ -22,6 +22,7 @@ from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import ENVIRON_KEY, Deployment, process
+from .servers.launch import gunicorn_args
 from .sizing.settings import DEFAULT_HEALTH_URL
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class WorkerSizing:
             if deployment
             else WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
         )
+        state.gunicorn_args = gunicorn_args
         process.apps.add(app)
         try:
             if deployment is None:

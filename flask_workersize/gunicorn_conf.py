@@ -27,7 +27,7 @@ from .resources.processes import held_memory
 from .runtime.deployment import Deployed, Deployment, process
 from .servers.gunicorn import hooks as installed
 from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import WORKER_CLASSES
+from .servers.gunicorn.options import WORKER_CLASSES, parse_command_args
 from .servers.health_port import HealthPort
 from .servers.proxy import TRUSTING_NOBODY, TrustedProxy
 from .sizing.plan import available_for, compute_plan
@@ -65,8 +65,10 @@ def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Depl
     """Plan, or end gunicorn with one line."""
     try:
         settings = SizingSettings.load(
-            options={"wsgi_server": "gunicorn", **options}, option_source="gunicorn --{option}"
-        )
+            options={"wsgi_server": "gunicorn", **options},
+            option_source="gunicorn --{option}",
+            gunicorn_args=parse_command_args,
+        ).with_profile()
     except WorkerSizeConfigError as error:
         error.show()
         sys.exit(error.exit_code)

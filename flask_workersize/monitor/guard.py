@@ -45,6 +45,9 @@ proves too early, up to an hour."""
 
 LONGEST_CALM_SECONDS = 3600.0
 
+CRITICAL_SHARE = 0.9
+"""Share of the limit above which workers are removed, and a server of one process is not ready."""
+
 SAFE_SHARE = 0.97
 """Share of the limit that a second worker, beside the last one, may bring us to."""
 
@@ -124,25 +127,15 @@ class Rules:
     """What the operator set.
 
     :param recycle_share: share of the limit above which workers are recycled, 0 to 1
-    :param critical_share: share of the limit above which there are fewer workers, 0 to 1
     :param worker_max_bytes: own memory above which a worker is recycled; ``None`` for no bound
-    :param worker_max_share: the same as a share of the limit, 0 to 1
     :param patience_seconds: how long an action may be under way before it is given up
     :param exits: whether a server of one process is to end before the kernel ends it
     """
 
     recycle_share: float = 0.7
-    critical_share: float = 0.9
     worker_max_bytes: int | None = None
-    worker_max_share: float | None = None
     patience_seconds: float = 30.0
     exits: bool = False
-
-    def worker_bound(self, limit_bytes: int) -> int | None:
-        """Return the own memory above which a worker is recycled; ``None`` for no bound."""
-        if self.worker_max_share is not None:
-            return int(self.worker_max_share * limit_bytes)
-        return self.worker_max_bytes
 
 
 @dataclass(frozen=True)
@@ -201,10 +194,7 @@ class Observation:
     def is_short(self, rules: Rules) -> bool:
         """Return whether something should be done, now or because of what is to come."""
         ahead = self.used_bytes + max(self.growth_bytes, 0.0) * HORIZON_SECONDS
-        return (
-            self.used_share >= rules.recycle_share
-            or ahead >= rules.critical_share * self.limit_bytes
-        )
+        return self.used_share >= rules.recycle_share or ahead >= CRITICAL_SHARE * self.limit_bytes
 
 
 NOTHING = Action(Kind.NOTHING)
@@ -236,7 +226,7 @@ def decide(seen: Observation, rules: Rules) -> Action:
 
 
 def _steady(seen: Observation, ready: list[Worker], rules: Rules) -> Action:
-    largest, bound = ready[0], rules.worker_bound(seen.limit_bytes)
+    largest, bound = ready[0], rules.worker_max_bytes
     if bound is not None and largest.own_bytes > bound:
         reason = f"worker has {_mb(largest.own_bytes)}, its bound is {_mb(bound)}"
         return _recycle(seen, largest, reason, rules)
@@ -261,7 +251,7 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
         return _blame_others(seen, reason, rules)
     has_grown = worker.grown_bytes >= LEAST_GAIN * seen.limit_bytes
     # One that needs so much to begin with would be as large after a new start.
-    kind = Kind.EXIT if has_grown and seen.used_share >= rules.critical_share else Kind.WARN
+    kind = Kind.EXIT if has_grown and seen.used_share >= CRITICAL_SHARE else Kind.WARN
     return Action(kind, worker, f"{used}; this server holds {_mb(worker.own_bytes)}")
 
 
@@ -280,7 +270,7 @@ def _is_ours(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
 
 def _blame_others(seen: Observation, reason: str, rules: Rules) -> Action:
     """Warn of others shortly before the end: that a machine is well used is no news."""
-    is_critical = seen.used_share >= rules.critical_share
+    is_critical = seen.used_share >= CRITICAL_SHARE
     return Action(Kind.WARN, None, reason) if is_critical else NOTHING
 
 
@@ -312,7 +302,7 @@ def _under_pressure(seen: Observation, ready: list[Worker], rules: Rules) -> Act
     each = max(worker.needed_bytes for worker in ready)
     others = max(seen.used_bytes - sum(worker.own_bytes for worker in seen.workers), 0)
     all_warm = others + len(ready) * each
-    if max(seen.used_bytes, all_warm) < rules.critical_share * seen.limit_bytes:
+    if max(seen.used_bytes, all_warm) < CRITICAL_SHARE * seen.limit_bytes:
         return NOTHING
     reason = (
         f"{used}, and recycling does not help, since a worker needs {_mb(each)} to begin with: "
@@ -382,7 +372,7 @@ def _one_more(seen: Observation, rules: Rules) -> Action:
     since = max([seen.free_since, seen.oom_kill_at or 0.0, *(done.at for done in changes)])
     own = sum(worker.own_bytes for worker in seen.workers)
     then = max(seen.used_bytes - own, 0) + (seen.wanted + 1) * seen.peak_bytes
-    has_room = then <= rules.critical_share * seen.limit_bytes
+    has_room = then <= CRITICAL_SHARE * seen.limit_bytes
     if not has_room or seen.now - since < patience:
         return NOTHING
     return Action(Kind.MORE, None, f"there is room again: {_mb(seen.used_bytes)} are used")

@@ -49,7 +49,6 @@ class MonitorLoop:
     def __init__(self, board: Scoreboard, tasks: Iterable[Task] = ()) -> None:
         self._board = board
         self._tasks = tuple(tasks)
-        self._saturated_since: float | None = None
         self._snapshot: Snapshot | None = None
         self._next_look = self._next_read = self._next_sample = 0.0
         self._due = [0.0] * len(self._tasks)
@@ -85,10 +84,6 @@ class MonitorLoop:
         if self._snapshot is None or is_hurried or now >= self._next_read:
             self._next_read = now + 1.9 * min(max(self._soonest, TURN_SECONDS), CALM_SECONDS)
             self._snapshot = self._board.read()
-            if not self._snapshot.is_saturated:
-                self._saturated_since = None
-            elif self._saturated_since is None:
-                self._saturated_since = now
         return self._snapshot
 
     def end(self) -> None:
@@ -96,11 +91,6 @@ class MonitorLoop:
         snapshot = self._board.read()
         for task in self._tasks:
             task.end(snapshot)
-
-    def saturated_seconds(self) -> float:
-        """Return for how long every slot has been busy."""
-        since = self._saturated_since
-        return 0.0 if since is None else time.monotonic() - since
 
     def _sample(self, snapshot: Snapshot) -> None:
         rows = [row for row in snapshot.workers if row.pid]

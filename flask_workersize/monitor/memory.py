@@ -19,6 +19,7 @@ from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
 from ..sizing.plan import MB, SizingPlan
 from .guard import (
+    CRITICAL_SHARE,
     WARM_REQUESTS,
     Action,
     Done,
@@ -195,11 +196,11 @@ class MemoryTask:
         acted_at = seen.recent[-1].at if seen.recent else float("-inf")
         if seen.is_short(self._rules) and seen.now < acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
-        is_bound = self._rules.worker_bound(seen.limit_bytes) is not None
+        is_bound = self._rules.worker_max_bytes is not None
         longest = SOON_SECONDS if self._has_new or is_bound else SELDOM_SECONDS
         if not seen.is_group:
             return longest
-        free = self._rules.critical_share * seen.limit_bytes - seen.used_bytes
+        free = CRITICAL_SHARE * seen.limit_bytes - seen.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _is_expecting(self, now: float, snapshot: Snapshot) -> bool:
@@ -278,7 +279,7 @@ class MemoryTask:
             growth_bytes=self._growth(now, state.used_bytes),
             short_since=self._short_since,
         )
-        is_bound = self._rules.worker_bound(state.limit_bytes) is not None
+        is_bound = self._rules.worker_max_bytes is not None
         is_changed = bool(self._fewer or self._surge or self._oom_kill_at)
         if not seen.is_short(self._rules) and not is_bound and not is_changed:
             # Nothing is to be decided, many times a second.

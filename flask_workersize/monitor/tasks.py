@@ -78,13 +78,9 @@ def rules_of(settings: SizingSettings) -> Rules:
     :param settings: what the operator asked for
     """
     bound = settings.worker_memory_max_mb
-    share = int(bound.rstrip("%")) / 100 if isinstance(bound, str) else None
-    bound_bytes = bound * MB if isinstance(bound, int) else None
     return Rules(
         recycle_share=settings.memory_recycle_percent / 100,
-        critical_share=settings.memory_critical_percent / 100,
-        worker_max_bytes=bound_bytes,
-        worker_max_share=share,
+        worker_max_bytes=None if bound is None else bound * MB,
         patience_seconds=settings.graceful_timeout + 5,
         exits=settings.memory_guard == "exit",
     )

@@ -129,6 +129,5 @@ def _open_probe(deployment: Deployment, port: HealthPort, master: int, loop: Mon
     endpoint = CapacityEndpoint(
         partial(report_of, deployment), lambda: settings.health_token, is_inside=True
     )
-    rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
-    app = ProbeApp(endpoint, deployment.board.read, loop.saturated_seconds, rules)
+    app = ProbeApp(endpoint, deployment.board.read, ProbeRules(settings.timeout))
     return ProbeServer(app, port.listeners)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -91,6 +91,16 @@ def _runner(
     return partial(reexec, app_import, deployment, options)
 
 
+def gunicorn_args(text: str) -> Mapping[str, Any]:
+    """Parse ``GUNICORN_CMD_ARGS``; gunicorn is imported only now."""
+    if sys.platform == "win32":
+        # gunicorn cannot be imported there, and waitress will serve.
+        return {}
+    from .gunicorn.options import parse_command_args
+
+    return parse_command_args(text)
+
+
 def check_options(
     app: Flask, settings: SizingSettings, plan: SizingPlan
 ) -> tuple[SizingPlan, dict[str, Any]]:
@@ -104,7 +114,7 @@ def check_options(
         return plan, waitress_options(app.config, settings, plan)
     from .gunicorn.options import gunicorn_options
 
-    options = gunicorn_options(app.config, os.environ, settings, plan)
+    options = gunicorn_options(app.config, settings, plan)
     return replace(plan, worker_class=options["worker_class"]), options
 
 

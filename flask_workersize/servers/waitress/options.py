@@ -10,8 +10,9 @@ from waitress.adjustments import Adjustments
 
 from ...errors import WorkerSizeConfigError
 from ...sizing.plan import SizingPlan
-from ...sizing.settings import NAMES, YEAR_SECONDS, SizingSettings
+from ...sizing.settings import NAMES, SizingSettings
 from ...sizing.sources import options_key, server_options
+from ...sizing.validators import YEAR_SECONDS
 from ..listeners import BACKLOG
 
 MOST_CONNECTIONS = 1000
