@@ -231,10 +231,10 @@ class SizingSettings(BaseSettings):
         :param location: where the profile is if no file is named; ``None`` if the app is not known
         :raises WorkerSizeConfigError: if a file is named that cannot be used
         """
-        path = Path(self.profile_path) if self.profile_path else location and location.path
+        path = self.profile_path or (location.path if location else None)
         if path is None or self.sizing_profile == "off":
             return self
-        found = find_profile(path, location, self.preload)
+        found = find_profile(Path(path), location, self.preload)
         if isinstance(found, SizingProfile):
             made = self.measured_by(found, doubts_of(found, self.wsgi_server))
             if self.sizing_profile is not None or made.profile is None:

@@ -108,16 +108,17 @@ def _profile_choice(value: Any) -> Any:
 
 ServerName = Literal["gunicorn", "waitress"]
 
-Whole = Annotated[int, BeforeValidator(_whole_number)]
-_WholeOrNone = Annotated[int | None, BeforeValidator(_whole_number)]
-Positive = Annotated[Whole, Field(ge=1)]
-PositiveOrNone = Annotated[_WholeOrNone, Field(ge=1)]
+_WHOLE = BeforeValidator(_whole_number)
+
+Whole = Annotated[int, _WHOLE]
+Positive = Annotated[int, Field(ge=1), _WHOLE]
+PositiveOrNone = Annotated[int | None, Field(ge=1), _WHOLE]
 CountOrAuto = Annotated[
-    int | None, BeforeValidator(_whole_number_or_auto), Field(ge=1, le=MOST_PROCESSES)
+    int | None, Field(ge=1, le=MOST_PROCESSES), BeforeValidator(_whole_number_or_auto)
 ]
-Seconds = Annotated[Whole, Field(ge=0, le=YEAR_SECONDS)]
-Port = Annotated[Whole, Field(ge=0, le=65535)]
-PortOrNone = Annotated[_WholeOrNone, Field(ge=0, le=65535)]
+Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
+Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
+PortOrNone = Annotated[int | None, Field(ge=0, le=65535), _WHOLE]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]

@@ -534,8 +534,7 @@ def observations(draw: st.DrawFn) -> Observation:
 
 rules_of = st.builds(
     Rules,
-    recycle_share=st.floats(0.01, 0.9),
-    critical_share=st.floats(0.9, 1),
+    recycle_share=st.floats(0.01, 0.89),
     worker_max_bytes=st.none() | sizes.map(lambda size: size * MB),
     patience_seconds=st.floats(5, 60),
 )

@@ -15,7 +15,6 @@ from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
 from tests.children import Children, status_of
 from tests.runtime.workers import await_ready, forks, serving_worker
-from tests.servers.serving import await_that
 
 
 @pytest.fixture
@@ -33,29 +32,6 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "SAMPLE_SECONDS", 0.0)
 
 
-@pytest.mark.usefixtures("restless")
-def test_saturation_lasts_from_the_first_look_to_the_first_that_finds_a_free_slot(
-    board: Scoreboard,
-) -> None:
-    loop = MonitorLoop(board)
-    loop.run()
-    assert loop.saturated_seconds() == 0
-    row = board.allocate(1)
-    assert row is not None
-    loop.run()
-    assert loop.saturated_seconds() == 0
-    row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
-    assert loop.saturated_seconds() == 0
-    loop.run()
-    first = loop.saturated_seconds()
-    loop.run()
-    assert loop.saturated_seconds() >= first >= 0
-    await_that(lambda: loop.saturated_seconds() > first, "time passes")
-    row.cells[row.slots[0] + Slot.BEGUN] = 0
-    loop.run()
-    assert loop.saturated_seconds() == 0
-
-
 def test_second_look_within_a_turn_costs_nothing(
     board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +44,6 @@ def test_second_look_within_a_turn_costs_nothing(
     row.enter()
     row.cells[row.slots[0] + Slot.BEGUN] = time.monotonic_ns()
     loop.run()
-    assert loop.saturated_seconds() == 0
     assert board.read().workers[0].memory is None
 
 
