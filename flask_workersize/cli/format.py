@@ -64,23 +64,26 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
 
 
 def _asked(settings: SizingSettings, plan: SizingPlan, show_all: bool) -> Iterable[Row]:
-    planned = {
+    planned: dict[str, Any] = {
         "wsgi_server": plan.server,
         "workers": plan.workers,
         "threads": plan.threads,
         "worker_memory_mb": plan.worker_memory_mb,
     }
+    if settings.profile is not None and settings.sizing_profile is None:
+        planned["sizing_profile"] = "found"
     sources = {**settings.sources, **{name: plan.sources[name] for name in ("workers", "threads")}}
     for name in NAMES:
         source = sources.get(name, "default")
         if name not in _ADDRESS and (show_all or name in planned or source != "default"):
-            yield name, _shown(name, planned.get(name, getattr(settings, name))), source
+            yield name, shown(name, planned.get(name, getattr(settings, name))), source
     names = ("bind",) if settings.bind else ("host", "port")
     source = ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
     yield "address", ", ".join(settings.addresses), source
 
 
-def _shown(name: str, value: Any) -> str:
+def shown(name: str, value: Any) -> str:
+    """Return the value of a setting with its unit; of a secret only that it is set."""
     if value is None:
         return "none"
     if name in _SECRET:

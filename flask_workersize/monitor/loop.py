@@ -12,7 +12,7 @@ from ..runtime.snapshot import Snapshot
 
 TURN_SECONDS = 0.25
 """How long the monitor waits for requests before it looks around: how soon it sees the end of the
-master, and a saturation."""
+master."""
 
 SAMPLE_SECONDS = 2.0
 """How often the memory of one worker is read, in turn: one costs up to some milliseconds, so that

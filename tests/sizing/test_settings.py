@@ -210,7 +210,7 @@ def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
         ("NOW_LMS_GRACEFUL_TIMEOUT", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_HEALTH_PORT", "65536"),
         ("NOW_LMS_DRAIN_SECONDS", str(YEAR_SECONDS + 1)),
-        ("NOW_LMS_MEMORY_RECYCLE_PERCENT", "90"),
+        ("NOW_LMS_MEMORY_RECYCLE_PERCENT", "918273"),
     ],
 )
 def test_above_the_range_is_refused(variable: str, text: str) -> None:
