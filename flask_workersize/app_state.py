@@ -184,10 +184,7 @@ def prepare(
 def adopt(app: Flask, deployment: Deployment) -> None:
     """Let an app know the deployment that serves it: its plan is the one that holds.
 
-    All else that the app's own settings say stays, and so does an error in them.
-
-    :param app: an app that was initialised
-    :param deployment: what its launcher decided
+    Everything else that the app's own settings say stays, and so does an error in them.
     """
     state = get_state(app)
     if state.error is None:
@@ -196,11 +193,7 @@ def adopt(app: Flask, deployment: Deployment) -> None:
 
 
 def compare(app: Flask, launched_plan: SizingPlan) -> None:
-    """Say once that ``app.config`` asks for another size than gunicorn was started with.
-
-    :param app: an app that was initialised
-    :param launched_plan: the plan that holds
-    """
+    """Warn once that ``app.config`` asks for another size than gunicorn was started with."""
     plan = get_state(app).plan
     if plan is None:
         return
@@ -217,14 +210,11 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
 
 
 def health_url(app: Flask) -> str | None:
-    """Return where the report is answered; ``None`` for nowhere.
-
-    :raises WorkerSizeConfigError: if that is no path
-    """
+    """Return the path of the report; ``None`` for none."""
     url: Any = app.config.get(HEALTH_URL_KEY, DEFAULT_HEALTH_URL)
     if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and to hold no '
-        f'variable, for example "{DEFAULT_HEALTH_URL}", or to be None to leave the route out.'
+        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and must not hold a '
+        f'variable, as in "{DEFAULT_HEALTH_URL}". None leaves the route out.'
     )

@@ -113,7 +113,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
     board.state = State.SERVING
     seen = board.read()
     rows = []
-    for row in seen.rows:
+    for row in seen.workers:
         running = min(busy - plan.threads * row.number, plan.threads)
         rows.append(
             row._replace(
@@ -130,7 +130,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Live:
         )
     snapshot = replace(
         seen,
-        rows=tuple(rows),
+        workers=tuple(rows),
         served=sum(row.served for row in rows),
         busy_seconds=sum(row.busy_seconds for row in rows),
         cpu_seconds=sum(row.cpu_seconds for row in rows),

@@ -33,12 +33,9 @@ from .validators import (
     CountOrAuto,
     Guard,
     Host,
-    HostOrNone,
     Networks,
     Port,
-    PortOrNone,
     Positive,
-    PositiveOrNone,
     ProfileChoice,
     Seconds,
     Server,
@@ -103,7 +100,7 @@ class SizingSettings(BaseSettings):
     min_workers: Positive = Field(
         1, description="fewest workers that are calculated for gunicorn, at least 1"
     )
-    max_workers: PositiveOrNone = Field(
+    max_workers: Positive | None = Field(
         None, description="most workers that are calculated for gunicorn, at least 1"
     )
     memory_headroom_percent: Whole = Field(
@@ -140,12 +137,12 @@ class SizingSettings(BaseSettings):
     health_token: SecretStr | None = Field(
         None, description="bearer token that opens the details of the capacity report"
     )
-    health_port: PortOrNone = Field(
+    health_port: Port | None = Field(
         None,
         description="second port, for probes and metrics, which needs no worker, 0 to 65535; 0 "
         "takes a free one",
     )
-    health_host: HostOrNone = Field(None, description="address that the health port listens on")
+    health_host: Host | None = Field(None, description="address that the health port listens on")
     drain_seconds: Seconds = Field(
         0,
         description="seconds that the server goes on serving after SIGTERM, while /ready says no, "
@@ -163,7 +160,7 @@ class SizingSettings(BaseSettings):
         description="share of the memory limit above which workers are recycled, 1 to 89 %; from "
         "90 % on workers are removed",
     )
-    worker_memory_max_mb: PositiveOrNone = Field(
+    worker_memory_max_mb: Positive | None = Field(
         None, description="own memory above which a worker is recycled, in MB, at least 1"
     )
     sizing_profile: ProfileChoice = Field(
@@ -239,8 +236,7 @@ class SizingSettings(BaseSettings):
             made = self.measured_by(found, doubts_of(found, self.wsgi_server))
             if self.sizing_profile is not None or made.profile is None:
                 return made
-            sources = {**made.sources, "sizing_profile": "instance folder"}
-            return made.model_copy(update={"sources": sources})
+            return made._with(sources={**made.sources, "sizing_profile": "instance folder"})
         if self.profile_path:
             raise WorkerSizeConfigError(
                 f"{self.source_of('sizing_profile')} names a sizing profile that cannot be used: "
@@ -248,8 +244,9 @@ class SizingSettings(BaseSettings):
             )
         if found is None:
             return self
-        warning = f"The sizing profile in the instance folder cannot be used: {found}. {REMEDY}"
-        return self.model_copy(update={"warnings": (*self.warnings, warning)})
+        return self._with(
+            f"The sizing profile in the instance folder cannot be used: {found}. {REMEDY}"
+        )
 
     @property
     def profile_path(self) -> str | None:
@@ -263,13 +260,13 @@ class SizingSettings(BaseSettings):
         sources = {**self.sources, "worker_memory_mb": MEASURED}
         if self.source_of("memory_headroom_percent") == "default":
             sources["memory_headroom_percent"] = "default with a profile"
-        update = {
-            "profile": profile,
-            "sources": sources,
-            "memory_headroom_percent": self.measured_headroom_percent,
-            "warnings": (*self.warnings, *doubts),
-        }
-        return self.model_copy(update=update)
+        headroom = self.measured_headroom_percent
+        return self._with(
+            *doubts, profile=profile, sources=sources, memory_headroom_percent=headroom
+        )
+
+    def _with(self, *warnings: str, **changes: Any) -> Self:
+        return self.model_copy(update={**changes, "warnings": (*self.warnings, *warnings)})
 
     @property
     def measured_headroom_percent(self) -> int:
@@ -315,12 +312,11 @@ class SizingSettings(BaseSettings):
         """Return the settings that hold on a ``sys.platform``: gunicorn does not run on Windows."""
         if platform != "win32" or self.wsgi_server != "gunicorn":
             return self
-        warning = (
+        return self._with(
             f"{self.source_of('wsgi_server')} asks for gunicorn, which does not run on Windows: "
-            "waitress is used instead."
+            "waitress is used instead.",
+            wsgi_server="waitress",
         )
-        update = {"wsgi_server": "waitress", "warnings": (*self.warnings, warning)}
-        return self.model_copy(update=update)
 
     def source_of(self, name: str) -> str:
         """Return where the value of a setting came from: a name, or "default"."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
@@ -32,9 +32,6 @@ class Layer(IntEnum):
     SERVER_OPTIONS = 5
 
 
-_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
-
-
 @dataclass(frozen=True)
 class SettingValue:
     """A value that is set, and the name it is set under."""
@@ -49,12 +46,6 @@ class SettingValue:
         if self.value is True:
             return "on"
         return (",".join(self.value) if isinstance(self.value, list) else str(self.value)).lower()
-
-    @property
-    def is_service_link(self) -> bool:
-        """Whether Kubernetes has set it, for a Service of that name: nobody asked for it."""
-        is_text = isinstance(self.value, str) and self.layer is not Layer.OPTION
-        return is_text and _SERVICE_LINK.match(self.value) is not None
 
 
 @dataclass(frozen=True)
@@ -132,39 +123,37 @@ class SettingSources:
 
     def _candidates(self, name: str) -> Iterator[SettingValue]:
         """Yield what is set for a setting, the strongest first; what is empty is not set."""
-        for found in self._all(name):
-            value = found.value.strip() if isinstance(found.value, str) else found.value
-            if value is not None and value != "":
-                yield replace(found, value=value)
+        for value, source, layer in self._all(self.names[name]):
+            stripped = value.strip() if isinstance(value, str) else value
+            if stripped is not None and stripped != "":
+                yield SettingValue(stripped, source, layer)
 
-    def _all(self, name: str) -> Iterator[SettingValue]:
-        names = self.names[name]
-        option = self.option_source.format(name=name, option=names.option)
-        yield SettingValue(self.options.get(name), option, Layer.OPTION)
+    def _all(self, names: SettingNames) -> Iterator[tuple[Any, str, Layer]]:
+        option = self.option_source.format(name=names.name, option=names.option)
+        yield self.options.get(names.name), option, Layer.OPTION
         preferred, *legacy = names.variables
-        yield SettingValue(self.environ.get(preferred), preferred, Layer.PREFERRED)
+        yield self.environ.get(preferred), preferred, Layer.PREFERRED
         if key := names.server_option.get("gunicorn"):
             flag = f"{GUNICORN_ARGS} {names.gunicorn_flags[-1]}"
-            yield SettingValue(self._command_args.get(key), flag, Layer.GUNICORN_ARGS)
+            yield self._command_args.get(key), flag, Layer.GUNICORN_ARGS
         for variable in legacy:
-            yield SettingValue(self.environ.get(variable), variable, Layer.LEGACY)
-        key = config_key(name)
-        yield SettingValue(self.config.get(key), f"app.config {key}", Layer.CONFIG)
+            yield self.environ.get(variable), variable, Layer.LEGACY
+        key = config_key(names.name)
+        yield self.config.get(key), f"app.config {key}", Layer.CONFIG
         if names.server_option and (key := names.server_option.get(self._server)):
             entry = f"app.config {options_key(self._server)}[{key!r}]"
-            yield SettingValue(self._server_options.get(key), entry, Layer.SERVER_OPTIONS)
+            yield self._server_options.get(key), entry, Layer.SERVER_OPTIONS
 
     def _strongest(self, name: str) -> SettingValue | None:
         candidates = list(self._candidates(name))
         if name in ("port", "health_port"):
-            links = [item for item in candidates if item.is_service_link]
-            candidates = [item for item in candidates if not item.is_service_link]
-            self.warnings += [
-                f"{link.source} is skipped: it holds a {link.value.partition('://')[0]}:// "
-                "address, which Kubernetes sets in each pod for a Service of that name; set "
-                "enableServiceLinks: false in the pod's spec."
-                for link in links
-            ]
+            for link in filter(_is_service_link, list(candidates)):
+                candidates.remove(link)
+                self.warnings.append(
+                    f"{link.source} is skipped: it holds a {link.value.partition('://')[0]}:// "
+                    "address, which Kubernetes sets in each pod for a Service of that name; set "
+                    "enableServiceLinks: false in the pod's spec."
+                )
         if not candidates:
             return None
         # Names of the environment that contradict each other; the values stay unsaid.
@@ -193,14 +182,18 @@ class SettingSources:
 
     def _prefer_stronger_address(self, found: dict[str, SettingValue]) -> None:
         """Let ``--port`` win over ``NOW_LMS_BIND``: it is the stronger word on the same matter."""
-        bind = found.get("bind")
-        for stronger in (found.get("port"), found.get("host")):
-            if bind and stronger and stronger.layer < bind.layer:
+        for name in ("port", "host"):
+            if "bind" in found and name in found and found[name].layer < found["bind"].layer:
                 self.warnings.append(
-                    f"{bind.source} is not used: {stronger.source} is the stronger setting."
+                    f"{found.pop('bind').source} is not used: {found[name].source} is the stronger "
+                    "setting."
                 )
-                del found["bind"]
-                return
+
+
+def _is_service_link(found: SettingValue) -> bool:
+    """Return whether Kubernetes has set it, for a Service of that name: nobody asked for it."""
+    is_text = isinstance(found.value, str) and found.layer is not Layer.OPTION
+    return is_text and re.match(r"(tcp|udp|sctp)://", found.value, re.IGNORECASE) is not None
 
 
 def config_key(name: str) -> str:

@@ -30,7 +30,7 @@ def refusal(problem: str) -> PydanticCustomError:
 
 def _whole_number(value: Any) -> Any:
     """Accept what is written as a whole number; pydantic would take "4.0" and ``True`` too."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         return int(value)
@@ -39,7 +39,7 @@ def _whole_number(value: Any) -> Any:
 
 def _whole_number_or_auto(value: Any) -> Any:
     is_auto = isinstance(value, str) and value.strip().lower() == "auto"
-    return None if is_auto else _whole_number(value)
+    return None if value is None or is_auto else _whole_number(value)
 
 
 def _lower(value: Any) -> Any:
@@ -112,18 +112,15 @@ _WHOLE = BeforeValidator(_whole_number)
 
 Whole = Annotated[int, _WHOLE]
 Positive = Annotated[int, Field(ge=1), _WHOLE]
-PositiveOrNone = Annotated[int | None, Field(ge=1), _WHOLE]
 CountOrAuto = Annotated[
     int | None, Field(ge=1, le=MOST_PROCESSES), BeforeValidator(_whole_number_or_auto)
 ]
 Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
 Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
-PortOrNone = Annotated[int | None, Field(ge=0, le=65535), _WHOLE]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
 Host = Annotated[str, BeforeValidator(_host)]
-HostOrNone = Annotated[str | None, BeforeValidator(_host)]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 
