@@ -36,12 +36,6 @@ def _sizing_options(*server_names: str) -> Callable[[F], F]:
             metavar="MB",
             help="Memory that one worker needs, in MB.  [default: 200]",
         ),
-        click.option(
-            "--all",
-            "show_all",
-            is_flag=True,
-            help="Show the settings that are at their defaults, too.",
-        ),
     ]
 
     def add(command: F) -> F:
@@ -69,6 +63,12 @@ def _sizing_options(*server_names: str) -> Callable[[F], F]:
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and how it came about; start nothing."
+)
+@click.option(
+    "--all",
+    "show_all",
+    is_flag=True,
+    help="With --dry-run: show the settings that are at their defaults, too.",
 )
 @pass_script_info
 def serve_prod(
@@ -112,6 +112,9 @@ def workersize() -> None:
 @click.option("--cpus", metavar="NUMBER", help="Plan for another machine: its CPUs, such as 0.5.")
 @click.option(
     "--memory", metavar="SIZE", help="Plan for another machine: its free memory, such as 512M."
+)
+@click.option(
+    "--all", "show_all", is_flag=True, help="Show the settings that are at their defaults, too."
 )
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @pass_script_info
