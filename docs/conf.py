@@ -17,6 +17,7 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "Flask"),
     ("py:class", "ServerName"),
+    ("py:class", "collections.abc.Callable"),
     ("py:class", "collections.abc.Iterable"),
     ("py:class", "collections.abc.Mapping"),
     ("py:class", "flask.app.Flask"),

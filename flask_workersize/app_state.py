@@ -22,6 +22,7 @@ from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
 from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
+from .sizing.sources import ArgsParser
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -39,6 +40,7 @@ class WorkerSizingState:
     :param error: what is not valid about the settings
     :param serving: whether the app is served under the plan
     :param held_bytes: memory that this process held when the machine was looked at
+    :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``
     """
 
     resources: Resources
@@ -49,6 +51,7 @@ class WorkerSizingState:
     deployment: Deployment | None = field(default=None, repr=False)
     board: Scoreboard | None = field(default=None, repr=False)
     held_bytes: int = 0
+    gunicorn_args: ArgsParser | None = field(default=None, repr=False)
 
     def resources_for(self, settings: SizingSettings) -> Resources:
         """Return the resources that a plan is made from.
@@ -140,24 +143,26 @@ def get_plan(app: Flask | None = None) -> SizingPlan:
     return get_state(app).get_plan()
 
 
-def prepare(
+def load_settings(
     app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
-) -> tuple[SizingSettings, SizingPlan]:
-    """Plan for an app from every layer of settings, and store the plan.
-
-    :param app: an app that was initialised
-    :param options: options of the command, by setting
-    :param option_source: how such an option is called in messages
-    :raises WorkerSizeConfigError: if the settings are not valid
-    """
-    state = get_state(app)
+) -> SizingSettings:
+    """Return what is asked for an app, read from every source, without a profile."""
+    health_url(app)
     settings = SizingSettings.load(
         config=app.config,
         options=options,
         option_source=option_source,
-        profile_location=ProfileLocation.of(app),
-    ).for_platform(sys.platform)
-    health_url(app)
+        gunicorn_args=get_state(app).gunicorn_args,
+    )
+    return settings.for_platform(sys.platform)
+
+
+def prepare(
+    app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
+) -> tuple[SizingSettings, SizingPlan]:
+    """Plan for an app from every source of settings, and store the plan."""
+    state = get_state(app)
+    settings = load_settings(app, options, option_source).with_profile(ProfileLocation.of(app))
     plan = compute_plan(settings, state.resources_for(settings))
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan
@@ -184,11 +189,7 @@ def adopt_current() -> None:
 
 
 def compare(app: Flask, launched_plan: SizingPlan) -> None:
-    """Say once that ``app.config`` asks for another size than gunicorn was started with.
-
-    :param app: an app that was initialised
-    :param launched_plan: the plan that holds
-    """
+    """Warn once that ``app.config`` asks for another size than gunicorn was started with."""
     plan = get_state(app).plan
     if plan is None:
         return
@@ -205,14 +206,11 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
 
 
 def health_url(app: Flask) -> str | None:
-    """Return where the report is answered; ``None`` for nowhere.
-
-    :raises WorkerSizeConfigError: if that is no path
-    """
+    """Return the path of the report; ``None`` for none."""
     url: Any = app.config.get(HEALTH_URL_KEY, DEFAULT_HEALTH_URL)
     if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and to hold no '
-        f'variable, for example "{DEFAULT_HEALTH_URL}", or to be None to leave the route out.'
+        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and must not hold a '
+        f'variable, as in "{DEFAULT_HEALTH_URL}". None leaves the route out.'
     )

@@ -20,6 +20,7 @@ from .health.endpoint import CapacityEndpoint
 from .resources import detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import current
+from .servers.launch import gunicorn_args
 from .sizing.settings import DEFAULT_HEALTH_URL
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class WorkerSizing:
             state = WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
         else:
             state = WorkerSizingState(deployment.resources, held_bytes=deployment.held_bytes)
+        state.gunicorn_args = gunicorn_args
         app.extensions[EXTENSION_KEY] = state
         current.apps.add(app)
         try:

@@ -28,7 +28,7 @@ from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn import hooks as hooks_module
 from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import WORKER_CLASSES
+from .servers.gunicorn.options import WORKER_CLASSES, parse_command_args
 from .servers.health_port import HealthPort
 from .servers.proxy import TRUSTING_NOBODY
 from .sizing.plan import available_for, compute_plan
@@ -61,8 +61,10 @@ def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Depl
     """Plan, or end gunicorn with one line."""
     try:
         settings = SizingSettings.load(
-            options={"wsgi_server": "gunicorn", **options}, option_source="gunicorn --{option}"
-        )
+            options={"wsgi_server": "gunicorn", **options},
+            option_source="gunicorn --{option}",
+            gunicorn_args=parse_command_args,
+        ).with_profile()
     except WorkerSizeConfigError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -11,7 +11,9 @@ from flask import Flask
 from hypothesis import settings
 
 from flask_workersize import Resources, SizingPlan, SizingSettings, WorkerSizeConfigError
+from flask_workersize.servers.launch import gunicorn_args
 from flask_workersize.sizing.plan import compute_plan
+from flask_workersize.sizing.profile_location import ProfileLocation
 from flask_workersize.sizing.settings import NAMES
 from flask_workersize.sizing.sources import GUNICORN_ARGS
 from flask_workersize.sizing.validators import ServerName
@@ -27,9 +29,14 @@ untimed = settings(deadline=None)
 """Examples that may take as long as they take."""
 
 
-def load(environ: Mapping[str, str] | None = None, **layers: Any) -> SizingSettings:
-    """Load settings from the given layers alone."""
-    return SizingSettings.load(environ=environ or {}, **layers)
+def load(
+    environ: Mapping[str, str] | None = None,
+    profile_location: ProfileLocation | None = None,
+    **layers: Any,
+) -> SizingSettings:
+    """Load settings from the given layers alone, and plan from a profile as an app does."""
+    settings = SizingSettings.load(environ=environ or {}, gunicorn_args=gunicorn_args, **layers)
+    return settings.with_profile(profile_location)
 
 
 def refused(environ: Mapping[str, str] | None = None, **layers: Any) -> str:

@@ -283,7 +283,27 @@ def test_what_is_no_path_is_refused_and_said_at_the_usual_place(url: Any) -> Non
     assert "app.config WORKERSIZE_HEALTH_URL is not a path" in response.text
 
 
-def test_import_and_init_app_load_no_server() -> None:
+def test_settings_are_resolved_by_init_app_and_once_more_by_a_command_with_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WSGI_SERVER", "gunicorn")
+    monkeypatch.setenv(GUNICORN_ARGS, "--workers 3")
+    app = sized()
+    assert get_plan(app).workers == 3
+    calls: list[str] = []
+
+    def counted(text: str) -> dict[str, Any]:
+        calls.append(text)
+        return {"workers": "4", "keepalive": 9}
+
+    get_state(app).gunicorn_args = counted
+    result = app.test_cli_runner().invoke(args=["serve-prod", "--dry-run"])
+    assert result.output.startswith("gunicorn: 4 workers")
+    assert len(calls) == 1
+
+
+def test_import_and_init_app_load_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GUNICORN_ARGS, "--workers 3")  # nothing to waitress
     code = (
         "import sys, flask, flask_workersize as f\n"
         "app = flask.Flask('x'); f.WorkerSizing(app); f.get_plan(app)\n"

@@ -99,7 +99,7 @@ def probe_app() -> tuple[ProbeApp, Scoreboard]:
         return CapacityReport.of(PLAN, serving=True, now=replace(board.read(asking), connections=0))
 
     endpoint = CapacityEndpoint(report, lambda: SecretStr("t"), is_inside=True)
-    return ProbeApp(endpoint, board.read, lambda: 0.0, ProbeRules(120)), board
+    return ProbeApp(endpoint, board.read, ProbeRules(120)), board
 
 
 APP, BOARD = probe_app()
@@ -451,8 +451,8 @@ def answers_about_workers() -> Iterator[tuple[str, int, int]]:
     board.state = State.SERVING
     endpoint = CapacityEndpoint(lambda **_: CapacityReport.of(PLAN, serving=True), lambda: None)
 
-    def app(timeout: float = 120, saturated: float = 0) -> ProbeApp:
-        return ProbeApp(endpoint, board.read, lambda: saturated, ProbeRules(timeout, 1))
+    def app(timeout: float = 120) -> ProbeApp:
+        return ProbeApp(endpoint, board.read, ProbeRules(timeout))
 
     live, ready = (Client(app()).get(path) for path in ("/live", "/ready"))
     assert ready.get_json()["reason"] == "no worker is ready"
@@ -461,7 +461,6 @@ def answers_about_workers() -> Iterator[tuple[str, int, int]]:
     assert row is not None
     yield answer(app())
     row.set_ready()
-    yield answer(app(saturated=2))
     yield answer(app(timeout=1e-9))
     board.guard = GuardState.CRITICAL
     yield answer(app())

@@ -33,7 +33,7 @@ from flask_workersize import (
 )
 from flask_workersize.app_state import get_state
 from flask_workersize.cli import serve_prod, workersize
-from flask_workersize.cli.format import explain
+from flask_workersize.cli.format import explain, shown
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import WorkerReport
 from flask_workersize.measure import format
@@ -141,7 +141,7 @@ def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
         name, _, value = words.pop(0).partition("=")
         environ[name] = value
     options = serve_prod.make_context("serve-prod", words[words.index("serve-prod") + 1 :]).params
-    options.pop("dry_run")
+    del options["dry_run"], options["show_all"]
     options["bind"] = options["bind"] or None
     return environ, options
 
@@ -347,13 +347,7 @@ def _default(name: str) -> str:
     default = SizingSettings.model_fields[name].default
     if default is None:
         return _DEFAULTS.get(name, "none")
-    units = {
-        "timeout": " s",
-        "graceful_timeout": " s",
-        "drain_seconds": " s",
-        "memory_headroom_percent": " %",
-    }
-    return ("on" if default is True else str(default)) + units.get(name, "")
+    return shown(name, default)
 
 
 class CommandHelp(SphinxDirective):

@@ -15,10 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _sizing_options(*server_names: str) -> Callable[[F], F]:
-    """Add the options that a plan is made from.
-
-    :param server_names: how the option for the server is spelled
-    """
+    """Add the options that a plan is made from; the one for the server may have other names."""
     options = [
         click.option(
             *server_names,
@@ -67,8 +64,16 @@ def _sizing_options(*server_names: str) -> Callable[[F], F]:
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and how it came about; start nothing."
 )
+@click.option(
+    "--all",
+    "show_all",
+    is_flag=True,
+    help="With --dry-run: show the settings that are at their defaults, too.",
+)
 @pass_script_info
-def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **options: Any) -> None:
+def serve_prod(
+    info: ScriptInfo, /, dry_run: bool, show_all: bool, bind: tuple[str, ...], **options: Any
+) -> None:
     """Serve the app in production mode, in the size that this machine allows.
 
     The size is calculated from CPUs and available memory, and for gunicorn
@@ -89,7 +94,7 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
 
         settings, plan = prepare(app, options)
         plan, _ = check_options(app, settings, plan)
-        click.echo(explain(settings, get_state(app).resources_for(settings), plan))
+        click.echo(explain(settings, get_state(app).resources_for(settings), plan, show_all))
         return
     from ..servers.gunicorn.reexec import AppImport
     from ..servers.launch import launch
@@ -99,7 +104,7 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
 
 @click.group()
 def workersize() -> None:
-    """Look at the size of this app."""
+    """Plan, measure and check this app."""
 
 
 @workersize.command("plan")
@@ -108,15 +113,24 @@ def workersize() -> None:
 @click.option(
     "--memory", metavar="SIZE", help="Plan for another machine: its free memory, such as 512M."
 )
+@click.option(
+    "--all", "show_all", is_flag=True, help="Show the settings that are at their defaults, too."
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @pass_script_info
 def plan_command(
-    info: ScriptInfo, /, cpus: str | None, memory: str | None, json_: bool, **options: Any
+    info: ScriptInfo,
+    /,
+    cpus: str | None,
+    memory: str | None,
+    json_: bool,
+    show_all: bool,
+    **options: Any,
 ) -> None:
     """Show what was asked, what was found and where, and which bound won.
 
-    With --cpus and --memory it plans for another machine; --workers says what
-    memory that many workers need. Nothing is started.
+    With --cpus and --memory it plans for another machine; --workers shows how
+    much memory that many workers need. Nothing is started.
     """
     from ..app_state import get_state, prepare
     from ..sizing.plan import compute_plan
@@ -127,8 +141,11 @@ def plan_command(
     settings, _ = prepare(app, options)
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
-    show = as_json if json_ else explain
-    click.echo(show(settings, resources, compute_plan(settings, resources)))
+    plan = compute_plan(settings, resources)
+    if json_:
+        click.echo(as_json(settings, resources, plan))
+    else:
+        click.echo(explain(settings, resources, plan, show_all))
 
 
 @workersize.command("measure")
@@ -138,7 +155,7 @@ def plan_command(
     metavar="PATH",
     multiple=True,
     default=("/",),
-    help="What is asked for, by GET; may be repeated.  [default: /]",
+    help="Path to request, by GET; may be repeated.  [default: /]",
 )
 @click.option(
     "--requests", metavar="NUMBER", default="200", help="Requests of each trial.  [default: 200]"
@@ -147,18 +164,18 @@ def plan_command(
     "--concurrency",
     metavar="NUMBER",
     default="8",
-    help="Threads of the second trial, and requests at once.  [default: 8]",
+    help="Concurrent requests, and threads of the second trial.  [default: 8]",
 )
-@click.option("--write", metavar="FILE", help="Write the proposed lines to a .env file, too.")
+@click.option("--write", metavar="FILE", help="Also write the recommended settings to a .env file.")
 @pass_script_info
 def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     """Measure what the app costs, and plan from that instead of from a guess.
 
-    The app is served for real, by gunicorn in processes of its own on a free
-    port of the loopback interface, and asked. Only paths that are named are
-    asked, since even a GET may change something. What is found out is written to
-    a profile, from which later plans are made: workersize-profile.json in the
-    instance folder, or the file that NOW_LMS_SIZING_PROFILE names.
+    gunicorn serves the app for real, in processes of its own on a free port of
+    the loopback interface. Only the paths that you name are requested, since
+    even a GET may change something. The results are written to a profile, from
+    which later plans are made: workersize-profile.json in the instance folder,
+    or the file that NOW_LMS_SIZING_PROFILE names.
     """
     from ..errors import WorkerSizeConfigError
     from ..measure.command import Asked, measure_app
@@ -168,8 +185,8 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     location = AppImport.of(info)
     if location is None:
         raise WorkerSizeConfigError(
-            "Measuring starts the app in processes of its own, and this command was handed a "
-            "loaded one: use flask --app ... workersize measure."
+            "Measuring starts the app in processes of its own, but this command was given a "
+            "loaded app: use flask --app ... workersize measure."
         )
     measure_app(app, location.import_path, Asked(**options))
 
@@ -177,25 +194,24 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
 @workersize.command("doctor")
 @pass_script_info
 def doctor_command(info: ScriptInfo, /) -> None:
-    """Say what of this app more than one worker breaks or multiplies.
+    """Check whether the app is safe with more than one worker.
 
     Each finding is a line with its remedy. The exit status is 1 if something
-    breaks, and 0 otherwise. Nothing is served; to see what a worker would have,
-    a worker is forked for a moment, and the app is loaded a second time to see
-    whether its SECRET_KEY stays the same.
+    breaks, and 0 otherwise. Nothing is served: the command forks one worker for
+    a moment, to check what it inherits, and loads the app a second time, to
+    check whether its SECRET_KEY stays the same.
     """
-    from ..app_state import get_state, prepare
+    from ..app_state import get_state
     from ..doctor import examine
     from ..servers.gunicorn.reexec import AppImport
     from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 
     app = info.load_app()
-    settings, plan = prepare(app)
-    location = AppImport.of(info)
-    gunicorn_plan = compute_plan(
-        settings, get_state(app).resources_for(settings), server="gunicorn"
-    )
+    state, location = get_state(app), AppImport.of(info)
+    plan, settings = state.get_plan(), state.settings
+    assert settings is not None  # or there would be no plan
+    gunicorn_plan = compute_plan(settings, state.resources_for(settings), server="gunicorn")
     findings = examine(app, gunicorn_plan, settings.preload, location)
     click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
     status = int(any(finding.level == "breaks" for finding in findings))

@@ -1,4 +1,4 @@
-"""Say what the doctor has found, one line a finding."""
+"""What the doctor has found, one line a finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..sizing.plan import SizingPlan
 
 _LABELS = {"breaks": "Breaks", "multiplies": "Multiplies", "unseen": "Note"}
 
-_LOOKED_FOR = (
+_CHECKED = (
     "rate limits and caches in memory",
     "schedulers",
     "threads and connections before the fork",
@@ -20,12 +20,9 @@ _LOOKED_FOR = (
 def diagnosis(
     findings: Sequence[Finding], plan: SizingPlan, gunicorn_plan: SizingPlan, key_seen: bool
 ) -> str:
-    """Return the findings, what they come to, and how many workers are planned.
+    """Return the findings, their summary, and how many workers are planned.
 
-    :param findings: what was found
-    :param plan: the plan of the app
-    :param gunicorn_plan: the same for gunicorn, which can have more than one worker
-    :param key_seen: whether ``SECRET_KEY`` could be compared with that of another load
+    ``key_seen`` is whether ``SECRET_KEY`` could be compared with that of another load.
     """
     lines = [f"{_LABELS[finding.level]}: {finding}" for finding in findings]
     return "\n".join([*lines, f"{_summary(findings, key_seen)} {_planned(plan, gunicorn_plan)}"])
@@ -39,11 +36,10 @@ def _summary(findings: Sequence[Finding], key_seen: bool) -> str:
             f"With more than one worker {breaks or 'nothing'} break{'' if breaks > 1 else 's'} and "
             f"{multiplies or 'nothing'} multipl{'y' if multiplies > 1 else 'ies'}."
         )
-    looked_for = [*_LOOKED_FOR, *(["a SECRET_KEY made at the start"] if key_seen else [])]
+    checked = [*_CHECKED, *(["a SECRET_KEY made at the start"] if key_seen else [])]
     return (
-        "Nothing found that more than one worker breaks or multiplies; looked for "
-        f"{', '.join(looked_for[:-1])} and {looked_for[-1]}"
-        f"{', but for what the notes name' if counts['unseen'] else ''}."
+        f"No multi-worker problems found. Checked: {', '.join(checked[:-1])} and {checked[-1]}"
+        f"{', except for what the notes name' if counts['unseen'] else ''}."
     )
 
 

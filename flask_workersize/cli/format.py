@@ -1,4 +1,4 @@
-"""Say how a plan came about, as a table or as JSON."""
+"""How a plan came about, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ Row = tuple[str, str, str]
 
 _SECRET = frozenset({"health_token"})
 _ADDRESS = ("host", "port", "bind")
+_UNITS = {"_mb": " MB", "_percent": " %", "_seconds": " s", "timeout": " s"}
 
 
-def explain(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
-    """Return the plan in one line, then what was asked, found and concluded, with every source."""
+def explain(
+    settings: SizingSettings, resources: Resources, plan: SizingPlan, show_all: bool = False
+) -> str:
+    """Return the plan in one line, then what was asked, found and concluded, with every source.
+
+    Settings that are at their defaults and feed no plan are left out unless ``show_all``.
+    """
     blocks: dict[str, Iterable[Row]] = {
-        "asked": _asked(settings, plan),
+        "asked": _asked(settings, plan, show_all),
         "found": _found(resources),
         "bounds": _bounds(settings, plan),
     }
@@ -57,41 +63,35 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
     return json.dumps(told, indent=2, ensure_ascii=False)
 
 
-def _asked(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
-    values: dict[str, str] = {
+def _asked(settings: SizingSettings, plan: SizingPlan, show_all: bool) -> Iterable[Row]:
+    planned: dict[str, Any] = {
         "wsgi_server": plan.server,
-        "workers": str(plan.workers),
-        "threads": str(plan.threads),
-        "worker_memory_mb": f"{plan.worker_memory_mb} MB",
-        "memory_headroom_percent": f"{settings.memory_headroom_percent} %",
-        "timeout": f"{settings.timeout} s",
-        "graceful_timeout": f"{settings.graceful_timeout} s",
-        "drain_seconds": f"{settings.drain_seconds} s",
-        "memory_recycle_percent": f"{settings.memory_recycle_percent} %",
-        "memory_critical_percent": f"{settings.memory_critical_percent} %",
+        "workers": plan.workers,
+        "threads": plan.threads,
+        "worker_memory_mb": plan.worker_memory_mb,
     }
-    if settings.ready_saturated_seconds is not None:
-        values["ready_saturated_seconds"] = f"{settings.ready_saturated_seconds} s"
     if settings.profile is not None and settings.sizing_profile is None:
-        values["sizing_profile"] = "found"
-    sources = {name: plan.sources[name] for name in ("workers", "threads")}
+        planned["sizing_profile"] = "found"
+    sources = {**settings.sources, **{name: plan.sources[name] for name in ("workers", "threads")}}
     for name in NAMES:
-        if name not in _ADDRESS:
-            shown = values.get(name) or _shown(name, getattr(settings, name))
-            yield name, shown, sources.get(name, settings.source_of(name))
+        source = sources.get(name, "default")
+        if name not in _ADDRESS and (show_all or name in planned or source != "default"):
+            yield name, shown(name, planned.get(name, getattr(settings, name))), source
     names = ("bind",) if settings.bind else ("host", "port")
     source = ", ".join(dict.fromkeys(settings.source_of(name) for name in names))
     yield "address", ", ".join(settings.addresses), source
 
 
-def _shown(name: str, value: Any) -> str:
+def shown(name: str, value: Any) -> str:
+    """Return the value of a setting with its unit; of a secret only that it is set."""
     if value is None:
         return "none"
     if name in _SECRET:
         return "set"
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
+    return (", ".join(value) if isinstance(value, tuple) else str(value)) + unit
 
 
 def _found(resources: Resources) -> Iterable[Row]:

@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 class ProbeRules:
     """When a server counts as live and as ready.
 
-    :param timeout_seconds: how long a worker may make no progress; 0 is for ever
-    :param saturated_seconds: how long every slot may be busy before the server is not ready;
-        ``None`` is for ever
+    A worker may make no progress for ``timeout_seconds``; 0 is for ever.
     """
 
     timeout_seconds: float
-    saturated_seconds: float | None = None
 
     def is_stuck(self, row: WorkerStats) -> bool:
         """Return whether a worker makes no progress.
@@ -42,52 +39,35 @@ class ProbeRules:
         return row.silent_seconds > self.timeout_seconds
 
     def not_live(self, snapshot: Snapshot) -> str | None:
-        """Return why a server has to be started again; ``None`` if it is live."""
+        """Return why a server has to be restarted; ``None`` if it is live."""
         if not snapshot.workers:
             return "no worker runs" if snapshot.state is State.SERVING else None
         if all(map(self.is_stuck, snapshot.workers)):
             return "no worker makes progress"
         return None
 
-    def not_ready(self, snapshot: Snapshot, saturated_seconds: float) -> str | None:
-        """Return why a server should get no new requests; ``None`` if it is ready.
-
-        :param snapshot: the scoreboard
-        :param saturated_seconds: for how long every slot has been busy
-        """
+    def not_ready(self, snapshot: Snapshot) -> str | None:
+        """Return why a server should get no new requests; ``None`` if it is ready."""
         if snapshot.state is not State.SERVING:
             return snapshot.state.name.lower()
         if not snapshot.ready:
             return "no worker is ready"
         if snapshot.guard is GuardState.CRITICAL:
             return "memory"
-        if self.saturated_seconds is not None and saturated_seconds > self.saturated_seconds:
-            return "saturated"
         return self.not_live(snapshot)
 
 
 class ProbeApp:
-    """Answers ``/live``, ``/ready``, the report and its metrics.
-
-    :param endpoint: answers the report and its metrics
-    :param look: returns the scoreboard
-    :param saturated_seconds: returns for how long every slot has been busy
-    :param rules: when a server is live and ready
-    """
+    """Answers ``/live``, ``/ready``, the report and its metrics."""
 
     def __init__(
-        self,
-        endpoint: CapacityEndpoint,
-        look: Callable[[], Snapshot],
-        saturated_seconds: Callable[[], float],
-        rules: ProbeRules,
+        self, endpoint: CapacityEndpoint, read: Callable[[], Snapshot], rules: ProbeRules
     ) -> None:
-        self._look = look
-        self._saturated_seconds = saturated_seconds
+        self._read = read
         self._rules = rules
         self._answers: dict[str, Callable[[WSGIEnvironment], Response]] = {
-            "/live": self._live,
-            "/ready": self._ready,
+            "/live": lambda environ: self._verdict(rules.not_live),
+            "/ready": lambda environ: self._verdict(rules.not_ready),
             "/metrics": endpoint.metrics,
             DEFAULT_HEALTH_URL: endpoint.report,
             DEFAULT_HEALTH_URL + METRICS_SUFFIX: endpoint.metrics,
@@ -104,14 +84,9 @@ class ProbeApp:
             told = answer(environ)
         return told(environ, start_response)
 
-    def _live(self, environ: WSGIEnvironment) -> Response:
-        return self._verdict(snapshot := self._look(), self._rules.not_live(snapshot))
-
-    def _ready(self, environ: WSGIEnvironment) -> Response:
-        snapshot = self._look()
-        return self._verdict(snapshot, self._rules.not_ready(snapshot, self._saturated_seconds()))
-
-    def _verdict(self, snapshot: Snapshot, reason: str | None) -> Response:
+    def _verdict(self, rule: Callable[[Snapshot], str | None]) -> Response:
+        snapshot = self._read()
+        reason = rule(snapshot)
         told = {
             "status": "fail" if reason else "pass",
             "reason": reason,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..app_state import WorkerSizingState, get_state, prepare
+from ..app_state import WorkerSizingState, get_state, load_settings
 from ..errors import WorkerSizeConfigError, WorkerSizeStartError
 from ..sizing.advice import advise
 from ..sizing.plan import compute_plan, with_held
@@ -54,7 +54,7 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
     :param asked: the options of the command
     :raises click.ClickException: with one line, if something is not valid or does not start
     """
-    settings, _ = prepare(app, {"sizing_profile": "off"})
+    settings = load_settings(app)
     task = MeasureRequest(
         app=app.import_name,
         command=flask_command(import_path),
@@ -63,7 +63,7 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
         requests=_number("--requests", asked.requests, MOST_REQUESTS),
         threads=_number("--concurrency", asked.concurrency, MOST_CLIENTS),
     )
-    path = Path(SizingSettings.profile_named(app.config) or ProfileLocation.of(app).path)
+    path = Path(settings.profile_path or ProfileLocation.of(app).path)
     if sys.platform == "win32":
         raise WorkerSizeStartError("Measuring needs gunicorn, which does not run on Windows.")
     with click.progressbar(length=task.length, label="Measuring", file=sys.stderr) as bar:

@@ -50,6 +50,9 @@ early, up to an hour."""
 
 LONGEST_CALM_SECONDS = 3600.0
 
+CRITICAL_SHARE = 0.9
+"""Share of the limit above which workers are removed, and a server of one process is not ready."""
+
 SAFE_SHARE = 0.97
 """Share of the limit that a second worker, beside the last one, may bring us to."""
 

@@ -72,7 +72,7 @@ def rules_of(settings: SizingSettings) -> Rules | None:
     bound = settings.worker_memory_max_mb
     return Rules(
         recycle_share=settings.memory_recycle_percent / 100,
-        worker_max_bytes=bound * MB if isinstance(bound, int) else None,
+        worker_max_bytes=None if bound is None else bound * MB,
         patience_seconds=settings.graceful_timeout + 5,
         exits=settings.memory_guard == "exit",
     )

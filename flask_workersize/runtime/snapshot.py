@@ -193,11 +193,6 @@ class Snapshot:
         return self.busy / self.slots if self.slots else 0.0
 
     @property
-    def is_saturated(self) -> bool:
-        """Whether a request that comes now has to wait."""
-        return self.busy >= self.slots > 0
-
-    @property
     def is_leaving(self) -> bool:
         """Whether the deployment drains or stops."""
         return self.state >= State.DRAINING

@@ -128,5 +128,5 @@ def _open_probe(deployment: Deployment, board: Scoreboard, port: HealthPort) -> 
     endpoint = CapacityEndpoint(
         partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
     )
-    app = ProbeApp(endpoint, board.read, lambda: 0.0, ProbeRules(settings.timeout))
+    app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
     return ProbeServer(app, port.listeners)

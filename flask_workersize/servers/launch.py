@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def serve(app: Flask, server: ServerName | None = None) -> None:
     """Serve an app in production mode, and return when the server has stopped.
 
-    For a ``run.py`` of one's own; ``flask serve-prod`` does the same. What cannot be done is said
-    in one line on standard error.
+    For a ``run.py`` of your own; ``flask serve-prod`` does the same. An error is one line on
+    standard error.
 
     :param app: an app with :class:`flask_workersize.WorkerSizing`
-    :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` where left out
-    :raises SystemExit: 2 where the settings are not valid, 1 where starting failed, and with
-        gunicorn also 0 when it has stopped
+    :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` if left out
+    :raises SystemExit: 2 if the settings are not valid, 1 if starting failed, and with gunicorn
+        also 0 when it has stopped
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
     exit_with_one_line(
@@ -49,11 +49,7 @@ def launch(
     option_source: str = "--{option}",
     app_import: AppImport | None = None,
 ) -> None:
-    """Plan with the options of a command, log what was chosen, and run the server.
-
-    :raises click.ClickException: with one line, if the settings are not valid or the server
-        cannot be started
-    """
+    """Plan with the options of a command, log what was chosen, and run the server."""
     if threading.current_thread() is not threading.main_thread():
         raise WorkerSizeStartError(
             "Call serve() from the main thread; it installs signal handlers."
@@ -92,20 +88,27 @@ def _run(
     run(app, deployment, board, options)
 
 
+def gunicorn_args(text: str) -> Mapping[str, Any]:
+    """Parse ``GUNICORN_CMD_ARGS``; gunicorn is imported only now."""
+    if sys.platform == "win32":
+        # gunicorn cannot be imported there, and waitress will serve.
+        return {}
+    from .gunicorn.options import parse_command_args
+
+    return parse_command_args(text)
+
+
 def check_options(
     app: Flask, settings: SizingSettings, plan: SizingPlan
 ) -> tuple[SizingPlan, dict[str, Any]]:
-    """Check the further options of the server; return the plan as they leave it, and all options.
-
-    :raises WorkerSizeConfigError: if an option is not valid
-    """
+    """Check the further options of the server; return the plan as they leave it, and them all."""
     if plan.server == "waitress":
         from .waitress.options import waitress_options
 
         return plan, waitress_options(app.config, settings, plan)
     from .gunicorn.options import gunicorn_options
 
-    options = gunicorn_options(app.config, os.environ, settings, plan)
+    options = gunicorn_options(app.config, settings, plan)
     return replace(plan, worker_class=options["worker_class"]), options
 
 

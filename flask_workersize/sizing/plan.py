@@ -4,7 +4,7 @@ The formula, in the words of the guide ("How It Works"): ``(cpu_count * 2) + 1``
 ``available_ram_mb / worker_memory_mb`` by memory, the lesser of the two, divided by the threads of
 a worker, rounded down, at least 1.
 
-Where the app was measured, memory that all workers share is taken off first, and a worker counts
+If the app was measured, memory that all workers share is taken off first, and a worker counts
 with its own memory at its peak, its threads included.
 """
 
@@ -36,22 +36,22 @@ class SizingPlan:
     :param threads: threads a worker
     :param worker_class: "sync", "gthread", or ``None`` for waitress
     :param concurrency: requests that can run at once, ``workers × threads``
-    :param worker_memory_mb: memory that one worker is taken to need, in MB; where that was
+    :param worker_memory_mb: memory that one worker is assumed to need, in MB; if that was
         measured, memory of its own
-    :param estimated_memory_mb: memory that all of it is taken to need, in MB
+    :param estimated_memory_mb: estimated total, in MB
     :param memory_available_mb: memory that was available at planning time, in MB, rounded down
     :param cpus: CPUs that were available at planning time
     :param cpu_bound: ``2 × CPUs + 1``, rounded down
-    :param memory_bound: workers that fit into available memory less the headroom; where their
-        memory was measured, times their threads, which share it, and for waitress the threads that
-        fit into its process
+    :param memory_bound: workers that fit into available memory less the headroom; if their memory
+        was measured, times their threads, which share it, and for waitress the threads that fit
+        into its process
     :param limited_by: which bound won
     :param sources: where each value came from, by its name
     :param warnings: what the operator should change, one sentence each
     :param notes: what the operator may want to know, one sentence each
     :param fits: whether the estimate is within available memory less the headroom
-    :param shared_memory_mb: memory that is needed once, in MB; 0 where that was not measured
-    :param thread_memory_mb: memory of each thread more than the first, in MB; 0 where that was not
+    :param shared_memory_mb: memory that is needed once, in MB; 0 if that was not measured
+    :param thread_memory_mb: memory of each thread more than the first, in MB; 0 if that was not
         measured
     :param memory_headroom_percent: share of available memory that is left alone
     """
@@ -115,12 +115,8 @@ class SizingPlan:
 def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:
     """Return the resources that a plan is made from.
 
-    Where the app was measured, the plan takes off all that is needed once. What of it the launcher
+    If the app was measured, the plan takes off all that is needed once. What of it the launcher
     held already was not available any more: it would be taken off twice.
-
-    :param settings: what the operator asked for
-    :param resources: what the machine gives
-    :param held_bytes: what the launcher held when the machine was looked at
     """
     if settings.profile is None:
         return resources
@@ -128,12 +124,7 @@ def available_for(settings: SizingSettings, resources: Resources, held_bytes: in
 
 
 def with_held(resources: Resources, held_bytes: int, shared_mb: int) -> Resources:
-    """Count as available what is held of the memory that is needed once.
-
-    :param resources: what the machine gives
-    :param held_bytes: what is held
-    :param once_mb: what is needed once, in MB
-    """
+    """Count as available what is held of the memory that is needed once."""
     available = resources.memory_available + min(held_bytes, shared_mb * MB)
     return replace(resources, memory_available=min(available, resources.memory_limit))
 
@@ -186,7 +177,7 @@ def compute_plan(
 
 
 def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
-    """Return how many workers fit, times their threads where a worker was measured with them."""
+    """Return how many workers fit, times their threads if a worker was measured with them."""
     if settings.profile is None:
         return usable // (settings.worker_memory_mb * MB)
     if server == "waitress":

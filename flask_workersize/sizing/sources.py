@@ -1,16 +1,14 @@
-"""Where a setting comes from: the layers that are asked, from the strongest to the weakest."""
+"""Where a setting comes from: the sources, from the strongest to the weakest."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ..errors import WorkerSizeConfigError
 
@@ -19,9 +17,12 @@ CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
 DEFAULT_SERVER: Final = "waitress"
 
+ArgsParser = Callable[[str], Mapping[str, Any]]
+"""Returns what the text of ``GUNICORN_CMD_ARGS`` sets, by gunicorn's names."""
+
 
 class Layer(IntEnum):
-    """Who speaks; a smaller number is asked first."""
+    """Who sets a value; a smaller number wins."""
 
     OPTION = 0
     PREFERRED = 1
@@ -29,7 +30,6 @@ class Layer(IntEnum):
     LEGACY = 3
     CONFIG = 4
     SERVER_OPTIONS = 5
-    DEFAULT = 6
 
 
 @dataclass(frozen=True)
@@ -40,71 +40,160 @@ class SettingValue:
     source: str
     layer: Layer
 
+    @property
+    def text(self) -> str:
+        """The value as a variable would hold it; gunicorn's parser gives lists and ``True``."""
+        if self.value is True:
+            return "on"
+        return (",".join(self.value) if isinstance(self.value, list) else str(self.value)).lower()
+
 
 @dataclass(frozen=True)
 class SettingNames:
-    """The names of one setting.
+    """The names of one setting: what is not listed follows from the name of its field.
 
-    :param variables: environment variables, the preferred one first
-    :param gunicorn_flags: spellings in ``GUNICORN_CMD_ARGS``, the long one last
-    :param gunicorn_action: what argparse does with such a flag
-    :param server_option: key in ``WORKERSIZE_<SERVER>_OPTIONS``, by server
+    ``server_option`` has its key in ``WORKERSIZE_<SERVER>_OPTIONS``, by server.
     """
 
-    variables: tuple[str, ...]
-    gunicorn_flags: tuple[str, ...] = ()
-    gunicorn_action: str = "store"
+    name: str
+    legacy: tuple[str, ...] = ()
+    short_flag: str | None = None
     server_option: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables, the preferred one first."""
+        return (PREFERRED_PREFIX + self.name.upper(), *self.legacy)
 
-@dataclass(frozen=True)
+    @property
+    def option(self) -> str:
+        """The name as a command spells it, without dashes before it."""
+        return self.name.replace("_", "-")
+
+    @property
+    def gunicorn_flags(self) -> tuple[str, ...]:
+        """Spellings in ``GUNICORN_CMD_ARGS``, the long one last."""
+        if "gunicorn" not in self.server_option:
+            return ()
+        return (*filter(None, [self.short_flag]), f"--{self.option}")
+
+
+@dataclass
 class SettingSources:
-    """Everything that may set a value, as plain mappings.
-
-    :param names: the names of every setting
-    :param environ: the environment
-    :param config: the config of the app
-    :param options: options of the command or function, by setting
-    :param option_source: how such an option is called in messages: a format of ``{name}``, the
-        setting, and ``{option}``, the same with dashes
-    """
+    """Everything that may set a value, each source read once."""
 
     names: Mapping[str, SettingNames]
     environ: Mapping[str, str]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    option_source: str = "--{option}"
+    config: Mapping[str, Any]
+    options: Mapping[str, Any]
+    option_source: str
+    gunicorn_args: ArgsParser | None = None
+    warnings: list[str] = field(default_factory=list, init=False)
 
-    def candidates(self, name: str, server: str | None = None) -> Iterator[SettingValue]:
-        """Yield what is set for a setting, the strongest first; what is empty is not set."""
-        for found in self._all(name, server):
-            value = found.value.strip() if isinstance(found.value, str) else found.value
-            if value is not None and value != "":
-                yield replace(found, value=value)
-
-    def _all(self, name: str, server: str | None) -> Iterator[SettingValue]:
-        names = self.names[name]
-        option = self.option_source.format(name=name, option=name.replace("_", "-"))
-        yield SettingValue(self.options.get(name), option, Layer.OPTION)
-        for variable in names.variables:
-            if variable.startswith(PREFERRED_PREFIX):
-                yield SettingValue(self.environ.get(variable), variable, Layer.PREFERRED)
-        if server == "gunicorn" and names.gunicorn_flags:
-            source = f"{GUNICORN_ARGS} {names.gunicorn_flags[-1]}"
-            yield SettingValue(self._gunicorn_args.get(name), source, Layer.GUNICORN_ARGS)
-        for variable in names.variables:
-            if not variable.startswith(PREFERRED_PREFIX):
-                yield SettingValue(self.environ.get(variable), variable, Layer.LEGACY)
-        key = config_key(name)
-        yield SettingValue(self.config.get(key), f"app.config {key}", Layer.CONFIG)
-        if server is not None and server in names.server_option:
-            key, entry = options_key(server), names.server_option[server]
-            value = server_options(self.config, server).get(entry)
-            yield SettingValue(value, f"app.config {key}[{entry!r}]", Layer.SERVER_OPTIONS)
+    def resolve(self) -> dict[str, Any]:
+        """Return the strongest value of each setting, with the sources; nothing is validated."""
+        self._warn_of_near_misses()
+        found = {name: value for name in self.names if (value := self._strongest(name))}
+        self._prefer_stronger_address(found)
+        return {
+            **{name: item.value for name, item in found.items()},
+            "sources": {name: item.source for name, item in found.items()},
+            "warnings": tuple(self.warnings),
+            "gunicorn_args": self._command_args,
+        }
 
     @cached_property
-    def _gunicorn_args(self) -> Mapping[str, Any]:
-        return gunicorn_args(self.environ, self.names)
+    def _server(self) -> str:
+        chosen = next(self._candidates("wsgi_server"), None)
+        return str(chosen.value).lower() if chosen else DEFAULT_SERVER
+
+    @cached_property
+    def _server_options(self) -> Mapping[str, Any]:
+        return server_options(self.config, self._server)
+
+    @cached_property
+    def _command_args(self) -> Mapping[str, Any]:
+        text = self.environ.get(GUNICORN_ARGS, "").strip()
+        if not text or self._server != "gunicorn":
+            return {}
+        if self.gunicorn_args is None:
+            self.warnings.append(f"{GUNICORN_ARGS} is read only for an app: use get_plan().")
+            return {}
+        return self.gunicorn_args(text)
+
+    def _candidates(self, name: str) -> Iterator[SettingValue]:
+        """Yield what is set for a setting, the strongest first; what is empty is not set."""
+        for value, source, layer in self._all(self.names[name]):
+            stripped = value.strip() if isinstance(value, str) else value
+            if stripped is not None and stripped != "":
+                yield SettingValue(stripped, source, layer)
+
+    def _all(self, names: SettingNames) -> Iterator[tuple[Any, str, Layer]]:
+        option = self.option_source.format(name=names.name, option=names.option)
+        yield self.options.get(names.name), option, Layer.OPTION
+        preferred, *legacy = names.variables
+        yield self.environ.get(preferred), preferred, Layer.PREFERRED
+        if key := names.server_option.get("gunicorn"):
+            flag = f"{GUNICORN_ARGS} {names.gunicorn_flags[-1]}"
+            yield self._command_args.get(key), flag, Layer.GUNICORN_ARGS
+        for variable in legacy:
+            yield self.environ.get(variable), variable, Layer.LEGACY
+        key = config_key(names.name)
+        yield self.config.get(key), f"app.config {key}", Layer.CONFIG
+        if names.server_option and (key := names.server_option.get(self._server)):
+            entry = f"app.config {options_key(self._server)}[{key!r}]"
+            yield self._server_options.get(key), entry, Layer.SERVER_OPTIONS
+
+    def _strongest(self, name: str) -> SettingValue | None:
+        candidates = list(self._candidates(name))
+        if name in ("port", "health_port"):
+            for link in filter(_is_service_link, list(candidates)):
+                candidates.remove(link)
+                self.warnings.append(
+                    f"{link.source} is skipped: it holds a {link.value.partition('://')[0]}:// "
+                    "address, which Kubernetes sets in each pod for a Service of that name; set "
+                    "enableServiceLinks: false in the pod's spec."
+                )
+        if not candidates:
+            return None
+        # Names of the environment that contradict each other; the values stay unsaid.
+        spoken = [item for item in candidates if Layer.PREFERRED <= item.layer <= Layer.LEGACY]
+        others = [item.source for item in spoken if item.text != spoken[0].text]
+        if others and spoken[0] is candidates[0]:
+            wins = spoken[0].source
+            self.warnings.append(
+                f"{' and '.join([wins, *others])} are set to different values: {wins} wins; unset "
+                "the other."
+            )
+        return candidates[0]
+
+    def _warn_of_near_misses(self) -> None:
+        """Warn of a variable that is almost the name of a setting: nobody else would.
+
+        What is not that near may be the app's own: NOW LMS has other variables with this prefix.
+        """
+        known = [variable for names in self.names.values() for variable in names.variables]
+        for variable in self.environ:
+            if variable.startswith(PREFERRED_PREFIX) and variable not in known:
+                near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
+                self.warnings += [
+                    f"{variable} is not a setting: did you mean {name}?" for name in near
+                ]
+
+    def _prefer_stronger_address(self, found: dict[str, SettingValue]) -> None:
+        """Let ``--port`` win over ``NOW_LMS_BIND``: it is the stronger word on the same matter."""
+        for name in ("port", "host"):
+            if "bind" in found and name in found and found[name].layer < found["bind"].layer:
+                self.warnings.append(
+                    f"{found.pop('bind').source} is not used: {found[name].source} is the stronger "
+                    "setting."
+                )
+
+
+def _is_service_link(found: SettingValue) -> bool:
+    """Return whether Kubernetes has set it, for a Service of that name: nobody asked for it."""
+    is_text = isinstance(found.value, str) and found.layer is not Layer.OPTION
+    return is_text and re.match(r"(tcp|udp|sctp)://", found.value, re.IGNORECASE) is not None
 
 
 def config_key(name: str) -> str:
@@ -118,10 +207,7 @@ def options_key(server: str) -> str:
 
 
 def server_options(config: Mapping[str, Any], server: str) -> Mapping[str, Any]:
-    """Return the further options of a server.
-
-    :raises WorkerSizeConfigError: if the value is no mapping with names as keys
-    """
+    """Return the further options of a server in ``app.config``; refuse what is no mapping."""
     options = config.get(options_key(server)) or {}
     if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
         raise WorkerSizeConfigError(
@@ -129,121 +215,3 @@ def server_options(config: Mapping[str, Any], server: str) -> Mapping[str, Any]:
             f"{server} options, by name."
         )
     return options
-
-
-class _GunicornArgs(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        flag = message.partition(":")[0]  # what follows may quote a value
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} cannot be read: {flag} lacks its value, or has one and takes none. "
-            "Correct it."
-        )
-
-
-def gunicorn_args(
-    environ: Mapping[str, str], names: Mapping[str, SettingNames]
-) -> Mapping[str, Any]:
-    """Return what ``GUNICORN_CMD_ARGS`` says of the settings that a plan is made from.
-
-    Only their few flags are read here, so that planning needs no gunicorn; all the others are
-    read by gunicorn's own parser when it is started.
-
-    :raises WorkerSizeConfigError: if the text has an open quote, or a flag lacks its value
-    """
-    parser = _GunicornArgs(add_help=False, allow_abbrev=False)
-    for name, spelled in names.items():
-        if spelled.gunicorn_flags:
-            action = spelled.gunicorn_action
-            parser.add_argument(*spelled.gunicorn_flags, dest=name, action=action, default=None)
-    try:
-        words = shlex.split(environ.get(GUNICORN_ARGS, ""))
-    except ValueError:
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} cannot be read: a quote is not closed, or it ends in a backslash. "
-            "Correct it."
-        ) from None
-    return vars(parser.parse_known_args(words)[0])
-
-
-def resolve(layers: SettingSources) -> dict[str, Any]:
-    """Choose a value for every setting that is set; nothing is validated here.
-
-    :returns: the values by setting, and ``sources`` and ``warnings``
-    """
-    server = next(layers.candidates("wsgi_server"), None)
-    server_name = str(server.value).lower() if server else DEFAULT_SERVER
-    found: dict[str, SettingValue] = {}
-    warnings = list(_slips(layers))
-    for name in layers.names:
-        candidates = list(layers.candidates(name, server_name))
-        if name in ("port", "health_port"):
-            candidates = list(_without_service_links(candidates, warnings))
-        if candidates:
-            found[name] = candidates[0]
-            warnings += _conflicts(candidates)
-    _prefer_stronger_address(found, warnings)
-    values: dict[str, Any] = {name: item.value for name, item in found.items()}
-    values["sources"] = {name: item.source for name, item in found.items()}
-    values["warnings"] = tuple(warnings)
-    return values
-
-
-def _slips(layers: SettingSources) -> Iterable[str]:
-    """Say that a variable is almost the name of a setting: nobody else would.
-
-    What is not that near may be the app's own: NOW LMS has other variables with this prefix.
-    """
-    known = [variable for names in layers.names.values() for variable in names.variables]
-    for variable in layers.environ:
-        if variable.startswith(PREFERRED_PREFIX) and variable not in known:
-            for near in difflib.get_close_matches(variable, known, n=1, cutoff=0.9):
-                yield f"{variable} is not a setting: did you mean {near}? Correct or remove it."
-
-
-def _conflicts(candidates: list[SettingValue]) -> Iterable[str]:
-    """Say that names of the environment contradict each other; the values stay unsaid."""
-    spoken = [f for f in candidates if Layer.PREFERRED <= f.layer <= Layer.LEGACY]
-    others = [f.source for f in spoken if _text(f.value) != _text(spoken[0].value)]
-    if others and spoken[0] is candidates[0]:
-        names = " and ".join([spoken[0].source, *others])
-        yield f"{names} are set to different values: {spoken[0].source} wins; unset the other."
-
-
-def _text(value: Any) -> str:
-    """Return a value as a variable would hold it; argparse gives lists and ``True`` for flags."""
-    if value is True:
-        return "on"
-    return (",".join(value) if isinstance(value, list) else str(value)).lower()
-
-
-_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
-
-
-def _without_service_links(
-    candidates: list[SettingValue], warnings: list[str]
-) -> Iterable[SettingValue]:
-    """Drop ``tcp://…``, which Kubernetes sets for a Service of that name: nobody asked for it."""
-    for found in candidates:
-        link = _SERVICE_LINK.match(found.value) if isinstance(found.value, str) else None
-        if link and found.layer is not Layer.OPTION:
-            warnings.append(
-                f"{found.source} is skipped: it holds a {link[0]} address, which Kubernetes sets "
-                "in each pod for a Service of that name; set enableServiceLinks: false in the "
-                "pod's spec."
-            )
-        else:
-            yield found
-
-
-def _prefer_stronger_address(found: dict[str, SettingValue], warnings: list[str]) -> None:
-    """Let ``--port`` win over ``NOW_LMS_BIND``: it is the stronger word on the same matter."""
-    if "bind" not in found:
-        return
-    bind = found["bind"]
-    for name in ("port", "host"):
-        if name in found and found[name].layer < bind.layer:
-            warnings.append(
-                f"{bind.source} is not used: {found[name].source} is the stronger setting."
-            )
-            del found["bind"]
-            return

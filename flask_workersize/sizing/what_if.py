@@ -14,13 +14,7 @@ _UNITS = {"k": 1024, "m": MB, "g": 1024 * MB, "t": 1024 * 1024 * MB}
 
 
 def on_another_machine(resources: Resources, cpus: str | None, memory: str | None) -> Resources:
-    """Return the resources with other figures.
-
-    :param resources: what this machine gives
-    :param cpus: CPUs as a number above 0, "0.5"; ``None`` keeps this machine's
-    :param memory: available memory with its unit, "512M", "1.5G", "512Mi"; ``None`` keeps it
-    :raises WorkerSizeConfigError: if a figure cannot be read
-    """
+    """Return the resources with the figures of ``--cpus`` and ``--memory``, if they are given."""
     if cpus is not None:
         resources = replace(resources, cpus=_parse_cpus(cpus), cpu_source="--cpus", cpu_at=None)
     if memory is not None:
@@ -38,20 +32,14 @@ def on_another_machine(resources: Resources, cpus: str | None, memory: str | Non
 def _parse_cpus(text: str) -> float:
     if re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}", text.strip()) and float(text) > 0:
         return float(text)
-    raise WorkerSizeConfigError("--cpus is not a number above 0. Correct it, for example to 0.5.")
+    raise WorkerSizeConfigError("--cpus is not a number above 0, such as 0.5.")
 
 
 def parse_memory(text: str) -> int:
-    """Return a size in bytes; units count in steps of 1024, as in the guide.
-
-    :param text: a number with a unit: K, M, G or T, in either case, with or without "i" and "B"
-    :raises WorkerSizeConfigError: if the size cannot be read
-    """
+    """Return a size in bytes, written with K, M, G or T, in steps of 1024 as in the guide."""
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([kmgt])i?b?", text.strip().lower())
     if match is None:
-        raise WorkerSizeConfigError(
-            "--memory is not a size with a unit. Correct it, for example to 512M or 1.5G."
-        )
+        raise WorkerSizeConfigError("--memory is not a size with a unit, such as 512M or 1.5G.")
     return int(float(match[1]) * _UNITS[match[2]])
 
 

@@ -32,15 +32,37 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: words for name, *words in lines}
 
 
-def test_explanation_says_every_value_and_its_source() -> None:
-    environ = {
-        "WSGI_SERVER": "gunicorn",
-        "NOW_LMS_WORKER_MEMORY_MB": "150",
-        "NOW_LMS_MEMORY_HEADROOM_PERCENT": "20",
-        "PORT": "5000",
-    }
-    settings, machine = load(environ), resources(cpus=2.5, memory_mb=512)
-    assert explain(settings, machine, compute_plan(settings, machine)).splitlines() == [
+ENVIRON = {
+    "WSGI_SERVER": "gunicorn",
+    "NOW_LMS_WORKER_MEMORY_MB": "150",
+    "NOW_LMS_MEMORY_HEADROOM_PERCENT": "20",
+    "PORT": "5000",
+}
+
+
+def explained(show_all: bool = False) -> list[str]:
+    """Return the lines about a plan in which several things are set."""
+    settings, machine = load(ENVIRON), resources(cpus=2.5, memory_mb=512)
+    return explain(settings, machine, compute_plan(settings, machine), show_all).splitlines()
+
+
+def test_explanation_leaves_out_what_nobody_set_and_no_plan_needs() -> None:
+    assert explained()[1:9] == [
+        "asked:",
+        "  workers                  2              calculated",
+        "  threads                  1              default",
+        "  worker_memory_mb         150 MB         NOW_LMS_WORKER_MEMORY_MB",
+        "  memory_headroom_percent  20 %           NOW_LMS_MEMORY_HEADROOM_PERCENT",
+        "  wsgi_server              gunicorn       WSGI_SERVER",
+        "  address                  0.0.0.0:5000   default, PORT",
+        "found:",
+    ]
+
+
+def test_explanation_of_all_says_every_value_and_its_source() -> None:
+    lines = explained(show_all=True)
+    assert {*explained()} < {*lines}
+    assert lines == [
         "gunicorn: 2 workers × 1 thread (memory: 512 MB available × 80 % / 150 MB a worker; "
         "CPU bound 6), about 300 MB",
         "asked:",
@@ -58,11 +80,9 @@ def test_explanation_says_every_value_and_its_source() -> None:
         "  health_token             none           default",
         "  health_port              none           default",
         "  health_host              none           default",
-        "  ready_saturated_seconds  none           default",
         "  drain_seconds            0 s            default",
         "  memory_guard             on             default",
         "  memory_recycle_percent   70 %           default",
-        "  memory_critical_percent  90 %           default",
         "  worker_memory_max_mb     none           default",
         "  sizing_profile           none           default",
         "  address                  0.0.0.0:5000   default, PORT",
@@ -100,14 +120,12 @@ def test_explanation_tells_of_the_health_port() -> None:
     environ = {
         "NOW_LMS_HEALTH_PORT": "8081",
         "NOW_LMS_HEALTH_HOST": "127.0.0.1",
-        "NOW_LMS_READY_SATURATED_SECONDS": "30",
         "NOW_LMS_DRAIN_SECONDS": "5",
     }
     settings = load(environ)
     shown = rows(explain(settings, resources(), compute_plan(settings, resources())))
     assert shown["health_port"] == ["8081", "NOW_LMS_HEALTH_PORT"]
     assert shown["health_host"] == ["127.0.0.1", "NOW_LMS_HEALTH_HOST"]
-    assert shown["ready_saturated_seconds"] == ["30", "s", "NOW_LMS_READY_SATURATED_SECONDS"]
     assert shown["drain_seconds"] == ["5", "s", "NOW_LMS_DRAIN_SECONDS"]
 
 
@@ -136,6 +154,11 @@ def test_plan_has_the_worker_class_that_the_server_will_have(
     WorkerSizing(app)
     settings, plan = prepare(app, {"wsgi_server": "gunicorn", "threads": threads})
     assert check_options(app, settings, plan)[0].worker_class == worker_class
+
+
+def test_all_shows_the_defaults_too() -> None:
+    assert "timeout" not in rows(invoke("--dry-run").output)
+    assert rows(invoke("--dry-run", "--all").output)["timeout"] == ["120", "s", "default"]
 
 
 def test_bind_may_be_repeated() -> None:
@@ -176,7 +199,7 @@ def test_help_names_every_option_and_the_formula() -> None:
     assert result.exit_code == 0
     for option in (
         *["--wsgi-server [waitress|gunicorn]", "--host", "--port", "--bind", "--workers"],
-        *["--threads", "--worker-memory-mb", "--timeout", "--dry-run"],
+        *["--threads", "--worker-memory-mb", "--timeout", "--dry-run", "--all"],
     ):
         assert option in result.output
     formula = "min(2 × CPUs + 1, available memory / memory of a worker)"

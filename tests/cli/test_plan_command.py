@@ -84,7 +84,7 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
     assert table["threads"] == ["1", "default"]
     assert table["worker_memory_mb"] == ["150 MB", "WORKER_MEMORY_MB"]
     assert table["memory_headroom_percent"] == ["20 %", "NOW_LMS_MEMORY_HEADROOM_PERCENT"]
-    assert table["min_workers"] == ["1", "default"]
+    assert "min_workers" not in table
     assert table["max_workers"] == ["8", "app.config WORKERSIZE_MAX_WORKERS"]
     assert table["CPUs"] == ["1.5", f"cgroup2:cpu.max  {FOLDER}/lms.service/cpu.max"]
     assert table["memory limit"] == ["512 MB", f"cgroup2:memory.high  {FOLDER}/memory.high"]
@@ -100,14 +100,23 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
 
 
 def test_table_has_every_setting_and_of_the_token_only_that_it_is_set() -> None:
-    done = run(environ={"NOW_LMS_HEALTH_TOKEN": SECRET, "NOW_LMS_PRELOAD": "off"})
+    done = run("--all", environ={"NOW_LMS_HEALTH_TOKEN": SECRET, "NOW_LMS_PRELOAD": "off"})
     table = rows(done)
     assert {*NAMES} - {"host", "port", "bind"} <= {*table}
     assert table["health_token"] == ["set", "NOW_LMS_HEALTH_TOKEN"]
     assert table["preload"] == ["off", "NOW_LMS_PRELOAD"]
     assert table["address"] == ["0.0.0.0:8080", "default"]
-    assert rows(run())["health_token"] == ["none", "default"]
+    assert rows(run("--all"))["health_token"] == ["none", "default"]
     assert SECRET not in done.output
+
+
+def test_table_leaves_out_what_is_at_its_default_and_feeds_no_plan() -> None:
+    table = rows(run(environ={"NOW_LMS_PRELOAD": "off"}, MAX_WORKERS=8))
+    assert [name for name in (*NAMES, "address") if name in table] == [
+        *["workers", "threads", "worker_memory_mb", "max_workers", "wsgi_server", "preload"],
+        "address",
+    ]
+    assert set(told()["settings"]) == set(NAMES)
 
 
 def test_each_block_has_its_title_in_this_order() -> None:

@@ -18,7 +18,7 @@ from tests.doctor.cases import Told, doctor, flask, sized
 from tests.plain import SECRET, plan
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
-NOTHING = "Nothing found that more than one worker breaks or multiplies; looked for "
+NOTHING = "No multi-worker problems found. Checked: "
 
 PLAIN = """\
 from flask import Flask
@@ -190,7 +190,7 @@ def test_app_that_cannot_be_loaded_twice_is_a_note(tmp_path: Path) -> None:
     assert told.status == 0
     (line,) = told.about("SECRET_KEY")
     assert line.startswith("Note: The app could not be loaded a second time")
-    assert " a SECRET_KEY made at the start, but for what the notes name. " in told.lines[-1]
+    assert " a SECRET_KEY made at the start, except for what the notes name. " in told.lines[-1]
     assert "Traceback" not in told.all
 
 

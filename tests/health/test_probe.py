@@ -135,33 +135,13 @@ def test_server_without_workers_is_not_live_without_a_timeout_either() -> None:
 def test_server_is_ready_while_it_serves_and_a_worker_is_there(
     now: Snapshot, reason: str | None
 ) -> None:
-    assert RULES.not_ready(now, 0) == reason
+    assert RULES.not_ready(now) == reason
 
 
-@pytest.mark.parametrize(
-    ("allowed", "lasted", "reason"),
-    [
-        (None, 3600.0, None),
-        (30, 30.0, None),
-        (30, 30.1, "saturated"),
-        (30, 0.0, None),
-    ],
-)
-def test_saturation_matters_only_where_it_is_asked_for_and_only_if_it_lasts(
-    allowed: float | None, lasted: float, reason: str | None
-) -> None:
-    rules = ProbeRules(timeout_seconds=120, saturated_seconds=allowed)
-    assert rules.not_ready(snapshot(busy), lasted) == reason
-
-
-def test_saturated_server_is_live() -> None:
-    rules = ProbeRules(timeout_seconds=120, saturated_seconds=30)
-    assert rules.not_live(snapshot(busy)) is None
-
-
-def test_draining_is_said_before_saturation() -> None:
-    rules = ProbeRules(timeout_seconds=120, saturated_seconds=30)
-    assert rules.not_ready(snapshot(busy, state=State.DRAINING), 60) == "draining"
+def test_saturated_server_is_live_and_ready() -> None:
+    """Every instance would be taken out of service at once."""
+    assert RULES.not_live(snapshot(busy)) is None
+    assert RULES.not_ready(snapshot(busy)) is None
 
 
 # The port
@@ -170,18 +150,16 @@ def test_draining_is_said_before_saturation() -> None:
 class Port:
     """The health port of a server that was decided on, without a server.
 
-    :param saturated: for how long it has been saturated
     :param environ: what the operator asked for
     """
 
-    def __init__(self, saturated: float = 0.0, **environ: str) -> None:
+    def __init__(self, **environ: str) -> None:
         settings = load({"WSGI_SERVER": "gunicorn", "WORKERS": "2", **environ})
         machine = resources()
         self.deployment = Deployment(settings, machine, compute_plan(settings, machine))
         self.board = Scoreboard(2, self.deployment.plan.threads)
         endpoint = CapacityEndpoint(self._report, lambda: SecretStr(SECRET), is_inside=True)
-        rules = ProbeRules(settings.timeout, settings.ready_saturated_seconds)
-        self.app = ProbeApp(endpoint, self.board.read, lambda: saturated, rules)
+        self.app = ProbeApp(endpoint, self.board.read, ProbeRules(settings.timeout))
 
     def _report(self, *, details: bool, live: bool, asking: int | None) -> Any:
         return report_of(self.deployment, self.board, details, live, asking)
@@ -257,19 +235,6 @@ def test_server_whose_workers_are_gone_is_not_live() -> None:
     port.serve()
     port.board.sweep([])
     assert (port.get("/live").json or {})["reason"] == "no worker runs"
-
-
-def test_saturation_is_no_reason_by_default() -> None:
-    port = Port(saturated=3600.0)
-    port.serve()
-    assert port.get("/ready").status_code == 200
-
-
-def test_saturation_is_a_reason_where_the_operator_wants_it() -> None:
-    port = Port(saturated=31.0, NOW_LMS_READY_SATURATED_SECONDS="30")
-    port.serve()
-    assert (port.get("/ready").json or {})["reason"] == "saturated"
-    assert port.get("/live").status_code == 200
 
 
 def test_live_figures_and_metrics_are_open_without_the_token() -> None:

@@ -234,9 +234,6 @@ def test_where_nobody_guards_all_is_written_down_and_nothing_is_done(site: Site)
     now = site.board.read()
     memory = (now.stored["memory_limit_bytes"], now.stored["memory_used_bytes"])
     assert memory == (1000 * MB, 999 * MB)
-        1000 * MB,
-        999 * MB,
-    )
     assert now.workers[0].memory is not None
     assert site.state() is GuardState.OFF
     assert site.task.interval == SELDOM_SECONDS

@@ -143,15 +143,13 @@ def test_table_adds_up_its_rows() -> None:
     assert now.total("busy_ns") / 1e9 == pytest.approx(
         sum(row.busy_ns / 1e9 for row in now.workers)
     )
-    assert not now.is_saturated
     begin(one, 1)
-    assert board.read().is_saturated
     assert board.read().utilization == 1
 
 
-def test_table_without_workers_is_neither_busy_nor_saturated() -> None:
+def test_table_without_workers_is_not_busy() -> None:
     now = Scoreboard(2, 2).read()
-    assert (now.utilization, now.is_saturated) == (0, False)
+    assert now.utilization == 0
 
 
 def test_slot_that_asks_is_left_out() -> None:

@@ -42,7 +42,7 @@ SETTINGS = SizingSettings(trusted_proxy="127.0.0.1")
 GUNICORN_PLAN = compute_plan(SETTINGS, detect_resources(), "gunicorn")
 WAITRESS_PLAN = compute_plan(SETTINGS, detect_resources(), "waitress")
 GUNICORN_SETTINGS = sorted(
-    {*gunicorn_options({}, {}, SETTINGS, GUNICORN_PLAN), *_NOT_HERE, "post_fork", "backlog"}
+    {*gunicorn_options({}, SETTINGS, GUNICORN_PLAN), *_NOT_HERE, "post_fork", "backlog"}
     | {names.server_option["gunicorn"] for names in NAMES.values() if names.gunicorn_flags}
 )
 ADJUSTMENTS = sorted(
@@ -78,7 +78,7 @@ def test_gunicorn_has_every_setting_that_we_set_refuse_or_read(setting: str) -> 
 
 def test_gunicorn_takes_every_value_that_we_set() -> None:
     scratch = Config()
-    for name, value in gunicorn_options({}, {}, SETTINGS, GUNICORN_PLAN).items():
+    for name, value in gunicorn_options({}, SETTINGS, GUNICORN_PLAN).items():
         scratch.set(name, value)
         setting = scratch.settings[name]
         assert setting.get() == value or value == "", (
@@ -97,11 +97,11 @@ def test_gunicorns_parser_knows_the_flags_that_feed_the_plan() -> None:
     assert isinstance(parser, argparse.ArgumentParser), "Config().parser() is no ArgumentParser"
     said = vars(parser.parse_known_args([])[0])
     assert [name for name, value in said.items() if value is not None] == ["args"], (
-        "Config().parser() now gives defaults: _command_args would take them for the user's word"
+        "Config().parser() gives defaults: parse_command_args would take them for the user's word"
     )
-    for names in NAMES.values():
+    for name, names in NAMES.items():
         for flag in names.gunicorn_flags:
-            value = [] if names.gunicorn_action == "store_true" else ["7"]
+            value = [] if name == "preload" else ["7"]
             said = vars(parser.parse_known_args([flag, *value])[0])
             changed = {name for name, value in said.items() if value} - {"args"}
             assert changed == {names.server_option["gunicorn"]}, (

@@ -192,17 +192,6 @@ def test_file_that_gunicorn_sends_is_busy_until_it_is_sent(
     await_that(lambda: server.live_report()["busy"] == 0, "sent")
 
 
-def test_saturation_makes_it_unready_only_where_asked_for(start: Starter, name: str) -> None:
-    args = ["--wsgi-server", name, "--threads", "1"]
-    args += ["--workers", "1"] if name == "gunicorn" else []
-    asked = start_probed(start, *args, NOW_LMS_READY_SATURATED_SECONDS="1")
-    with held(asked, 1):
-        await_that(lambda: asked.probe("/ready").status == 503, "saturated")
-        assert b'"saturated"' in asked.probe("/ready").body
-        assert asked.probe("/live").status == 200
-    asked.await_ready()
-
-
 def test_starting_is_live_and_not_ready(start: Starter) -> None:
     server = start.launch(
         serve_prod("--workers", "1", server="gunicorn", app=SLOW), None, **PATH, **ON,

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import SizingSettings, WorkerSizeConfigError
-from flask_workersize.sizing.settings import NAMES, YEAR_SECONDS
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.validators import YEAR_SECONDS
 from tests.plain import SECRET, clear_environment, load, new_app, refused
 
 VARIABLES = {
@@ -31,11 +32,9 @@ VARIABLES = {
     "health_token": ["NOW_LMS_HEALTH_TOKEN"],
     "health_port": ["NOW_LMS_HEALTH_PORT"],
     "health_host": ["NOW_LMS_HEALTH_HOST"],
-    "ready_saturated_seconds": ["NOW_LMS_READY_SATURATED_SECONDS"],
     "drain_seconds": ["NOW_LMS_DRAIN_SECONDS"],
     "memory_guard": ["NOW_LMS_MEMORY_GUARD"],
     "memory_recycle_percent": ["NOW_LMS_MEMORY_RECYCLE_PERCENT"],
-    "memory_critical_percent": ["NOW_LMS_MEMORY_CRITICAL_PERCENT"],
     "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
     "sizing_profile": ["NOW_LMS_SIZING_PROFILE"],
 }
@@ -57,11 +56,9 @@ DEFAULTS = {
     "health_token": None,
     "health_port": None,
     "health_host": None,
-    "ready_saturated_seconds": None,
     "drain_seconds": 0,
     "memory_guard": "on",
     "memory_recycle_percent": 70,
-    "memory_critical_percent": 90,
     "worker_memory_max_mb": None,
     "sizing_profile": None,
 }
@@ -76,10 +73,9 @@ NUMBERS = [
     "timeout",
     "graceful_timeout",
     "health_port",
-    "ready_saturated_seconds",
     "drain_seconds",
     "memory_recycle_percent",
-    "memory_critical_percent",
+    "worker_memory_max_mb",
 ]
 SETTING_AND_VARIABLE = [(name, variable) for name, names in VARIABLES.items() for variable in names]
 NUMBER_VARIABLES = [variable for name in NUMBERS for variable in VARIABLES[name]]
@@ -131,8 +127,6 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("health_port", " 8081 ", 8081),
         ("health_port", "65535", 65535),
         ("health_host", " ::1 ", "::1"),
-        ("ready_saturated_seconds", "1", 1),
-        ("ready_saturated_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
         ("drain_seconds", "0", 0),
         ("drain_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
         ("memory_guard", " Exit ", "exit"),
@@ -140,10 +134,8 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("memory_guard", "1", "on"),
         ("memory_guard", "false", "off"),
         ("memory_recycle_percent", "1", 1),
-        ("memory_critical_percent", "100", 100),
+        ("memory_recycle_percent", "89", 89),
         ("worker_memory_max_mb", "300", 300),
-        ("worker_memory_max_mb", " 25 % ", "25%"),
-        ("worker_memory_max_mb", "100%", "100%"),
         ("sizing_profile", " OFF ", "off"),
         ("sizing_profile", "0", "off"),
         ("sizing_profile", "Learn", "learn"),
@@ -195,9 +187,7 @@ def test_negative_is_refused(variable: str, text: str) -> None:
         "worker_memory_mb",
         "min_workers",
         "max_workers",
-        "ready_saturated_seconds",
         "memory_recycle_percent",
-        "memory_critical_percent",
         "worker_memory_max_mb",
     ],
 )
@@ -219,10 +209,8 @@ def test_zero_is_refused_where_it_would_serve_nothing(name: str) -> None:
         ("NOW_LMS_TIMEOUT", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_GRACEFUL_TIMEOUT", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_HEALTH_PORT", "65536"),
-        ("NOW_LMS_READY_SATURATED_SECONDS", str(YEAR_SECONDS + 1)),
         ("NOW_LMS_DRAIN_SECONDS", str(YEAR_SECONDS + 1)),
-        ("NOW_LMS_MEMORY_RECYCLE_PERCENT", "100"),
-        ("NOW_LMS_MEMORY_CRITICAL_PERCENT", "101"),
+        ("NOW_LMS_MEMORY_RECYCLE_PERCENT", "918273"),
     ],
 )
 def test_above_the_range_is_refused(variable: str, text: str) -> None:
@@ -274,15 +262,13 @@ def test_host_that_no_address_can_be_is_refused(name: str, host: str) -> None:
 
 def test_variable_that_is_almost_a_setting_is_warned_of() -> None:
     settings = load({"NOW_LMS_WORKER": SECRET, "NOW_LMS_DATA_DIR": "/srv", "NOW_LMS_LANG": "es"})
-    assert settings.warnings == (
-        "NOW_LMS_WORKER is not a setting: did you mean NOW_LMS_WORKERS? Correct or remove it.",
-    )
+    assert settings.warnings == ("NOW_LMS_WORKER is not a setting: did you mean NOW_LMS_WORKERS?",)
 
 
-def test_line_says_the_rule_and_an_example() -> None:
+def test_line_says_the_rule() -> None:
     assert refused({"THREADS": "all"}) == (
         "THREADS is not a whole number (threads per gunicorn worker, or all of waitress, at "
-        'least 1, or "auto"). Correct it, for example to 4, or remove it.'
+        'least 1, or "auto").'
     )
 
 
@@ -347,23 +333,10 @@ def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
     assert load(environ).health_port == int(environ["NOW_LMS_HEALTH_PORT"])
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("0%", "is too small"),
-        ("0", "is too small"),
-        ("-25%", "is not a whole number"),
-        ("101%", "is not a whole number"),
-        ("25.5%", "is not a whole number"),
-        ("25 MB", "is not a whole number"),
-        ("%", "is not a whole number"),
-    ],
-)
-def test_bound_of_a_worker_that_is_neither_megabytes_nor_a_share_is_refused(
-    text: str, problem: str
-) -> None:
+@pytest.mark.parametrize("text", ["25%", "25 MB", "%"])
+def test_bound_of_a_worker_is_in_megabytes(text: str) -> None:
     line = refused({"NOW_LMS_WORKER_MEMORY_MAX_MB": text})
-    assert line.startswith(f"NOW_LMS_WORKER_MEMORY_MAX_MB {problem} (own memory above which ")
+    assert line.startswith("NOW_LMS_WORKER_MEMORY_MAX_MB is not a whole number (own memory above ")
 
 
 @pytest.mark.parametrize(
@@ -374,11 +347,10 @@ def test_guard_may_be_a_switch_of_the_config(value: Any, guard: str) -> None:
 
 
 def test_recycling_that_would_begin_when_memory_is_critical_is_refused() -> None:
-    line = refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "91"})
-    assert line.startswith("NOW_LMS_MEMORY_RECYCLE_PERCENT is above ")
-    assert "NOW_LMS_MEMORY_CRITICAL_PERCENT (default 90)" in line
-    same = {"NOW_LMS_MEMORY_RECYCLE_PERCENT": "90", "NOW_LMS_MEMORY_CRITICAL_PERCENT": "90"}
-    assert load(same).memory_recycle_percent == 90
+    assert refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "90"}) == (
+        "NOW_LMS_MEMORY_RECYCLE_PERCENT is too large (share of the memory limit above which "
+        "workers are recycled, 1 to 89 %; from 90 % on workers are removed)."
+    )
 
 
 def test_refused_legacy_variable_is_named_not_the_preferred_one() -> None:
@@ -434,8 +406,6 @@ def test_error_keeps_no_other_error_that_would_show_the_value() -> None:
         ("memory_guard", 918273),
         ("memory_guard", ["on"]),
         ("memory_guard", {SECRET: 1}),
-        ("worker_memory_max_mb", True),
-        ("worker_memory_max_mb", 25.5),
         ("worker_memory_max_mb", ["25%"]),
         ("sizing_profile", 918273),
         ("sizing_profile", True),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flask_workersize import SizingSettings
 from tests.plain import SECRET, load, refused
 
 GUNICORN = {"NOW_LMS_WSGI_SERVER": "gunicorn"}
@@ -287,6 +288,9 @@ def test_address_typed_as_the_port_option_is_refused() -> None:
         ("-b a:1 --bind b:2", "bind", ("a:1", "b:2")),
         ("--log-level debug --timeout 240 --reload", "timeout", 240),
         ("--preload", "preload", True),
+        ("--thread 2", "threads", 2),
+        ("--graceful 5", "graceful_timeout", 5),
+        ("--workers auto", "workers", None),
     ],
 )
 def test_command_args_are_read_as_gunicorn_reads_them(text: str, name: str, value: Any) -> None:
@@ -315,11 +319,47 @@ def test_command_args_switch_preloading_on_where_the_config_has_it_off() -> None
         f"--threads --log-level={SECRET}",
         f"--preload={SECRET}",
         f"--preload='{SECRET}\n: {SECRET}'",
+        f"--work {SECRET}",
     ],
 )
 def test_command_args_that_cannot_be_read_are_refused(text: str) -> None:
     line = refused({**GUNICORN, "GUNICORN_CMD_ARGS": text})
     assert line.startswith("GUNICORN_CMD_ARGS cannot be read: ")
+
+
+def test_option_in_command_args_that_may_be_a_secret_is_not_shown() -> None:
+    line = refused({**GUNICORN, "GUNICORN_CMD_ARGS": f"--{SECRET}"})
+    assert line == "GUNICORN_CMD_ARGS has an option, which gunicorn does not know."
+
+
+@pytest.mark.parametrize(
+    ("environ", "calls"),
+    [
+        ({**GUNICORN, "GUNICORN_CMD_ARGS": " -w 3 --reload"}, ["-w 3 --reload"]),
+        ({**GUNICORN, "GUNICORN_CMD_ARGS": " "}, []),
+        ({"GUNICORN_CMD_ARGS": "-w 3"}, []),
+    ],
+)
+def test_command_args_are_parsed_once_and_only_for_gunicorn(
+    environ: dict[str, str], calls: list[str]
+) -> None:
+    parsed: list[str] = []
+
+    def parse(text: str) -> dict[str, Any]:
+        parsed.append(text)
+        return {"workers": "3", "reload": True}
+
+    settings = SizingSettings.load(environ=environ, gunicorn_args=parse)
+    assert parsed == calls
+    assert settings.gunicorn_args == ({"workers": "3", "reload": True} if calls else {})
+    assert settings.workers == (3 if calls else None)
+
+
+def test_command_args_that_nothing_can_parse_are_warned_of() -> None:
+    environ = {**GUNICORN, "GUNICORN_CMD_ARGS": "-w 3"}
+    assert SizingSettings.load(environ=environ).warnings == (
+        "GUNICORN_CMD_ARGS is read only for an app: use get_plan().",
+    )
 
 
 def test_refused_value_in_command_args_names_the_flag() -> None:

@@ -15,7 +15,7 @@ from gunicorn.config import Config
 from ...errors import WorkerSizeConfigError
 from ...sizing.plan import SizingPlan
 from ...sizing.settings import NAMES, SizingSettings
-from ...sizing.sources import GUNICORN_ARGS, gunicorn_args, options_key, server_options
+from ...sizing.sources import GUNICORN_ARGS, options_key, server_options
 from ..proxy import TRUSTING_NOBODY
 
 _SHARED_MEMORY = "/dev/shm"
@@ -42,18 +42,16 @@ _NOT_HERE = {
 """Options that gunicorn's own command acts on, and what to do under ours."""
 
 
+_PLANNED = frozenset(
+    names.server_option["gunicorn"] for names in NAMES.values() if names.gunicorn_flags
+)
+"""Options that feed the plan: they are taken from it."""
+
+
 def gunicorn_options(
-    config: Mapping[str, Any],
-    environ: Mapping[str, str],
-    settings: SizingSettings,
-    plan: SizingPlan,
+    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
 ) -> dict[str, Any]:
-    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``.
-
-    What a plan is made from is taken from the plan: it has read both already.
-
-    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
-    """
+    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
     options: dict[str, Any] = {
         "accesslog": "-",
         "errorlog": "-",
@@ -67,10 +65,11 @@ def gunicorn_options(
         options |= TRUSTING_NOBODY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
-        (GUNICORN_ARGS, _command_args(environ)),
+        (GUNICORN_ARGS, settings.gunicorn_args),
     ):
-        _check_options(where, given)
-        options |= {name: value for name, value in given.items() if name not in _PLANNED}
+        others = {name: value for name, value in given.items() if name not in _PLANNED}
+        _check_options(where, others)
+        options |= others
     return options | {
         "workers": plan.workers,
         "threads": plan.threads,
@@ -81,47 +80,42 @@ def gunicorn_options(
     }
 
 
-_PLANNED = frozenset(
-    names.server_option["gunicorn"] for names in NAMES.values() if "gunicorn" in names.server_option
-)
-
-
-def _command_args(environ: Mapping[str, str]) -> dict[str, Any]:
+def parse_command_args(text: str) -> dict[str, Any]:
     """Parse ``GUNICORN_CMD_ARGS`` with gunicorn's own parser, refusing with one line."""
-    words = shlex.split(environ.get(GUNICORN_ARGS, ""))
-    parser = Config(prog=GUNICORN_ARGS).parser()
+    config = Config(prog=GUNICORN_ARGS)
+    for name in _PLANNED:
+        # Our own rules refuse a wrong value with more help.
+        config.settings[name].type = str  # type: ignore[misc]
+    parser = config.parser()
     parser.error = _refuse_args  # type: ignore[method-assign]
     parser.exit = _refuse_text  # type: ignore[method-assign]
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} cannot be read: a quote is not closed, or it ends in a backslash."
+        ) from None
     with redirect_stdout(StringIO()):
         known, unknown = parser.parse_known_args(words)
     if unknown:
         # The first word may be the value of an option that takes none.
-        option = next((word for word in unknown if word.startswith("-")), "a word")
-        option = option.partition("=")[0]
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has {option!r}, which gunicorn does not know. Correct or remove it."
-        )
+        option = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        # What does not look like an option may be a secret.
+        shown = repr(option) if re.fullmatch("--?[a-z-]+", option) else "an option"
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
         raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has a word that belongs to no option: the app is the one that flask "
-            "serves. Remove it."
+            f"{GUNICORN_ARGS} has a word that belongs to no option; the app is not named there."
         )
-    planned = gunicorn_args(environ, NAMES)
-    for name, names in NAMES.items():
-        gunicorn_name = names.server_option.get("gunicorn", "")
-        if gunicorn_name in given and planned.get(name) is None:
-            raise WorkerSizeConfigError(
-                f"{GUNICORN_ARGS} shortens {names.gunicorn_flags[-1]}: write it in full."
-            )
     return given
 
 
 def _refuse_args(message: str) -> NoReturn:
     # argparse writes "argument -x/--long: what is wrong", and what is wrong may quote the value.
     flag = re.match(r"argument ([-\w/]+)", message)
-    what = f"the value of {flag[1]} is not one it takes" if flag else "an option is not clear"
-    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}. Correct it.")
+    what = f"{flag[1]} lacks its value, or has a wrong one" if flag else "an option is ambiguous"
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}.")
 
 
 def _refuse_text(status: int = 0, message: str | None = None) -> NoReturn:
@@ -136,9 +130,7 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
     scratch = Config()
     for name, value in options.items():
         if name not in scratch.settings:
-            raise WorkerSizeConfigError(
-                f"{where} has {name!r}, which gunicorn does not know. Correct or remove it."
-            )
+            raise WorkerSizeConfigError(f"{where} has {name!r}, which gunicorn does not know.")
         if name in _NOT_HERE and value:
             raise WorkerSizeConfigError(
                 f"{where} has {name!r}, which has no effect here: {_NOT_HERE[name]}."
@@ -149,8 +141,7 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
                 scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
             raise WorkerSizeConfigError(
-                f"{where} has a value for {name!r} that gunicorn does not take. Correct or remove "
-                "it."
+                f"{where} has a value for {name!r} that gunicorn does not take."
             ) from None
     worker_class = options.get("worker_class", "sync")
     if worker_class not in WORKER_CLASSES:

@@ -10,8 +10,9 @@ from waitress.adjustments import Adjustments
 
 from ...errors import WorkerSizeConfigError
 from ...sizing.plan import SizingPlan
-from ...sizing.settings import NAMES, YEAR_SECONDS, SizingSettings
+from ...sizing.settings import NAMES, SizingSettings
 from ...sizing.sources import options_key, server_options
+from ...sizing.validators import YEAR_SECONDS
 from ..listeners import BACKLOG
 
 MOST_CONNECTIONS = 1000
@@ -24,10 +25,7 @@ _ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
 def waitress_options(
     config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
 ) -> dict[str, Any]:
-    """Return the adjustments of waitress: ours, and over them those of the app's config.
-
-    :raises WorkerSizeConfigError: if there is no such option, or its value is not valid
-    """
+    """Return the adjustments of waitress: ours, and over them those of the app's config."""
     options: dict[str, Any] = {
         "threads": plan.threads,
         "channel_timeout": settings.timeout or YEAR_SECONDS,
@@ -48,8 +46,7 @@ def waitress_options(
         Adjustments(**options)
     except ValueError as error:
         raise WorkerSizeConfigError(
-            f"app.config {options_key('waitress')} is not valid: {str(error).rstrip('. ')}. "
-            "Correct or remove it."
+            f"app.config {options_key('waitress')} is not valid: {str(error).rstrip('. ')}."
         ) from None
     return options
 
@@ -58,24 +55,19 @@ def _check_option(name: str, value: Any) -> None:
     where = f"app.config {options_key('waitress')}"
     if name in _ADDRESS_OPTIONS:
         raise WorkerSizeConfigError(
-            f"{where} has {name!r}: addresses are set by NOW_LMS_HOST, NOW_LMS_PORT or "
-            "NOW_LMS_BIND. Remove it."
+            f"{where} has {name!r}: set addresses by NOW_LMS_HOST, NOW_LMS_PORT or NOW_LMS_BIND."
         )
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
-        raise WorkerSizeConfigError(
-            f"{where} has {name!r}, which waitress does not know. Correct or remove it."
-        )
+        raise WorkerSizeConfigError(f"{where} has {name!r}, which waitress does not know.")
     try:
         known[name](value)
     except (TypeError, ValueError):
         raise WorkerSizeConfigError(
-            f"{where} has a value for {name!r} that waitress does not take. Correct or remove it."
+            f"{where} has a value for {name!r} that waitress does not take."
         ) from None
     if name == "connection_limit" and int(value) < 1:
-        raise WorkerSizeConfigError(
-            f"{where} has a {name!r} below 1: nobody would be answered. Correct or remove it."
-        )
+        raise WorkerSizeConfigError(f"{where} has a {name!r} below 1: nobody would be answered.")
 
 
 def _connection_limit() -> int:
