@@ -37,20 +37,24 @@ class WorkerReport(BaseModel):
     )
     rss_mb: float | None = Field(
         description="resident memory, in MB; pages that it shares with others count in full; null "
-        "until it is measured"
+        "until it is sampled"
     )
     pss_mb: float | None = Field(
-        description="the same with each shared page divided among who shares it; null where the "
-        "system does not tell"
+        description="the same with each shared page divided among the processes that share it; "
+        "null if the system does not report it"
     )
     uss_mb: float | None = Field(
-        description="memory that is its own alone; null where the system does not tell"
+        description="private memory, in MB; null if the system does not report it"
     )
-    memory_age_seconds: float | None = Field(description="how long ago memory was measured")
+    first_mb: float | None = Field(description="private memory when it was ready, in MB")
+    warm_mb: float | None = Field(description="private memory once its caches were full, in MB")
+    peak_mb: float | None = Field(description="the most private memory it has had, in MB")
+    memory_age_seconds: float | None = Field(description="time since memory was sampled")
+    memory_served: int | None = Field(description="requests it had served then")
 
     @classmethod
     def of(cls, row: WorkerStats) -> WorkerReport:
-        """Make the report of a row of the scoreboard."""
+        """Make the report of a worker."""
         memory = row.memory
         return cls(
             pid=row.pid,
@@ -63,10 +67,14 @@ class WorkerReport(BaseModel):
             served=row.served,
             busy_seconds=round(row.busy_ns / 1e9, 6),
             cpu_seconds=round(row.cpu_ns / 1e9, 6),
-            rss_mb=_mb(memory.rss_bytes) if memory else None,
-            pss_mb=_mb(memory.pss_bytes) if memory else None,
-            uss_mb=_mb(memory.uss_bytes) if memory else None,
-            memory_age_seconds=_rounded(memory.age_seconds) if memory else None,
+            rss_mb=_mb(memory and memory.rss_bytes),
+            pss_mb=_mb(memory and memory.pss_bytes),
+            uss_mb=_mb(memory and memory.uss_bytes),
+            first_mb=_mb(memory and memory.first_bytes),
+            warm_mb=_mb(memory and memory.warm_bytes),
+            peak_mb=_mb(memory and memory.peak_bytes),
+            memory_age_seconds=memory and _rounded(memory.age_seconds),
+            memory_served=memory and memory.served,
         )
 
 
@@ -184,7 +192,7 @@ def _rounded(seconds: float) -> float:
 
 
 def _mb(size: int | None) -> float | None:
-    return None if size is None else round(size / MB, 1)
+    return None if size is None else round(size / MB, 3)
 
 
 def _without_folder(note: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..sizing.advice import Advice
@@ -44,16 +45,11 @@ def leak(profile: SizingProfile) -> Iterable[str]:
 
 def errors(answers: Sequence[Answers]) -> Iterable[str]:
     """Yield what was answered otherwise than with a page, by path."""
-    for path in dict.fromkeys(path for item in answers for path in (*item.statuses, *item.failed)):
-        counts: dict[str, int] = {}
-        for item in answers:
-            for status, count in item.statuses.get(path, {}).items():
-                if not 200 <= status < 300:
-                    counts[str(status)] = counts.get(str(status), 0) + count
-            if item.failed[path]:
-                counts["no answer"] = counts.get("no answer", 0) + item.failed[path]
-        if counts:
-            told = ", ".join(f"{count} × {what}" for what, count in counts.items())
+    for path in dict.fromkeys(path for item in answers for path in item.statuses):
+        counts = sum((item.statuses.get(path, Counter()) for item in answers), Counter[int]())
+        bad = {code or "no answer": n for code, n in counts.items() if not 200 <= code < 300}
+        if bad:
+            told = ", ".join(f"{count} × {what}" for what, count in bad.items())
             yield f"{path} answered: {told}. These requests count as well."
 
 

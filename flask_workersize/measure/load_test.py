@@ -1,9 +1,8 @@
-"""A trial: the app served for real in its own processes, asked by clients, watched from outside."""
+"""serve-prod with clients beside it, to measure what an app costs."""
 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import secrets
@@ -18,10 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import IO, Any
 
 from ..errors import WorkerSizeStartError
-from ..resources.processes import cpu_seconds, peak_resident_memory, process_memory
+from ..health.report import CapacityReport, WorkerReport
+from ..monitor.learning import Totals, TrafficMeter, shared_memory
+from ..runtime.snapshot import WorkerMemory
 from ..sizing.plan import MB
 
 START_SECONDS = 120.0
@@ -33,45 +35,20 @@ ANSWER_SECONDS = 60.0
 STOP_SECONDS = 40.0
 """How long the server may take to stop: the default grace, and some more."""
 
+SAMPLE_SECONDS = 5.0
+"""How long the monitor may take to sample the memory of all workers."""
+
 _HOST = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """A worker at one moment.
-
-    :param pid: its process
-    :param served: requests that it has served
-    :param busy_seconds: time that its threads have spent on them
-    :param cpu_seconds: time that they have computed for them
-    :param process_seconds: CPU time of the whole process
-    :param own_mb: memory of its own, in MB
-    :param peak_mb: the most memory of its own that it has had so far, in MB
-    """
-
-    pid: int
-    served: int
-    busy_seconds: float
-    cpu_seconds: float
-    process_seconds: float
-    private_mb: float
-    peak_mb: float
 
 
 @dataclass
 class Answers:
-    """What was answered.
-
-    :param statuses: how often each status came, by path
-    :param failed: requests without an answer, by path
-    :param moved_to: where a redirect led, by path
-    """
+    """How often each status came, by path (0 is no answer at all), and where redirects led."""
 
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
-    failed: Counter[str] = field(default_factory=Counter)
     moved_to: dict[str, str] = field(default_factory=dict)
 
-    def note(self, path: str, status: int, location: str | None) -> None:
+    def note(self, path: str, status: int, location: str | None = None) -> None:
         """Count an answer."""
         self.statuses.setdefault(path, Counter())[status] += 1
         if location:
@@ -84,93 +61,60 @@ class Answers:
 
     def good_of(self, path: str) -> int:
         """Return how many answers of a path are what was asked for."""
-        counts = self.statuses.get(path, Counter())
-        return sum(count for status, count in counts.items() if 200 <= status < 300)
-
-    @property
-    def useless(self) -> list[str]:
-        """The paths that never gave what was asked for."""
-        return [path for path in {**self.statuses, **self.failed} if not self.good_of(path)]
+        return sum(n for status, n in self.statuses[path].items() if 200 <= status < 300)
 
 
 class LoadTest:
-    """A server that runs for a trial.
-
-    :param process: the launcher
-    :param port: where the app answers
-    :param health_port: where the monitor answers
-    :param token: opens the details of the report
-    :param paths: what is asked for, in turn
-    """
+    """serve-prod with clients beside it: they ask for ``paths``, in turn."""
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        port: int,
-        health_port: int,
+        ports: tuple[int, int],
         token: str,
         paths: Sequence[str],
     ) -> None:
         self._process = process
-        self._port = port
-        self._health_port = health_port
+        self._port, self._health_port = ports
         self._token = token
-        self._paths = paths
-        self._asked = 0
+        self._paths = cycle(paths)
         self.answers = Answers()
 
-    def workers(self) -> list[WorkerState]:
-        """Look at every worker."""
-        told = self._report()
-        return [state for row in told["processes"] if (state := _look(row)) is not None]
-
-    def shared_mb(self) -> float:
-        """Return the memory that is needed once, in MB: the master's, and the monitor's own.
-
-        What workers share they share with the master, so its resident memory has it. Summed
-        proportional shares would be less where another Python on the machine uses the same files.
-        """
-        master = process_memory(self._process.pid)
-        monitor = process_memory(int(self._report()["pid"]))
-        rss = master.rss_bytes if master else 0
-        own = (monitor.uss_bytes or 0) if monitor else 0
-        return (rss + own) / MB
-
-    def ask(self, count: int, clients: int, done: Callable[[int], object]) -> None:
-        """Send requests, and wait for their answers.
-
-        :param count: how many
-        :param clients: how many at once
-        :param done: called with the number of answers that have come since
-        """
-        paths = [self._paths[(self._asked + n) % len(self._paths)] for n in range(count)]
-        self._asked += count
-        if clients == 1:
-            for path in paths:
-                self._ask(path)
-                done(1)
-            return
+    def send(self, count: int, clients: int, done: Callable[[int], object]) -> None:
+        """Send requests, so many at once, and wait for their answers; ``done`` counts them."""
         with ThreadPoolExecutor(clients) as pool:
-            for _ in pool.map(self._ask, paths):
+            for _ in pool.map(self._ask, islice(self._paths, count)):
                 done(1)
+
+    def observe(self, meter: TrafficMeter) -> None:
+        """Show the meter what the server counts and holds, once its memory was sampled."""
+        deadline = time.monotonic() + SAMPLE_SECONDS
+        while True:
+            report, now = self._report(), time.monotonic()
+            ready = [item for item in report.processes or () if item.ready]
+            if now > deadline or all(item.memory_served == item.served for item in ready):
+                break
+            time.sleep(0.02)
+        meter.shared_mb.append(shared_memory(self._process.pid, report.pid or 0) / MB)
+        busy, cpu = report.busy_seconds or 0, report.cpu_seconds or 0
+        totals = Totals(report.served or 0, round(busy * 1e9), round(cpu * 1e9))
+        meter.observe(now, totals, {item.pid: _memory(item) for item in ready})
 
     def _ask(self, path: str) -> None:
         try:
             answer, _ = _get(self._port, path, {"User-Agent": "flask-workersize"})
         except (OSError, http.client.HTTPException):
-            self.answers.failed[path] += 1
+            self.answers.note(path, 0)
         else:
             self.answers.note(path, answer.status, answer.headers.get("Location"))
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self) -> CapacityReport:
         headers = {"Authorization": f"Bearer {self._token}"}
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
-                told: dict[str, Any] = json.loads(
-                    _get(self._health_port, "/_health/capacity", headers)[1]
-                )
-                return told
+                body = _get(self._health_port, "/_health/capacity", headers)[1]
+                return CapacityReport.model_validate_json(body)
             except (OSError, http.client.HTTPException, ValueError):
                 # Not if the monitor was started again meanwhile.
                 if time.monotonic() > deadline or self._process.poll() is not None:
@@ -179,6 +123,13 @@ class LoadTest:
                         "Try other paths with --path."
                     ) from None
                 time.sleep(0.1)
+
+
+def _memory(item: WorkerReport) -> WorkerMemory:
+    """Return the ledger of a worker, as its report shows it."""
+    sizes = (item.rss_mb, item.pss_mb, item.uss_mb, item.first_mb, item.warm_mb, item.peak_mb)
+    rss, pss, uss, first, warm, peak = (None if mb is None else round(mb * MB) for mb in sizes)
+    return WorkerMemory(rss or 0, pss, uss or 0, first, warm, peak or 0, item.memory_served or 0)
 
 
 @contextmanager
@@ -208,7 +159,7 @@ def load_test(
         )
         try:
             _await_ready(process, health_port, said)
-            yield LoadTest(process, port, health_port, token, paths)
+            yield LoadTest(process, (port, health_port), token, paths)
         finally:
             _stop(process)
 
@@ -299,25 +250,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _look(row: dict[str, Any]) -> WorkerState | None:
-    memory = process_memory(row["pid"]) if row["pid"] else None
-    if memory is None:
-        return None
-    rss, own = memory.rss_bytes, memory.uss_bytes
-    # Where the system does not tell what is its own, all of it may be.
-    own = rss if own is None else own
-    most = peak_resident_memory(row["pid"]) or rss
-    return WorkerState(
-        row["pid"],
-        row["served"],
-        row["busy_seconds"],
-        row["cpu_seconds"],
-        cpu_seconds(row["pid"]),
-        own / MB,
-        (own + max(most - rss, 0)) / MB,
-    )
 
 
 def flask_command(import_path: str | None) -> list[str]:

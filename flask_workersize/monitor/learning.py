@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..log import say
 from ..resources.processes import process_memory, resident_memory
@@ -42,8 +42,16 @@ _MOST_POINTS = 100
 _MOST_WORKERS = 200
 
 
+class Totals(NamedTuple):
+    """What all workers have counted so far, those that have ended included."""
+
+    served: int
+    busy_ns: int
+    cpu_ns: int
+
+
 class TrafficMeter:
-    """What requests and workers cost, from snapshots of a server, whoever took them.
+    """What requests and workers cost, from the counts and the ledgers of a server.
 
     ``cpus`` is how many CPUs the server has, a quota included; ``None`` if its requests come one
     after the other, and so never wait for each other.
@@ -51,7 +59,7 @@ class TrafficMeter:
 
     def __init__(self, cpus: float | None = None) -> None:
         self._cpus = cpus
-        self._before: tuple[float, Snapshot] | None = None
+        self._before: tuple[float, Totals] | None = None
         self._requests = self._calm_requests = 0
         self._cpu = self._calm_wait = 0.0
         self._points: dict[int, deque[tuple[int, float]]] = {}
@@ -60,18 +68,21 @@ class TrafficMeter:
         self.workers: dict[int, WorkerMemory] = {}
         self.shared_mb: deque[float] = deque(maxlen=_MOST_POINTS)
 
-    def observe(self, now: float, snapshot: Snapshot) -> None:
-        """Compare with the snapshot before, which was taken at another time of the same clock."""
+    def observe(self, now: float, totals: Totals, workers: Mapping[int, WorkerMemory]) -> None:
+        """Compare with what was seen before, at another time of the same clock.
+
+        ``workers`` are those that are ready, by any number that names them for good.
+        """
         if self._before is not None:
-            self._count(self._before[1], snapshot, now - self._before[0])
-        self._before = (now, snapshot)
-        for row in snapshot.ready:
-            memory = row.memory
-            if memory is None or memory.first_bytes is None:
+            begun, before = self._before
+            self._count(before, totals, (now - begun) * max(len(workers), 1), now - begun)
+        self._before = (now, totals)
+        for name, memory in workers.items():
+            if memory.first_bytes is None:
                 continue
-            self.workers[row.age] = memory
+            self.workers[name] = memory
             if memory.warm_bytes is not None:
-                points = self._points.setdefault(row.age, deque(maxlen=_MOST_POINTS))
+                points = self._points.setdefault(name, deque(maxlen=_MOST_POINTS))
                 if not points or points[-1][0] != memory.served:
                     points.append((memory.served, memory.private_bytes / MB))
         while len(self.workers) > _MOST_WORKERS:
@@ -135,19 +146,17 @@ class TrafficMeter:
             wait_ms=Estimate.of(self.wait_ms, 1000 * self._calm_wait / self._calm_requests),
         )
 
-    def _count(self, before: Snapshot, now: Snapshot, seconds: float) -> None:
-        served = now.total("served") - before.total("served")
+    def _count(self, before: Totals, now: Totals, process_seconds: float, seconds: float) -> None:
+        served = now.served - before.served
         if served <= 0:
             return
-        cpu = max(now.total("cpu_ns") - before.total("cpu_ns"), 0) / NANOSECONDS
-        wait = max((now.total("busy_ns") - before.total("busy_ns")) / NANOSECONDS - cpu, 0.0)
+        cpu = max(now.cpu_ns - before.cpu_ns, 0) / NANOSECONDS
+        wait = max((now.busy_ns - before.busy_ns) / NANOSECONDS - cpu, 0.0)
         self._requests += served
         self._cpu += cpu
         self.cpu_ms.append(1000 * cpu / served)
         # A process computes on one CPU at a time.
-        if self._cpus is None or cpu <= (
-            CALM_SHARE * min(self._cpus, max(len(now.workers), 1)) * seconds
-        ):
+        if self._cpus is None or cpu <= CALM_SHARE * min(self._cpus * seconds, process_seconds):
             self._calm_requests += served
             self._calm_wait += wait
             self.wait_ms.append(1000 * wait / served)
@@ -181,10 +190,11 @@ class LearningTask:
         """Compare with what was seen before, and report what has become of it."""
         if snapshot.is_leaving:
             return
-        self.meter.observe(now, snapshot)
+        workers = {row.age: row.memory for row in snapshot.ready if row.memory}
+        self.meter.observe(now, Totals(*map(snapshot.total, Totals._fields)), workers)
         if now >= self._shared_next:
             self._shared_next = now + SHARED_SECONDS
-            if shared := self._shared_bytes():
+            if shared := shared_memory(self._master, os.getpid(), self._is_alone):
                 self.meter.shared_mb.append(shared / MB)
         stats = self.meter.stats()
         if stats is None:
@@ -200,17 +210,18 @@ class LearningTask:
         if self._save and self.meter.stats() is not None:
             self._save(self.meter)
 
-    def _shared_bytes(self) -> int:
-        """Return the memory that is needed once: the master's, and what is private to the monitor.
 
-        A server of one process is its own master: what is private to that counts as a worker's.
-        """
-        mine = process_memory(os.getpid())
-        private = (mine.uss_bytes or 0) if mine else 0
-        if not self._is_alone:
-            return private + (resident_memory(self._master) or 0)
-        master = process_memory(self._master)
-        return private + (master.rss_bytes - (master.uss_bytes or 0) if master else 0)
+def shared_memory(master: int, monitor: int, is_alone: bool = False) -> int:
+    """Return the memory that is needed once, in bytes: the master's, and the monitor's private.
+
+    A server of one process is its own master: what is private to that counts as a worker's.
+    """
+    mine = process_memory(monitor)
+    private = (mine.uss_bytes or 0) if mine else 0
+    if not is_alone:
+        return private + (resident_memory(master) or 0)
+    memory = process_memory(master)
+    return private + (memory.rss_bytes - (memory.uss_bytes or 0) if memory else 0)
 
 
 class ProfileWriter:

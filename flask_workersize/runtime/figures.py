@@ -138,5 +138,5 @@ def _value(name: str, source: Source | Callable[[Snapshot], Any], now: Snapshot)
     raw = raw_name(name)
     number = now.total(raw) if source is Source.SUMMED else now.stored[raw]
     if raw.endswith("_ns"):
-        return round(number / 1e9, 3)
+        return round(number / 1e9, 6)
     return number // (1024 * 1024) if raw.endswith("_bytes") else number

@@ -196,7 +196,11 @@ def test_row_tells_how_its_worker_fares() -> None:
         "rss_mb": 200.0,
         "pss_mb": 150.0,
         "uss_mb": 100.0,
+        "first_mb": 100.0,
+        "warm_mb": None,
+        "peak_mb": 0.0,
         "memory_age_seconds": 0.5,
+        "memory_served": 0,
     }
 
 
@@ -210,7 +214,7 @@ def test_row_of_an_idle_worker_runs_for_0_seconds() -> None:
     [
         (None, None, None, None),
         (WorkerMemory(100 * MB, None, 0, age_seconds=1.0), 100, None, 1.0),
-        (WorkerMemory(100 * MB + MB // 4, 0, 0), 100.2, 0, 0.0),
+        (WorkerMemory(100 * MB + MB // 4, 0, 0), 100.25, 0, 0.0),
     ],
 )
 def test_memory_that_is_not_known_is_null(

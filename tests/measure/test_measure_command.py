@@ -55,7 +55,7 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     assert done.status == 0, done.stderr
     made = saved(tmp_path)
     assert (made.app, made.made_by, made.preload) == ("costly", "measure", True)
-    assert made.requests == 60 + 60 + 25
+    assert made.requests == 60 + 60 + 50
     assert made.wait_ms.value > made.cpu_ms.value > 0
     figures = [value for _, value in made if isinstance(value, Estimate)]
     assert len(figures) == 8
@@ -118,7 +118,7 @@ def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_pat
 def test_one_client_alone_needs_one_trial(start: Starter, tmp_path: Path) -> None:
     done = measure(start, tmp_path, "--path", "/none", "--requests", "40", "--concurrency", "1")
     assert done.status == 0, done.stderr
-    assert saved(tmp_path).requests == 40 + 25
+    assert saved(tmp_path).requests == 40 + 50
     assert saved(tmp_path).thread_mb.value == 0
 
 
@@ -126,7 +126,7 @@ def test_one_client_alone_needs_one_trial(start: Starter, tmp_path: Path) -> Non
     ("path", "expected"),
     [
         ("/closed", "/closed answered 302. That needs a login: choose paths that are open"),
-        ("/fails", "/fails answered 500. The app fails: see what it says under flask serve-prod"),
+        ("/fails", "/fails answered 500. The app fails: see what it logs under flask serve-prod"),
         ("/dies", "/dies answered nothing. The server hangs up"),
     ],
 )

@@ -20,6 +20,7 @@ from flask_workersize.monitor.learning import (
     SHARED_SECONDS,
     LearningTask,
     ProfileWriter,
+    Totals,
     TrafficMeter,
 )
 from flask_workersize.runtime.deployment import Deployment
@@ -180,10 +181,16 @@ def test_what_is_kept_is_bounded() -> None:
 def test_meter_needs_no_scoreboard_and_no_cpus_where_requests_come_one_after_the_other() -> None:
     """As while measuring: then whatever was not computed was waited."""
     traffic, meter = Traffic(cpus=0.01), TrafficMeter()
-    meter.observe(0.0, traffic.seen())
+
+    def observe(now: float) -> None:
+        seen = traffic.seen()
+        totals = Totals(*map(seen.total, Totals._fields))
+        meter.observe(now, totals, {row.age: row.memory for row in seen.ready if row.memory})
+
+    observe(0.0)
     for number in range(1, 31):
         traffic.second(10)
-        meter.observe(number / 100, traffic.seen())
+        observe(number / 100)
     meter.shared_mb.append(60)
     assert traffic.meter.stats() is None
     stats = meter.stats()
