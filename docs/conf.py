@@ -9,7 +9,7 @@ copyright = "the authors of flask-workersize"
 release = metadata.version(project)
 version = release
 
-extensions = ["sphinx.ext.autodoc", "pallets_sphinx_themes", "from_code"]
+extensions = ["sphinx.ext.autodoc", "pallets_sphinx_themes", "from_code", "picture"]
 exclude_patterns = ["_build"]
 default_role = "code"
 nitpicky = True
@@ -22,8 +22,9 @@ nitpick_ignore = [
     ("py:class", "collections.abc.Mapping"),
     ("py:class", "flask.app.Flask"),
     ("py:data", "sys.platform"),
-    # Handed in by the package itself.
-    ("py:class", "flask_workersize.health.report.Live"),
+    # Passed in by the package itself.
+    ("py:class", "flask_workersize.health.measured.MeasuredReport"),
+    ("py:class", "flask_workersize.runtime.snapshot.Snapshot"),
 ]
 
 autodoc_member_order = "bysource"

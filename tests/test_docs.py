@@ -1,0 +1,60 @@
+"""What the docs say of the code and its tests: each name and path that they mention is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.test_house import ORDER, PACKAGE, ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.rst"))
+FOLDERS = [ROOT, ROOT / PACKAGE, DOCS]
+"""What a path in the docs may be relative to."""
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+LITERAL = re.compile(r"``([\w.-][\w./-]*\.py)(?:::(\w+))?``")
+"""A file, and with ``::`` something that it defines."""
+
+
+def defined(path: Path) -> set[str]:
+    """Return the names of the functions, classes and variables of a module."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def found(path: str) -> Path | None:
+    return next((folder / path for folder in FOLDERS if (folder / path).is_file()), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_mentioned_is_there(page: Path) -> None:
+    mentioned = set(re.findall(r"\btest_\w+", page.read_text(encoding="utf-8")))
+    if mentioned:
+        known = {name for path in TESTS for name in (path.stem, *defined(path))}
+        assert mentioned - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_the_code_that_is_mentioned_is_there(page: Path) -> None:
+    """A bare ``app.py`` may be the reader's; one in a folder, or with ``::``, is ours."""
+    for name, thing in LITERAL.findall(page.read_text(encoding="utf-8")):
+        if "/" not in name and not thing:
+            continue
+        path = found(name)
+        assert path is not None, name
+        assert not thing or thing in defined(path), f"{name}::{thing}"
+
+
+def test_rooms_are_listed_in_their_order() -> None:
+    text = (DOCS / "how-it-works.rst").read_text(encoding="utf-8")
+    assert re.findall(r"^    ``(\w+)``, ", text.partition("\nRooms\n")[2], re.M) == ORDER
