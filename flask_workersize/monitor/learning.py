@@ -17,6 +17,7 @@ from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
 from ..sizing.growth import Slope, slope
 from ..sizing.plan import MB, SizingPlan
 from ..sizing.profile import Estimate, SizingProfile
+from .loop import Look
 
 INTERVAL_SECONDS = 1.0
 """How often the counts are compared: a mean of one second's requests is a figure."""
@@ -177,8 +178,9 @@ class LearningTask:
         self._shared_next = self._save_next = float("-inf")
         self.meter = TrafficMeter(cpus)
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Compare with what was seen before, and report what has become of it."""
+        snapshot = look()
         if snapshot.is_leaving:
             return
         self.meter.observe(now, snapshot)

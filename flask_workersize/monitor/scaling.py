@@ -10,7 +10,8 @@ from typing import Protocol
 from ..log import say
 from ..resources.process_handle import ProcessHandle
 from ..runtime.scoreboard import Scoreboard
-from ..runtime.snapshot import Snapshot, WorkerStats
+from ..runtime.snapshot import WorkerStats
+from .loop import Look
 
 CONFIRM_SECONDS = 5.0
 """How long adding a worker may take before it is requested again."""
@@ -32,7 +33,7 @@ class Scaler(Protocol):
     def set_target(self, who: str, count: int) -> None:
         """Want so many workers more, or fewer, than planned; what several want is added up."""
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         """See that there are as many workers as wanted."""
 
     def end_server(self) -> None:
@@ -68,7 +69,7 @@ class ArbiterScaler:
             self._board.adjustment = adjustment
             self._wake()
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         """Do nothing: the master does, once a second."""
 
     def end_server(self) -> None:
@@ -94,8 +95,11 @@ class SignalScaler(ArbiterScaler):
         self._changed_at = float("-inf")
         self._has_said = False
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         """Send the next signal, once the last one was obeyed."""
+        if not self._board.adjustment and self._sent_at == float("-inf"):
+            return
+        snapshot = look()
         ages = frozenset(row.age for row in snapshot.workers if not row.is_leaving)
         there, now = len(ages), time.monotonic()
         patience = CONFIRM_SECONDS if there < snapshot.wanted else LEAVE_SECONDS
@@ -106,10 +110,8 @@ class SignalScaler(ArbiterScaler):
         # those that the master has let go, may still leave: only what lasts is one too many.
         is_pending = ages == self._seen and now < self._sent_at + patience
         is_pending |= there > snapshot.wanted and now < self._changed_at + SETTLED_SECONDS
-        is_asked_for = bool(self._board.adjustment) or self._sent_at > float("-inf")
-        if snapshot.is_leaving or not is_asked_for or there == snapshot.wanted or is_pending:
-            return
-        if any(not row.is_ready or row.is_leaving for row in snapshot.workers):
+        is_final = all(row.is_ready and not row.is_leaving for row in snapshot.workers)
+        if snapshot.is_leaving or there == snapshot.wanted or is_pending or not is_final:
             return
         number = signal.SIGTTIN if there < snapshot.wanted else signal.SIGTTOU
         self._sent_at, self._seen = now, ages
@@ -135,9 +137,6 @@ class NullScaler(ArbiterScaler):
         return False
 
     def set_target(self, who: str, count: int) -> None:
-        """Do nothing."""
-
-    def reconcile(self, snapshot: Snapshot) -> None:
         """Do nothing."""
 
 

@@ -79,6 +79,9 @@ class Scoreboard:
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
+    workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
+    """Workers that the OOM killer has killed; only the monitor sets it."""
+
     task_queue = _Word(Header.QUEUE, int)
     """Requests that wait in waitress for a thread."""
 
@@ -115,10 +118,6 @@ class Scoreboard:
     def note_oom_kills(self, count: int) -> None:
         """Write down how many processes the kernel has killed for want of memory."""
         self.cells[Header.OOM_KILLS] = count
-
-    def count_oom_killed(self, workers: int) -> None:
-        """Count workers that the kernel has killed for want of memory."""
-        self.cells[Header.WORKERS_OOM_KILLED] += workers
 
     def note_learnt(self, learnt: TrafficStats) -> None:
         """Write down what the app costs."""
@@ -250,7 +249,7 @@ class Scoreboard:
             memory_used_bytes=cells[Header.MEMORY_USED],
             recycled=cells[Header.RECYCLED],
             oom_kills=cells[Header.OOM_KILLS],
-            workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
+            workers_oom_killed=self.workers_oom_killed,
             guard=GuardState(cells[Header.GUARD]),
             learnt=TrafficStats(*cells[LEARNT]) if cells[Header.LEARNT] else None,
         )

@@ -55,7 +55,7 @@ class Traffic:
         self.cpu += requests * cpu_ms / 1000
         self.busy += requests * (cpu_ms + wait_ms) / 1000
         self.now += 1
-        self.task.run(self.now, self.seen())
+        self.task.run(self.now, self.seen)
 
     def memory(self, own: int, first: int, warm: int | None, served: int) -> WorkerMemory:
         """Return what the ledger has of a worker; none of it is private if that is not told."""
@@ -172,7 +172,7 @@ def test_what_is_kept_is_bounded() -> None:
         base = traffic.seen()
         rows = [item._replace(age=item.age + number, served=99) for item in base.workers]
         traffic.now += 1
-        traffic.task.run(traffic.now, replace(base, workers=tuple(rows)))
+        traffic.meter.observe(traffic.now, replace(base, workers=tuple(rows)))
     assert len(traffic.meter.workers) == 200
 
 

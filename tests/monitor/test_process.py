@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from flask_workersize.monitor import process as monitor_module
-from flask_workersize.monitor.loop import MonitorLoop, Task
+from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.process import Closeable, Monitor
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -46,7 +46,7 @@ class Nothing:
 
     interval = 0.01
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Do nothing."""
 
     def end(self, snapshot: Snapshot) -> None:
@@ -62,7 +62,7 @@ class Failing(Nothing):
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         raise self._error
 
 
@@ -75,14 +75,14 @@ class Ticking(Nothing):
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell("turn")
 
 
 class Hanging(Ticking):
     """Never comes back."""
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell("hangs")
         time.sleep(PROMISE)
 
@@ -98,7 +98,7 @@ class Telling:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell(f"{os.getpid()} looks")
 
     def end(self, snapshot: Snapshot) -> None:
