@@ -17,7 +17,7 @@ from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
 from ..sizing.growth import Slope, slope
 from ..sizing.plan import MB, SizingPlan
 from ..sizing.profile import Estimate, SizingProfile
-from .loop import Look
+from .loop import Look, Task
 
 INTERVAL_SECONDS = 1.0
 """How often the counts are compared: a mean of one second's requests is a figure."""
@@ -158,7 +158,7 @@ def _mb(sizes: Iterable[int | None]) -> list[float]:
     return [size / MB for size in sizes if size is not None]
 
 
-class LearningTask:
+class LearningTask(Task):
     """Reports in the scoreboard what real traffic costs, and may write a profile with ``save``."""
 
     interval = INTERVAL_SECONDS

@@ -13,14 +13,14 @@ from ..resources.processes import process_memory
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB, SizingPlan, available_for, compute_plan
 from ..sizing.settings import SizingSettings
-from .loop import Look
+from .loop import Look, Task
 from .scaling import Scaler
 
 INTERVAL_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""
 
 
-class LimitFollower:
+class LimitFollower(Task):
     """Plans again when the limit on memory or on CPUs has changed.
 
     ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. ``known``
@@ -58,9 +58,6 @@ class LimitFollower:
             # As at a start: what the launcher has loaded is a part of what is taken off once.
             as_before = with_workers_memory(resources, snapshot)
             self._follow(before, resources, available_for(self._settings, as_before, held))
-
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
     def _follow(
         self, before: tuple[int, float], resources: Resources, as_before: Resources

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Protocol
 
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot
@@ -14,7 +13,7 @@ Look = Callable[[], Snapshot]
 """Returns the table: it is read once a pass, by the first task that wants it."""
 
 
-class Task(Protocol):
+class Task:
     """Something to be done again and again; the loop keeps its clock."""
 
     interval: float
@@ -24,7 +23,7 @@ class Task(Protocol):
         """Do it."""
 
     def end(self, snapshot: Snapshot) -> None:
-        """Do what is left when the master is gone."""
+        """Do what is left when the master is gone: nothing, for most."""
 
 
 class MonitorLoop:

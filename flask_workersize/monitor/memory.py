@@ -19,21 +19,9 @@ from ..resources.processes import peak_resident_memory, process_memory, resident
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from ..sizing.plan import MB, SizingPlan
-from .guard import (
-    CRITICAL_SHARE,
-    NOTHING,
-    WARM_REQUESTS,
-    Action,
-    Done,
-    Kind,
-    Observation,
-    Rules,
-    decide,
-    decide_alone,
-    fitting_workers,
-    is_short,
-)
-from .loop import Look
+from . import guard
+from .guard import Action, Done, Kind, Observation, Rules
+from .loop import Look, Task
 from .scaling import Scaler
 
 OFTEN_SECONDS = 0.05
@@ -83,7 +71,7 @@ LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
 
 
-class SamplingTask:
+class SamplingTask(Task):
     """Measures workers, and enters that in the ledger: the one place where samples come from."""
 
     def __init__(self, board: Scoreboard) -> None:
@@ -103,9 +91,6 @@ class SamplingTask:
                 self._sampled_at, snapshot = now, _known(snapshot, found)
                 break
         self.interval = self._interval(now, snapshot)
-
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
     def _due(self, now: float, ready: list[WorkerStats]) -> list[WorkerStats]:
         # A worker that is new or has just got warm is measured at once: what comes then is growth.
@@ -137,7 +122,7 @@ class SamplingTask:
             memory = process_memory(row.pid)
             if memory is not None and memory.rss_bytes:
                 peak = peak_resident_memory(row.pid) or 0
-                is_warm = row.served >= WARM_REQUESTS
+                is_warm = row.served >= guard.WARM_REQUESTS
                 found[row.age] = self._board.note_memory(
                     row.number, memory, peak, row.served, is_warm
                 )
@@ -171,14 +156,14 @@ def _is_cold(row: WorkerStats) -> bool:
 
 
 def _is_new(row: WorkerStats) -> bool:
-    return row.memory is None or (_is_cold(row) and row.served >= WARM_REQUESTS)
+    return row.memory is None or (_is_cold(row) and row.served >= guard.WARM_REQUESTS)
 
 
 def _has_served(row: WorkerStats) -> bool:
     return row.memory is not None and row.served != row.memory.served
 
 
-class GuardTask:
+class GuardTask(Task):
     """Enters how near memory is to its limit and, if it has rules, keeps it below that."""
 
     def __init__(
@@ -224,9 +209,6 @@ class GuardTask:
             self._guard(now, look, state, self._rules)
         self._scaler.reconcile(look)
 
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
-
     def _guard(self, now: float, look: Look, state: MemoryState, rules: Rules) -> None:
         is_free = state.used_bytes < rules.recycle_share * state.limit_bytes
         if is_free is not self._is_free:
@@ -234,19 +216,19 @@ class GuardTask:
         if self._board.workers_oom_killed > self._oom_kills:
             self._oom_kills, self._oom_kill_at = self._board.workers_oom_killed, now
         growth = self._growth(now, state)
-        is_pressing = is_short(state.used_bytes, state.limit_bytes, growth, rules)
+        is_pressing = guard.is_short(state.used_bytes, state.limit_bytes, growth, rules)
         self.interval = self._pace(now, state, rules, is_pressing)
         is_measured = is_pressing or rules.worker_max_bytes is not None or self._fewer > 0
-        action = NOTHING
+        action = guard.NOTHING
         if is_measured or self._surge or self._oom_kill_at is not None:
             snapshot = look()
             if is_measured:
                 snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
             seen = self._observe(now, snapshot, state, growth)
-            action = (decide_alone if self._is_alone else decide)(seen, rules)
+            action = (guard.decide_alone if self._is_alone else guard.decide)(seen, rules)
             if action.kind in _DEEDS:
                 seen = self._observe_closely(now, state, growth)
-                action = decide(seen, rules)
+                action = guard.decide(seen, rules)
             if action.kind is not Kind.NOTHING and self._act(now, action, rules):
                 self._log(now, action, seen, rules)
         self._show(now, action)
@@ -266,7 +248,7 @@ class GuardTask:
         longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
         if not state.is_group:
             return longest
-        free = CRITICAL_SHARE * state.limit_bytes - state.used_bytes
+        free = guard.CRITICAL_SHARE * state.limit_bytes - state.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _growth(self, now: float, state: MemoryState) -> float:
@@ -355,24 +337,19 @@ class GuardTask:
             )
         if kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
             return ""
-        workers = fitting_workers(seen, rules)
+        workers = guard.fitting_workers(seen, rules)
         memory_mb = max(self._plan.memory_available_mb // workers, 1)
         return f" Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
 
     def _show(self, now: float, action: Action) -> None:
         """Enter the state of the guard in the scoreboard."""
-        lately = {done.action.kind for done in self._recent if now - done.at < LATELY_SECONDS}
-        if action.kind is Kind.EXIT:
-            state = GuardState.CRITICAL
-        elif action.kind is Kind.WARN:
-            state = GuardState.WARN
-        elif self._fewer:
-            state = GuardState.REDUCED
-        elif lately & {Kind.RECYCLE, Kind.REPLACE}:
+        recycled = (Kind.RECYCLE, Kind.REPLACE)
+        lately = [done for done in self._recent if now - done.at < LATELY_SECONDS]
+        state = GuardState.REDUCED if self._fewer else GuardState.OK
+        if state is GuardState.OK and any(done.action.kind in recycled for done in lately):
             state = GuardState.RECYCLING
-        else:
-            state = GuardState.OK
-        self._board.guard = state
+        at_worst = {Kind.EXIT: GuardState.CRITICAL, Kind.WARN: GuardState.WARN}
+        self._board.guard = at_worst.get(action.kind, state)
 
 
 _USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})

@@ -9,7 +9,7 @@ from ..log import say
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
 from ..sizing.plan import MB, SizingPlan
-from .loop import Look
+from .loop import Look, Task
 
 INTERVAL_SECONDS = 0.5
 
@@ -21,7 +21,7 @@ SAY_SECONDS = 10.0
 """How often the same is logged; what happened meanwhile is counted."""
 
 
-class OomDetector:
+class OomDetector(Task):
     """Compares the kernel's own count before and after a worker is gone.
 
     ``count`` returns how many processes the OOM killer has killed; ``None`` if the system does not

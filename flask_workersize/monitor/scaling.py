@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from typing import Protocol
 
 from ..log import say
 from ..resources.process_handle import ProcessHandle
@@ -24,11 +23,12 @@ LEAVE_SECONDS = 120.0
 """How long removing a worker may take: it finishes its request first."""
 
 
-class Scaler(Protocol):
+class Scaler:
     """Changes the number of workers, and lets single ones go."""
 
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end, to be replaced; return whether it will."""
+        return False
 
     def set_target(self, who: str, count: int) -> None:
         """Want so many workers more, or fewer, than planned; what several want is added up."""
@@ -40,12 +40,23 @@ class Scaler(Protocol):
         """Let the whole server end."""
 
 
-class ArbiterScaler:
-    """For a master of ours: it reads in the scoreboard what is wanted."""
+class NullScaler(Scaler):
+    """For a server of one process, which has no workers to let go."""
 
     def __init__(self, board: Scoreboard, master: int) -> None:
         self._board = board
         self._master = ProcessHandle.of(master)
+
+    def end_server(self) -> None:
+        """Let the whole server end."""
+        self._master.signal(signal.SIGTERM)
+
+
+class ArbiterScaler(NullScaler):
+    """For a master of ours: it reads in the scoreboard what is wanted, once a second."""
+
+    def __init__(self, board: Scoreboard, master: int) -> None:
+        super().__init__(board, master)
         # What a monitor that has died had made of it, this one finds again.
         board.adjustment = 0
         self._wanted: dict[str, int] = {}
@@ -53,7 +64,7 @@ class ArbiterScaler:
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end."""
         # Before the signal: a worker that is being recycled need not wait for the server's stop.
-        self._board.tell_to_leave(row.number, True)
+        self._board.tell_to_leave(row.number)
         is_sent = ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
         if is_sent:
             self._board.count_recycled()
@@ -68,13 +79,6 @@ class ArbiterScaler:
         if adjustment != self._board.adjustment:
             self._board.adjustment = adjustment
             self._wake()
-
-    def reconcile(self, look: Look) -> None:
-        """Do nothing: the master does, once a second."""
-
-    def end_server(self) -> None:
-        """Let the whole server end."""
-        self._master.signal(signal.SIGTERM)
 
     def _wake(self) -> None:
         # As if a child had ended. Without the right to signal the master it has to wait.
@@ -127,17 +131,6 @@ REFUSED_WARNING = (
     "cannot change the number of workers: this user may not signal gunicorn's master. Start it "
     "with flask serve-prod, which needs no signal."
 )
-
-
-class NullScaler(ArbiterScaler):
-    """For a server of one process, which has no workers to let go."""
-
-    def recycle(self, row: WorkerStats) -> bool:
-        """Do nothing."""
-        return False
-
-    def set_target(self, who: str, count: int) -> None:
-        """Do nothing."""
 
 
 def raise_oom_score() -> None:

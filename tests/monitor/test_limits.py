@@ -11,6 +11,7 @@ from flask_workersize import Resources, compute_plan
 from flask_workersize.monitor import limits
 from flask_workersize.monitor.limits import INTERVAL_SECONDS, LimitFollower, with_workers_memory
 from flask_workersize.monitor.loop import Look
+from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.runtime.snapshot import Snapshot, State, WorkerMemory, WorkerStats
 from flask_workersize.sizing.plan import available_for
 from flask_workersize.sizing.validators import ServerName
@@ -24,7 +25,7 @@ GB = 1024
 Said = Callable[[], list[str]]
 
 
-class Notebook:
+class Notebook(Scaler):
     """A hand that writes down how many workers more or fewer are wanted."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flask_workersize.monitor.limits import LimitFollower
-from flask_workersize.monitor.loop import Look, MonitorLoop
+from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.oom import OomDetector
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-class Recording:
+class Recording(Task):
     """A task that remembers when it was done.
 
     :param interval: how long it can wait

@@ -24,6 +24,7 @@ from flask_workersize.monitor.memory import (
     WARMING_SECONDS,
     GuardTask,
 )
+from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -46,7 +47,7 @@ class Figures(MemoryGauge):
         return MemoryState(self.limit * MB, int(self.used * MB), self.is_group)
 
 
-class Notebook:
+class Notebook(Scaler):
     """A scaler that writes down what it is told, and tells the board as a real one does.
 
     :param board: the shared table

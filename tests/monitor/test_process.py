@@ -41,16 +41,10 @@ class Open:
         self._pipe.tell("closed")
 
 
-class Nothing:
+class Nothing(Task):
     """A task that does nothing."""
 
     interval = 0.01
-
-    def run(self, now: float, look: Look) -> None:
-        """Do nothing."""
-
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
 
 class Failing(Nothing):
@@ -87,7 +81,7 @@ class Hanging(Ticking):
         time.sleep(PROMISE)
 
 
-class Telling:
+class Telling(Task):
     """A duty that says where and when it is done.
 
     :param pipe: where it says so
