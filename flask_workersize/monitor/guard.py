@@ -167,10 +167,16 @@ class Observation:
         """Private memory of a worker that has just started, as far as that is known."""
         return min((one.memory.first_bytes or 0 for one in self.workers if one.memory), default=0)
 
-    def is_short(self, rules: Rules) -> bool:
-        """Return whether something should be done, now or because of what is to come."""
-        ahead = self.used_bytes + max(self.growth_bytes, 0.0) * HORIZON_SECONDS
-        return self.used_share >= rules.recycle_share or ahead >= CRITICAL_SHARE * self.limit_bytes
+
+def is_short(used_bytes: int, limit_bytes: int, growth_bytes: float, rules: Rules) -> bool:
+    """Return whether something should be done, now or because of what is to come.
+
+    It is where used is above the first share, or used + growth in a second × horizon above the
+    critical one.
+    """
+    ahead = used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS
+    is_full = used_bytes >= rules.recycle_share * limit_bytes
+    return is_full or ahead >= CRITICAL_SHARE * limit_bytes
 
 
 NOTHING = Action(Kind.NOTHING)
@@ -203,7 +209,7 @@ def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action
     if bound is not None and largest.private_bytes > bound:
         reason = f"has {_mb(largest.private_bytes)}, its bound is {_mb(bound)}"
         return _recycle(seen, largest, reason, rules)
-    if seen.is_short(rules):
+    if is_short(seen.used_bytes, seen.limit_bytes, seen.growth_bytes, rules):
         return _under_pressure(seen, ready, rules)
     return _one_more(seen)
 

@@ -17,6 +17,7 @@ from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
 from ..sizing.growth import Slope, slope
 from ..sizing.plan import MB, SizingPlan
 from ..sizing.profile import Estimate, SizingProfile
+from .loop import Look, Task
 
 INTERVAL_SECONDS = 1.0
 """How often the counts are compared: a mean of one second's requests is a figure."""
@@ -166,7 +167,7 @@ def _mb(sizes: Iterable[int | None]) -> list[float]:
     return [size / MB for size in sizes if size is not None]
 
 
-class LearningTask:
+class LearningTask(Task):
     """Reports in the scoreboard what real traffic costs, and may write a profile with ``save``."""
 
     interval = INTERVAL_SECONDS
@@ -186,8 +187,9 @@ class LearningTask:
         self._shared_next = self._save_next = float("-inf")
         self.meter = TrafficMeter(cpus)
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Compare with what was seen before, and report what has become of it."""
+        snapshot = look()
         if snapshot.is_leaving:
             return
         workers = {row.age: row.memory for row in snapshot.ready if row.memory}

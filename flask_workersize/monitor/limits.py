@@ -13,13 +13,14 @@ from ..resources.processes import process_memory
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB, SizingPlan, available_for, compute_plan
 from ..sizing.settings import SizingSettings
+from .loop import Look, Task
 from .scaling import Scaler
 
 INTERVAL_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""
 
 
-class LimitFollower:
+class LimitFollower(Task):
     """Plans again when the limit on memory or on CPUs has changed.
 
     ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. ``known``
@@ -43,23 +44,20 @@ class LimitFollower:
         self._scaler = scaler
         self._known = known
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Read the limits, and follow them."""
-        if snapshot.is_leaving:
-            return
         resources, held = self._detect()
         limits = (resources.memory_limit, resources.cpus)
-        before = self._known or limits
+        before = self._known = self._known or limits
+        if limits == before:
+            return
+        snapshot = look()
         # Before each worker was measured, what they hold would count as not available.
-        if limits == before or all(row.memory is not None for row in snapshot.ready):
+        if not snapshot.is_leaving and all(row.memory is not None for row in snapshot.ready):
             self._known = limits
-        if self._known != before:
             # As at a start: what the launcher has loaded is a part of what is taken off once.
             as_before = with_workers_memory(resources, snapshot)
             self._follow(before, resources, available_for(self._settings, as_before, held))
-
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
     def _follow(
         self, before: tuple[int, float], resources: Resources, as_before: Resources

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from functools import cache
 
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot
 
+Look = Callable[[], Snapshot]
+"""Returns the table: it is read once a pass, by the first task that wants it."""
 
-class Task(Protocol):
+
+class Task:
     """Something to be done again and again; the loop keeps its clock."""
 
     interval: float
     """Seconds until its next turn; it may change with each."""
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Do it."""
 
     def end(self, snapshot: Snapshot) -> None:
-        """Do what is left when the master is gone."""
+        """Do what is left when the master is gone: nothing, for most."""
 
 
 class MonitorLoop:
-    """Runs each task when it is due; the table is read once for all that are."""
+    """Runs each task when it is due."""
 
     def __init__(
         self,
@@ -40,12 +43,11 @@ class MonitorLoop:
         """Run what is due, and return the seconds until something is due again."""
         now = self._clock()
         due = [task for task, at in self._next.items() if at <= now]
-        if due:
-            snapshot = self._board.read()
-            for task in due:
-                task.run(now, snapshot)
-                # On a grid, so that tasks are due together and share what was read.
-                self._next[task] = (now // task.interval + 1) * task.interval
+        look = cache(self._board.read)
+        for task in due:
+            task.run(now, look)
+            # On a grid, so that tasks are due together and share what was read.
+            self._next[task] = (now // task.interval + 1) * task.interval
         return max(min(self._next.values(), default=float("inf")) - self._clock(), 0.0)
 
     def end(self) -> None:

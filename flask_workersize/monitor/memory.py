@@ -17,20 +17,11 @@ from ..log import say
 from ..resources.gauge import MemoryGauge, MemoryState
 from ..resources.processes import peak_resident_memory, process_memory, resident_memory
 from ..runtime.scoreboard import Scoreboard
-from ..runtime.snapshot import GuardState, Snapshot, WorkerMemory, WorkerStats
+from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from ..sizing.plan import MB, SizingPlan
-from .guard import (
-    CRITICAL_SHARE,
-    WARM_REQUESTS,
-    Action,
-    Done,
-    Kind,
-    Observation,
-    Rules,
-    decide,
-    decide_alone,
-    fitting_workers,
-)
+from . import guard
+from .guard import Action, Done, Kind, Observation, Rules
+from .loop import Look, Task
 from .scaling import Scaler
 
 OFTEN_SECONDS = 0.05
@@ -53,7 +44,7 @@ WARMING_SECONDS = 0.5
 """How long after a request a worker counts as about to be warm."""
 
 SOON_SECONDS = 0.25
-"""How often while there is a worker to measure, or one has a bound of its own."""
+"""How often while workers have a bound of their own."""
 
 SELDOM_SECONDS = 0.5
 """How often while there is memory enough, and where the machine is the limit."""
@@ -62,7 +53,7 @@ TURN_SECONDS = 2.0
 """How often a worker is measured again that has served nothing since, one after the other."""
 
 SAMPLE_SHARE = 0.005
-"""Share of a CPU that measuring those that have served may take."""
+"""Share of a CPU that sampling those that have served may take, reading the table included."""
 
 GROWTH_SECONDS = 0.4
 """Time over which growth is measured: a single burst is no trend."""
@@ -80,7 +71,7 @@ LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
 
 
-class Sampler:
+class SamplingTask(Task):
     """Measures workers, and enters that in the ledger: the one place where samples come from."""
 
     def __init__(self, board: Scoreboard) -> None:
@@ -89,26 +80,33 @@ class Sampler:
         self._pause = 0.0
         self._cold: dict[int, int] = {}
         self._warming_at = float("-inf")
+        self.interval = SELDOM_SECONDS
 
-    def run(self, now: float, snapshot: Snapshot) -> Snapshot:
-        """Measure the worker that needs it most, if one does; return what is known then."""
-        waited = now - self._sampled_at
-        ready = sorted(snapshot.ready, key=_sample_age, reverse=True)
+    def run(self, now: float, look: Look) -> None:
+        """Measure the worker that needs it most, if one does."""
+        begun = time.thread_time()
+        snapshot = look()
+        for row in self._due(now, sorted(snapshot.ready, key=_sample_age, reverse=True)):
+            # Of one that has just ended there is nothing.
+            if found := self.measure([row]):
+                self._sampled_at, snapshot = now, _known(snapshot, found)
+                cost = time.thread_time() - begun
+                self._pause = min(max(cost / SAMPLE_SHARE, OFTEN_SECONDS), TURN_SECONDS)
+                break
+        self.interval = self._interval(now, snapshot)
+
+    def _due(self, now: float, ready: list[WorkerStats]) -> list[WorkerStats]:
         # A worker that is new or has just got warm is measured at once: what comes then is growth.
-        rows = [row for row in ready if _is_new(row)]
-        if not rows and waited >= self._pause:
-            rows = [row for row in ready if _has_served(row)]
-        if not rows and waited >= TURN_SECONDS:
-            rows = ready
-        for row in rows:
-            measured = self.measure([row], snapshot)
-            if measured is not snapshot:
-                self._sampled_at = now
-                return measured
-        return snapshot
+        if new := [row for row in ready if _is_new(row)]:
+            return new
+        waited = now - self._sampled_at
+        if waited >= TURN_SECONDS:
+            return ready
+        return [row for row in ready if _has_served(row)] if waited >= self._pause else []
 
-    def interval(self, now: float, snapshot: Snapshot) -> float:
-        """Return how soon a worker may have to be measured."""
+    def _interval(self, now: float, snapshot: Snapshot) -> float:
+        if snapshot.is_leaving:
+            return SELDOM_SECONDS
         cold = {row.age: row.served for row in snapshot.ready if _is_cold(row)}
         if any(served > self._cold.get(age, 0) for age, served in cold.items()):
             self._warming_at = now
@@ -116,40 +114,36 @@ class Sampler:
         is_warming = bool(cold) and now < self._warming_at + WARMING_SECONDS
         if is_warming or len(snapshot.ready) < snapshot.wanted:
             return EXPECTING_SECONDS
-        is_due = any(_is_new(row) or _has_served(row) for row in snapshot.ready)
-        return SOON_SECONDS if is_due else SELDOM_SECONDS
+        if any(_is_new(row) or _has_served(row) for row in snapshot.ready):
+            return min(max(self._pause, OFTEN_SECONDS), SELDOM_SECONDS)
+        return SELDOM_SECONDS
 
-    def measure(self, rows: Iterable[WorkerStats], snapshot: Snapshot) -> Snapshot:
-        """Sample some workers in full: costly, some milliseconds each."""
+    def measure(self, rows: Iterable[WorkerStats]) -> dict[int, WorkerMemory]:
+        """Sample workers in full, and return what is known of each age: some milliseconds each."""
         found = {}
         for row in rows:
-            begun = time.thread_time()
             memory = process_memory(row.pid)
             if memory is not None and memory.rss_bytes:
                 peak = peak_resident_memory(row.pid) or 0
-                is_warm = row.served >= WARM_REQUESTS
+                is_warm = row.served >= guard.WARM_REQUESTS
                 found[row.age] = self._board.note_memory(
                     row.number, memory, peak, row.served, is_warm
                 )
-            cost = time.thread_time() - begun
-            self._pause = min(max(cost / SAMPLE_SHARE, SOON_SECONDS), TURN_SECONDS)
-        return _known(found, snapshot)
+        return found
 
-    def estimate(self, snapshot: Snapshot) -> Snapshot:
-        """Read the resident memory of all: cheap, some microseconds each.
+    def estimate(self, rows: Iterable[WorkerStats]) -> dict[int, WorkerMemory]:
+        """Read resident memory alone, some microseconds each.
 
         What a worker shares becomes less with time: it has at least as much of its own.
         """
-        found = {}
-        for row in snapshot.workers:
-            if row.memory and (resident := resident_memory(row.pid)):
-                found[row.age] = self._board.note_resident(row.number, resident)
-        return _known(found, snapshot)
+        return {
+            row.age: self._board.note_resident(row.number, resident)
+            for row in rows
+            if row.memory and (resident := resident_memory(row.pid))
+        }
 
 
-def _known(found: dict[int, WorkerMemory], snapshot: Snapshot) -> Snapshot:
-    if not found:
-        return snapshot
+def _known(snapshot: Snapshot, found: dict[int, WorkerMemory]) -> Snapshot:
     rows = (row._replace(memory=found.get(row.age, row.memory)) for row in snapshot.workers)
     return replace(snapshot, workers=tuple(rows))
 
@@ -163,15 +157,15 @@ def _is_cold(row: WorkerStats) -> bool:
 
 
 def _is_new(row: WorkerStats) -> bool:
-    return row.memory is None or (_is_cold(row) and row.served >= WARM_REQUESTS)
+    return row.memory is None or (_is_cold(row) and row.served >= guard.WARM_REQUESTS)
 
 
 def _has_served(row: WorkerStats) -> bool:
     return row.memory is not None and row.served != row.memory.served
 
 
-class MemoryTask:
-    """Keeps the ledger and, unless it has no rules, keeps a server below its limit on memory."""
+class GuardTask(Task):
+    """Enters how near memory is to its limit and, if it has rules, keeps it below that."""
 
     def __init__(
         self,
@@ -187,14 +181,15 @@ class MemoryTask:
         self._rules = rules
         self._scaler = scaler
         self._gauge = gauge
-        self._sampler = Sampler(board)
+        self.sampling = SamplingTask(board)
         # Recycling, which may happen often, does not make it forget how growing back went.
         self._recent: deque[Done] = deque(maxlen=32)
         self._changes: deque[Done] = deque(maxlen=200)
+        self._acted_at = float("-inf")
         self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
         self._peak = 0
         self._peak_at = float("-inf")
-        self._oom_kills = board.read().workers_oom_killed
+        self._oom_kills = board.workers_oom_killed
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
         self._since = float("-inf")
@@ -204,54 +199,57 @@ class MemoryTask:
         if rules:
             board.guard = GuardState.OK
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
-        """Sample, observe, decide, act."""
+    def run(self, now: float, look: Look) -> None:
+        """Observe, decide, act."""
         state = self._gauge.read()
         self._board.note_usage(state.limit_bytes, state.used_bytes)
-        snapshot = self._sampler.run(now, snapshot)
-        if snapshot.is_leaving:
+        if self._board.state >= State.DRAINING:
             self.interval = SELDOM_SECONDS
             return
-        self.interval = self._sampler.interval(now, snapshot)
         if self._rules:
-            self._guard(now, snapshot, state, self._rules)
-        self._scaler.reconcile(snapshot)
+            self._guard(now, look, state, self._rules)
+        self._scaler.reconcile(look)
 
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
-
-    def _guard(self, now: float, snapshot: Snapshot, state: MemoryState, rules: Rules) -> None:
+    def _guard(self, now: float, look: Look, state: MemoryState, rules: Rules) -> None:
         is_free = state.used_bytes < rules.recycle_share * state.limit_bytes
         if is_free is not self._is_free:
             self._is_free, self._since = is_free, now
-        if snapshot.workers_oom_killed > self._oom_kills:
-            self._oom_kills, self._oom_kill_at = snapshot.workers_oom_killed, now
+        if self._board.workers_oom_killed > self._oom_kills:
+            self._oom_kills, self._oom_kill_at = self._board.workers_oom_killed, now
         growth = self._growth(now, state)
-        seen = self._observe(now, snapshot, state, growth)
-        if seen.is_short(rules) or rules.worker_max_bytes is not None or self._fewer:
-            seen = self._observe(now, self._sampler.estimate(snapshot), state, growth)
-        action = (decide_alone if self._is_alone else decide)(seen, rules)
-        if action.kind in _DEEDS:
-            # The snapshot may be a moment old, and an estimate is not enough to choose by.
-            snapshot = self._board.read()
-            if snapshot.is_leaving:
-                return
-            largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
-            seen = self._observe(now, self._sampler.measure(largest, snapshot), state, growth)
-            action = decide(seen, rules)
-        self.interval = min(self._pace(seen, rules), self.interval)
-        if action.kind is not Kind.NOTHING and self._act(now, action, rules):
-            self._log(now, action, seen, rules)
+        is_pressing = guard.is_short(state.used_bytes, state.limit_bytes, growth, rules)
+        self.interval = self._pace(now, state, rules, is_pressing)
+        is_measured = is_pressing or rules.worker_max_bytes is not None or self._fewer > 0
+        action = guard.NOTHING
+        if is_measured or self._surge or self._oom_kill_at is not None:
+            snapshot = look()
+            if is_measured:
+                snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
+            seen = self._observe(now, snapshot, state, growth)
+            action = (guard.decide_alone if self._is_alone else guard.decide)(seen, rules)
+            if action.kind in _DEEDS:
+                seen = self._observe_closely(now, state, growth)
+                action = guard.decide(seen, rules)
+            if action.kind is not Kind.NOTHING and self._act(now, action, rules):
+                self._log(now, action, seen, rules)
         self._show(now, action)
 
-    def _pace(self, seen: Observation, rules: Rules) -> float:
-        acted_at = seen.recent[-1].at if seen.recent else float("-inf")
-        if seen.is_short(rules) and seen.now < acted_at + ACTING_SECONDS:
+    def _observe_closely(self, now: float, state: MemoryState, growth: float) -> Observation:
+        """Observe what to act on: the snapshot may be a moment old, and estimates too rough."""
+        snapshot = self._board.read()
+        if snapshot.is_leaving:
+            snapshot = replace(snapshot, workers=())
+        largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
+        snapshot = _known(snapshot, self.sampling.measure(largest))
+        return self._observe(now, snapshot, state, growth)
+
+    def _pace(self, now: float, state: MemoryState, rules: Rules, is_pressing: bool) -> float:
+        if (is_pressing or self._surge) and now < self._acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
         longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
-        if not seen.is_group:
+        if not state.is_group:
             return longest
-        free = CRITICAL_SHARE * seen.limit_bytes - seen.used_bytes
+        free = guard.CRITICAL_SHARE * state.limit_bytes - state.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _growth(self, now: float, state: MemoryState) -> float:
@@ -302,10 +300,10 @@ class MemoryTask:
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
             self._board.ask_to_exit()
             self._scaler.end_server()
-        if kind in (Kind.FEWER, Kind.MORE):
-            self._changes.append(Done(now, action))
-        elif kind in _DEEDS:
-            self._recent.append(Done(now, action))
+        if kind in _DEEDS:
+            self._acted_at = now
+            is_change = kind in (Kind.FEWER, Kind.MORE)
+            (self._changes if is_change else self._recent).append(Done(now, action))
         if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
             self._oom_kill_at = None
         return True
@@ -340,24 +338,19 @@ class MemoryTask:
             )
         if kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
             return ""
-        workers = fitting_workers(seen, rules)
+        workers = guard.fitting_workers(seen, rules)
         memory_mb = max(self._plan.memory_available_mb // workers, 1)
         return f" Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
 
     def _show(self, now: float, action: Action) -> None:
         """Enter the state of the guard in the scoreboard."""
-        lately = {done.action.kind for done in self._recent if now - done.at < LATELY_SECONDS}
-        if action.kind is Kind.EXIT:
-            state = GuardState.CRITICAL
-        elif action.kind is Kind.WARN:
-            state = GuardState.WARN
-        elif self._fewer:
-            state = GuardState.REDUCED
-        elif lately & {Kind.RECYCLE, Kind.REPLACE}:
+        recycled = (Kind.RECYCLE, Kind.REPLACE)
+        lately = [done for done in self._recent if now - done.at < LATELY_SECONDS]
+        state = GuardState.REDUCED if self._fewer else GuardState.OK
+        if state is GuardState.OK and any(done.action.kind in recycled for done in lately):
             state = GuardState.RECYCLING
-        else:
-            state = GuardState.OK
-        self._board.guard = state
+        at_worst = {Kind.EXIT: GuardState.CRITICAL, Kind.WARN: GuardState.WARN}
+        self._board.guard = at_worst.get(action.kind, state)
 
 
 _USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})

@@ -9,6 +9,7 @@ from ..log import say
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
 from ..sizing.plan import MB, SizingPlan
+from .loop import Look, Task
 
 INTERVAL_SECONDS = 0.5
 
@@ -20,7 +21,7 @@ SAY_SECONDS = 10.0
 """How often the same is logged; what happened meanwhile is counted."""
 
 
-class OomDetector:
+class OomDetector(Task):
     """Compares the kernel's own count before and after a worker is gone.
 
     ``count`` returns how many processes the OOM killer has killed; ``None`` if the system does not
@@ -39,14 +40,13 @@ class OomDetector:
         # A monitor that is started again goes on where the one before it left off.
         self._crashed = board.read().stored["crashed"]
         self._known = {(row.pid, row.start_time) for row in board.killed()}
-        self._rows: tuple[WorkerStats, ...] = ()
         self._gone: list[WorkerStats] = []
         self._pending = self._unsaid = 0
         self._say_again = self._expires = float("-inf")
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         """Find who is gone, and whether the OOM killer ended them."""
-        self._rows = snapshot.workers
+        snapshot = look()
         if kills := self._new_kills():
             # It counts before the process has ended, and that is before its master knows.
             self._pending += kills
@@ -63,7 +63,7 @@ class OomDetector:
         by_kernel = min(crashed, self._pending)
         self._pending -= by_kernel
         self._unsaid += by_kernel
-        self._board.count_oom_killed(by_kernel)
+        self._board.workers_oom_killed += by_kernel
         if crashed > by_kernel:
             self._say_killed(crashed - by_kernel)
         if self._unsaid and now >= self._say_again:
@@ -77,7 +77,7 @@ class OomDetector:
         """Log whether the OOM killer ended the master itself."""
         if self._new_kills():
             is_alone = self._plan.server == "waitress"
-            who, rows = ("server", self._rows) if is_alone else ("master", ())
+            who, rows = ("server", snapshot.workers) if is_alone else ("master", ())
             self._say_oom(who, rows, 1, snapshot)
 
     def _new_kills(self) -> int:

@@ -162,7 +162,9 @@ class Monitor:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             give_up_streams(self._kept)
-            _hurry()
+            # Before computing workers, if we may (root, outside most containers).
+            with suppress(OSError):
+                os.nice(_NICE)
             self._settle()
             self._loop()
             status = 0
@@ -199,9 +201,3 @@ def _is_closed(pipe: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _hurry() -> None:
-    """Go before computing workers, where we may (root, outside most containers)."""
-    with suppress(OSError):
-        os.nice(_NICE)

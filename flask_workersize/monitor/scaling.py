@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from typing import Protocol
 
 from ..log import say
 from ..resources.process_handle import ProcessHandle
 from ..runtime.scoreboard import Scoreboard
-from ..runtime.snapshot import Snapshot, WorkerStats
+from ..runtime.snapshot import WorkerStats
+from .loop import Look
 
 CONFIRM_SECONDS = 5.0
 """How long adding a worker may take before it is requested again."""
@@ -23,28 +23,40 @@ LEAVE_SECONDS = 120.0
 """How long removing a worker may take: it finishes its request first."""
 
 
-class Scaler(Protocol):
+class Scaler:
     """Changes the number of workers, and lets single ones go."""
 
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end, to be replaced; return whether it will."""
+        return False
 
     def set_target(self, who: str, count: int) -> None:
         """Want so many workers more, or fewer, than planned; what several want is added up."""
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         """See that there are as many workers as wanted."""
 
     def end_server(self) -> None:
         """Let the whole server end."""
 
 
-class ArbiterScaler:
-    """For a master of ours: it reads in the scoreboard what is wanted."""
+class NullScaler(Scaler):
+    """For a server of one process, which has no workers to let go."""
 
     def __init__(self, board: Scoreboard, master: int) -> None:
         self._board = board
         self._master = ProcessHandle.of(master)
+
+    def end_server(self) -> None:
+        """Let the whole server end."""
+        self._master.signal(signal.SIGTERM)
+
+
+class ArbiterScaler(NullScaler):
+    """For a master of ours: it reads in the scoreboard what is wanted, once a second."""
+
+    def __init__(self, board: Scoreboard, master: int) -> None:
+        super().__init__(board, master)
         # What a monitor that has died had made of it, this one finds again.
         board.adjustment = 0
         self._wanted: dict[str, int] = {}
@@ -52,7 +64,7 @@ class ArbiterScaler:
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end."""
         # Before the signal: a worker that is being recycled need not wait for the server's stop.
-        self._board.tell_to_leave(row.number, True)
+        self._board.tell_to_leave(row.number)
         is_sent = ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
         if is_sent:
             self._board.count("recycled")
@@ -67,13 +79,6 @@ class ArbiterScaler:
         if adjustment != self._board.adjustment:
             self._board.adjustment = adjustment
             self._wake()
-
-    def reconcile(self, snapshot: Snapshot) -> None:
-        """Do nothing: the master does, once a second."""
-
-    def end_server(self) -> None:
-        """Let the whole server end."""
-        self._master.signal(signal.SIGTERM)
 
     def _wake(self) -> None:
         # As if a child had ended. Without the right to signal the master it has to wait.
@@ -94,8 +99,11 @@ class SignalScaler(ArbiterScaler):
         self._changed_at = float("-inf")
         self._has_said = False
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         """Send the next signal, once the last one was obeyed."""
+        if not self._board.adjustment and self._sent_at == float("-inf"):
+            return
+        snapshot = look()
         ages = frozenset(row.age for row in snapshot.workers if not row.is_leaving)
         there, now = len(ages), time.monotonic()
         patience = CONFIRM_SECONDS if there < snapshot.wanted else LEAVE_SECONDS
@@ -106,10 +114,8 @@ class SignalScaler(ArbiterScaler):
         # those that the master has let go, may still leave: only what lasts is one too many.
         is_pending = ages == self._seen and now < self._sent_at + patience
         is_pending |= there > snapshot.wanted and now < self._changed_at + SETTLED_SECONDS
-        is_asked_for = bool(self._board.adjustment) or self._sent_at > float("-inf")
-        if snapshot.is_leaving or not is_asked_for or there == snapshot.wanted or is_pending:
-            return
-        if any(not row.is_ready or row.is_leaving for row in snapshot.workers):
+        is_final = all(row.is_ready and not row.is_leaving for row in snapshot.workers)
+        if snapshot.is_leaving or there == snapshot.wanted or is_pending or not is_final:
             return
         number = signal.SIGTTIN if there < snapshot.wanted else signal.SIGTTOU
         self._sent_at, self._seen = now, ages
@@ -125,20 +131,6 @@ REFUSED_WARNING = (
     "cannot change the number of workers: this user may not signal gunicorn's master. Start it "
     "with flask serve-prod, which needs no signal."
 )
-
-
-class NullScaler(ArbiterScaler):
-    """For a server of one process, which has no workers to let go."""
-
-    def recycle(self, row: WorkerStats) -> bool:
-        """Do nothing."""
-        return False
-
-    def set_target(self, who: str, count: int) -> None:
-        """Do nothing."""
-
-    def reconcile(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
 
 def raise_oom_score() -> None:

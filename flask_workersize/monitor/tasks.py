@@ -17,7 +17,7 @@ from .guard import Rules
 from .learning import LearningTask, ProfileWriter
 from .limits import LimitFollower
 from .loop import MonitorLoop
-from .memory import MemoryTask
+from .memory import GuardTask
 from .oom import OomDetector
 from .scaling import Scaler
 
@@ -37,13 +37,15 @@ def make_loop(
 
     gauge = MemoryGauge()
     scaler = make_scaler(board, master)
+    guard = GuardTask(board, plan, rules_of(settings), scaler, gauge)
     return MonitorLoop(
         board,
         [
             OomDetector(board, plan, gauge.oom_kills),
             LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
-            MemoryTask(board, plan, rules_of(settings), scaler, gauge),
+            guard.sampling,
+            guard,
         ],
     )
 

@@ -81,6 +81,9 @@ class Scoreboard:
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
+    workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
+    """Workers that the OOM killer has killed; only the monitor sets it."""
+
     task_queue = _Word(Header.QUEUE, int)
     """Requests that wait in waitress for a thread."""
 
@@ -121,10 +124,6 @@ class Scoreboard:
         """Write down how near memory is to its limit."""
         self.store("memory_limit_bytes", limit_bytes)
         self.store("memory_used_bytes", used_bytes)
-
-    def count_oom_killed(self, workers: int) -> None:
-        """Count workers that the kernel has killed for want of memory."""
-        self.cells[Header.WORKERS_OOM_KILLED] += workers
 
     def note_traffic(self, traffic: TrafficStats) -> None:
         """Write down what the app costs."""

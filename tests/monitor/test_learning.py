@@ -57,7 +57,7 @@ class Traffic:
         self.cpu += requests * cpu_ms / 1000
         self.busy += requests * (cpu_ms + wait_ms) / 1000
         self.now += 1
-        self.task.run(self.now, self.seen())
+        self.task.run(self.now, self.seen)
 
     def memory(self, own: int, first: int, warm: int | None, served: int) -> WorkerMemory:
         """Return what the ledger has of a worker; none of it is private if that is not told."""
@@ -171,10 +171,9 @@ def test_stop_is_no_traffic() -> None:
 def test_what_is_kept_is_bounded() -> None:
     traffic = Traffic()
     for number in range(1000):
-        base = traffic.seen()
-        rows = [item._replace(age=item.age + number, served=99) for item in base.workers]
+        (memory, *_) = [item.memory for item in traffic.seen().workers if item.memory]
         traffic.now += 1
-        traffic.task.run(traffic.now, replace(base, workers=tuple(rows)))
+        traffic.meter.observe(traffic.now, Totals(number, 0, 0), {number: memory})
     assert len(traffic.meter.workers) == 200
 
 

@@ -10,6 +10,8 @@ import pytest
 from flask_workersize import Resources, compute_plan
 from flask_workersize.monitor import limits
 from flask_workersize.monitor.limits import INTERVAL_SECONDS, LimitFollower, with_workers_memory
+from flask_workersize.monitor.loop import Look
+from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.runtime.snapshot import Snapshot, State, WorkerMemory, WorkerStats
 from flask_workersize.sizing.plan import available_for
 from flask_workersize.sizing.validators import ServerName
@@ -23,7 +25,7 @@ GB = 1024
 Said = Callable[[], list[str]]
 
 
-class Notebook:
+class Notebook(Scaler):
     """A hand that writes down how many workers more or fewer are wanted."""
 
     def __init__(self) -> None:
@@ -35,7 +37,7 @@ class Notebook:
     def recycle(self, row: WorkerStats) -> bool:
         raise AssertionError("no worker is recycled for a limit")
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         raise AssertionError("that is for who looks more often")
 
     def end_server(self) -> None:
@@ -61,7 +63,7 @@ class Site:
     def run(self, after: float = INTERVAL_SECONDS, seen: Snapshot | None = None) -> None:
         """Let it look, after so much time."""
         self.now += after
-        self._follower.run(self.now, seen or snapshot())
+        self._follower.run(self.now, lambda: seen or snapshot())
         self._follower.end(snapshot())
 
     def change(self, **limits: float) -> None:
@@ -220,7 +222,7 @@ def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> 
     assert plan.workers == 5
     known = (before.memory_limit, before.cpus)
     LimitFollower(settings, plan, lambda: (now, 120 * MB), scaler, known).run(
-        9.0, snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 5)
+        9.0, lambda: snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 5)
     )
     assert scaler.adjusted == []
 
@@ -240,7 +242,7 @@ def test_only_what_the_launcher_holds_of_what_is_taken_off_once_counts_as_availa
     now = resources(7, 462 - 12 * 17, memory_limit=2048 * MB)
     known = (before.memory_limit, before.cpus)
     LimitFollower(settings, plan, lambda: (now, 50 * MB), scaler, known).run(
-        9.0, snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 12)
+        9.0, lambda: snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 12)
     )
     assert scaler.adjusted == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flask_workersize.monitor.limits import LimitFollower
-from flask_workersize.monitor.loop import MonitorLoop
+from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.oom import OomDetector
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-class Recording:
+class Recording(Task):
     """A task that remembers when it was done.
 
     :param interval: how long it can wait
@@ -35,9 +35,9 @@ class Recording:
         self.seen: list[Snapshot] = []
         self.ended: list[Snapshot] = []
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self.times.append(now)
-        self.seen.append(snapshot)
+        self.seen.append(look())
 
     def end(self, snapshot: Snapshot) -> None:
         self.ended.append(snapshot)
@@ -112,6 +112,17 @@ def test_tasks_that_are_due_at_once_read_the_table_once(board: Counting, clock: 
     assert tasks[1].seen == [tasks[0].seen[0], tasks[0].seen[2]]
 
 
+def test_table_is_not_read_for_a_task_that_does_not_want_it(board: Counting, clock: Clock) -> None:
+    class Blind(Recording):
+        def run(self, now: float, look: Look) -> None:
+            self.times.append(now)
+
+    tasks = [Blind(0.25), Recording(1.0)]
+    pass_time(MonitorLoop(board, tasks, clock), clock, 4)
+    assert len(tasks[0].times) == 16
+    assert board.reads == 4
+
+
 def test_pass_before_anything_is_due_costs_nothing(board: Counting, clock: Clock) -> None:
     """The end of the master is looked for more often."""
     clock.now = 8.0
@@ -158,7 +169,7 @@ def test_tasks_that_began_apart_are_due_together_again(board: Counting, clock: C
 
 def test_time_that_tasks_take_is_no_time_to_wait(board: Counting, clock: Clock) -> None:
     class Slow(Recording):
-        def run(self, now: float, snapshot: Snapshot) -> None:
+        def run(self, now: float, look: Look) -> None:
             clock.now += 3
 
     assert MonitorLoop(board, [Slow(4.0)], clock).run() == 1

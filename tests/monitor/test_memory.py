@@ -11,22 +11,23 @@ import pytest
 
 from flask_workersize import SizingPlan
 from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS, Rules
+from flask_workersize.monitor.loop import Look
 from flask_workersize.monitor.memory import (
     EXPECTING_SECONDS,
     LATELY_SECONDS,
     LOG_SECONDS,
     OFTEN_SECONDS,
     SELDOM_SECONDS,
-    SOON_SECONDS,
     TURN_SECONDS,
     VERY_OFTEN_SECONDS,
     WARMING_SECONDS,
-    MemoryTask,
+    GuardTask,
 )
+from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
+from flask_workersize.runtime.snapshot import GuardState, State, WorkerMemory, WorkerStats
 from tests.children import Children, Pipe, kill
 from tests.plain import MB, plan
 from tests.runtime.workers import forks
@@ -45,7 +46,7 @@ class Figures(MemoryGauge):
         return MemoryState(self.limit * MB, int(self.used * MB), self.is_group)
 
 
-class Notebook:
+class Notebook(Scaler):
     """A scaler that writes down what it is told, and tells the board as a real one does.
 
     :param board: the shared table
@@ -71,7 +72,7 @@ class Notebook:
         self.adjusted.append((who, count))
         self._board.adjustment = count
 
-    def reconcile(self, snapshot: Snapshot) -> None:
+    def reconcile(self, look: Look) -> None:
         self.pressed += 1
 
     def end_server(self) -> None:
@@ -150,9 +151,9 @@ class Site:
         self.workers: dict[int, Grown] = {}
         self.now = 1000.0
 
-    def guard(self, rules: Rules | None = RULES, of: SizingPlan | None = None) -> MemoryTask:
+    def guard(self, rules: Rules | None = RULES, of: SizingPlan | None = None) -> GuardTask:
         """Return the guard that looks from now on."""
-        self.task = MemoryTask(self.board, of or plan(), rules, self.scaler, self.gauge)
+        self.task = GuardTask(self.board, of or plan(), rules, self.scaler, self.gauge)
         return self.task
 
     def start(self, *ages: int, shared: mmap.mmap | None = None) -> list[Grown]:
@@ -169,7 +170,8 @@ class Site:
             self.gauge.used = used
         for _ in range(times):
             self.now += after
-            self.task.run(self.now, self.board.read())
+            self.task.sampling.run(self.now, self.board.read)
+            self.task.run(self.now, self.board.read)
 
     def warm_up(self) -> None:
         """Have every worker measured, and again when it is warm."""
@@ -290,7 +292,7 @@ def test_worker_is_measured_again_when_it_is_warm_and_then_in_its_turn(site: Sit
     one.serve(1)
     site.run(after=0.001)
     assert site.own(1) < fresh + 70
-    assert site.task.interval == SOON_SECONDS
+    assert OFTEN_SECONDS <= site.task.sampling.interval <= SELDOM_SECONDS
     site.run(after=TURN_SECONDS - 0.01)
     assert site.own(1) > fresh + 85
 
@@ -476,7 +478,7 @@ def test_decision_is_taken_on_who_is_there_now(site: Site) -> None:
     before = site.board.read()
     two.go()
     site.gauge.used = 750
-    site.task.run(site.now + 1, before)
+    site.task.run(site.now + 1, lambda: before)
     assert site.scaler.recycled == []
 
 
@@ -489,7 +491,7 @@ def test_server_that_has_just_begun_to_drain_is_left_alone(site: Site) -> None:
     before = site.board.read()
     site.board.state = State.DRAINING
     site.gauge.used = 750
-    site.task.run(site.now + 1, before)
+    site.task.run(site.now + 1, lambda: before)
     assert site.scaler.recycled == []
 
 
@@ -596,7 +598,7 @@ def test_kill_by_the_kernel_is_answered_with_one_worker_fewer_once(
     site.guard()
     workers = site.start(1, 2, 3)
     site.warm_up()
-    site.board.count_oom_killed(1)
+    site.board.workers_oom_killed += 1
     site.run(used=300)
     assert site.scaler.adjusted == [("guard", -1)]
     (line,) = said()
@@ -618,7 +620,7 @@ def test_warnings_do_not_make_it_forget_what_was_answered(site: Site) -> None:
     site.gauge.is_group = False
     workers = site.start(1, 2, 3)
     site.warm_up()
-    site.board.count_oom_killed(1)
+    site.board.workers_oom_killed += 1
     site.run()
     workers[0].go()
     site.run(60, after=0.1, used=950)
@@ -628,7 +630,7 @@ def test_warnings_do_not_make_it_forget_what_was_answered(site: Site) -> None:
 
 @forks
 def test_kill_before_the_monitor_was_started_again_is_not_answered_again(site: Site) -> None:
-    site.board.count_oom_killed(3)
+    site.board.workers_oom_killed += 3
     site.guard()
     site.start(1, 2)
     site.run(3)
@@ -672,13 +674,13 @@ def test_it_looks_often_while_a_worker_is_about_to_be_ready(site: Site) -> None:
     site.start(1)
     site.board.planned = 2
     site.run(3, used=100)
-    assert site.task.interval == EXPECTING_SECONDS
+    assert site.task.sampling.interval == EXPECTING_SECONDS
     (two,) = site.start(2)
     site.run(3)
-    assert site.task.interval > EXPECTING_SECONDS
+    assert site.task.sampling.interval > EXPECTING_SECONDS
     two.serve()
     site.run()
-    assert site.task.interval > EXPECTING_SECONDS, "it is warm"
+    assert site.task.sampling.interval > EXPECTING_SECONDS, "it is warm"
 
 
 @forks
@@ -686,15 +688,15 @@ def test_it_looks_often_while_a_worker_that_serves_is_not_yet_warm(site: Site) -
     site.guard()
     (one,) = site.start(1)
     site.run(3, used=100)
-    assert site.task.interval > EXPECTING_SECONDS
+    assert site.task.sampling.interval > EXPECTING_SECONDS
     one.serve(WARM_REQUESTS - 2)
     site.run()
-    assert site.task.interval == EXPECTING_SECONDS
+    assert site.task.sampling.interval == EXPECTING_SECONDS
     site.run(after=WARMING_SECONDS)
-    assert site.task.interval > EXPECTING_SECONDS, "it is idle"
+    assert site.task.sampling.interval > EXPECTING_SECONDS, "it is idle"
     one.serve(2)
     site.run(3)
-    assert site.task.interval > EXPECTING_SECONDS, "it is warm"
+    assert site.task.sampling.interval > EXPECTING_SECONDS, "it is warm"
 
 
 @forks
@@ -721,7 +723,7 @@ def test_hand_is_given_time_at_each_look(site: Site) -> None:
 # One process
 
 
-def waitress(site: Site, exits: bool = False) -> MemoryTask:
+def waitress(site: Site, exits: bool = False) -> GuardTask:
     """Return the guard of a server that is this very process."""
     row = site.board.allocate(1)
     assert row is not None

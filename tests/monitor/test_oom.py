@@ -61,7 +61,7 @@ class Site:
     def run(self, after: float = INTERVAL_SECONDS) -> None:
         """Let the witness look, after so much time."""
         self.now += after
-        self.oom.run(self.now, self.board.read())
+        self.oom.run(self.now, self.board.read)
 
 
 @pytest.fixture

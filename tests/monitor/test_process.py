@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from flask_workersize.monitor import process as monitor_module
-from flask_workersize.monitor.loop import MonitorLoop, Task
+from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.process import Closeable, Monitor
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -41,16 +41,10 @@ class Open:
         self._pipe.tell("closed")
 
 
-class Nothing:
+class Nothing(Task):
     """A task that does nothing."""
 
     interval = 0.01
-
-    def run(self, now: float, snapshot: Snapshot) -> None:
-        """Do nothing."""
-
-    def end(self, snapshot: Snapshot) -> None:
-        """Do nothing."""
 
 
 class Failing(Nothing):
@@ -62,7 +56,7 @@ class Failing(Nothing):
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         raise self._error
 
 
@@ -75,19 +69,19 @@ class Ticking(Nothing):
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell("turn")
 
 
 class Hanging(Ticking):
     """Never comes back."""
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell("hangs")
         time.sleep(PROMISE)
 
 
-class Telling:
+class Telling(Task):
     """A duty that says where and when it is done.
 
     :param pipe: where it says so
@@ -98,7 +92,7 @@ class Telling:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def run(self, now: float, snapshot: Snapshot) -> None:
+    def run(self, now: float, look: Look) -> None:
         self._pipe.tell(f"{os.getpid()} looks")
 
     def end(self, snapshot: Snapshot) -> None:

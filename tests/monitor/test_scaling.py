@@ -184,7 +184,7 @@ def test_board_is_all_that_a_master_of_ours_needs(master: Master) -> None:
     site = Site(2)
     scaler = ArbiterScaler(site.board, master.pid)
     site.board.adjustment = 2
-    scaler.reconcile(site.board.read())
+    scaler.reconcile(site.board.read)
     assert master.heard() == []
 
 
@@ -207,7 +207,7 @@ class Signalled(Site):
         """Press on, and return what reached the master, each time: several would count as one."""
         heard = []
         for _ in range(times):
-            self.scaler.reconcile(self.board.read())
+            self.scaler.reconcile(self.board.read)
             heard += self._master.heard()
         return heard
 
@@ -360,7 +360,7 @@ def test_master_that_cannot_be_signalled_is_told_of_once(
     kill(master.pid)
     site.scaler.set_target("guard", 1)
     for _ in range(3):
-        site.scaler.reconcile(site.board.read())
+        site.scaler.reconcile(site.board.read)
     assert caplog.messages == [REFUSED_WARNING]
 
 
@@ -371,7 +371,7 @@ def test_server_of_one_process_has_nobody_to_let_go(master: Master) -> None:
     site = Site(1)
     scaler = NullScaler(site.board, master.pid)
     scaler.set_target("guard", -1)
-    scaler.reconcile(site.board.read())
+    scaler.reconcile(site.board.read)
     assert not scaler.recycle(record_of(site.board))
     assert (site.board.adjustment, site.board.read().stored["recycled"]) == (0, 0)
     assert not record_of(site.board).is_leaving

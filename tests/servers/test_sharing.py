@@ -72,7 +72,7 @@ def test_more_requests_than_slots_are_answered_too(server: Server) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the kernel has queued")
 def test_worker_that_hangs_takes_no_request_from_the_others(start: Starter) -> None:
-    """It has free threads, as the scoreboard says, and never accepts: the others do not wait."""
+    """It holds nothing and never accepts: after some silence the others leave nothing to it."""
     size = ["--workers", "2", "--threads", "2"]
     server = start(serve_prod(*size, server="gunicorn", app=SLOW), None, **ON).await_ready()
     workers = set(psutil.Process(server.pid).children()) - {server.monitor}
@@ -83,7 +83,7 @@ def test_worker_that_hangs_takes_no_request_from_the_others(start: Starter) -> N
         with ThreadPoolExecutor(4) as pool:
             answers = [pool.submit(server.get, f"/hold?name={name}") for name in names]
             await_that(lambda: server.live_report()["queued"] == 2, "two run and two wait")
-            # Not in the queue of the kernel, where they would wait for the one that hangs.
+            # They would stay in the queue of the kernel until a thread of the other is free.
             await_that(lambda: not in_kernel(server), "the two are accepted")
             assert server.live_report()["queued"] == 2
             for name in names:
