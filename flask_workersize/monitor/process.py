@@ -39,10 +39,7 @@ _IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIG
 
 
 class Probe(Protocol):
-    """What answers requests while the monitor waits."""
-
-    def turn(self, seconds: float) -> None:
-        """Answer requests for about as long."""
+    """What answers requests in a thread of its own."""
 
     def close(self) -> None:
         """Stop answering."""
@@ -50,10 +47,6 @@ class Probe(Protocol):
 
 class NoProbe:
     """Answers nothing: there is no port for it."""
-
-    def turn(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
 
     def close(self) -> None:
         """Do nothing."""
@@ -191,7 +184,7 @@ class Monitor:
         probe = self._open_probe(loop)
         while self._has_master() and self._board.state != State.STOPPED:
             loop.run()
-            probe.turn(loop.interval)
+            time.sleep(loop.interval)
         probe.close()
         try:
             loop.end()

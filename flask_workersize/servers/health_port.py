@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.server import create_server
+from waitress.trigger import trigger
 
 from ..app_state import report_of
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
-from ..log import say
+from ..log import logger, say
 from ..monitor.loop import MonitorLoop
 from ..monitor.process import Monitor, NoProbe, Probe
 from ..monitor.tasks import MakeScaler, make_loop
@@ -39,14 +41,11 @@ _MOST_CONNECTIONS = 1000
 
 
 class ProbeServer:
-    """waitress' loop over the health port, a turn at a time.
-
-    :param app: the WSGI app
-    :param listeners: the listening sockets, which stay open when this ends
-    """
+    """waitress over the health port, in a thread of the monitor."""
 
     def __init__(self, app: ProbeApp, listeners: list[socket.socket]) -> None:
-        self._map: dict[int, Any] = {}
+        self._map: Any = {}
+        self._trigger = trigger(self._map)
         self._server = create_server(
             app,
             map=self._map,
@@ -54,29 +53,32 @@ class ProbeServer:
             connection_limit=_MOST_CONNECTIONS,
             **_OPTIONS,
         )
+        self._thread = threading.Thread(target=self._run, name="workersize-probe", daemon=True)
+        self._thread.start()
 
-    def turn(self, seconds: float) -> None:
-        """Answer requests for about as long."""
-        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+    def _run(self) -> None:
+        """Serve; a monitor that cannot answer any more makes room for the next one."""
+        try:
+            self._server.run()
+        except Exception:
+            logger.exception("The health port failed.")
+            os._exit(1)
 
     def close(self) -> None:
-        """Close the port and every connection."""
-        for dispatcher in list(self._map.values()):
-            wasyncore.dispatcher.close(dispatcher)
+        """Close the port and every connection, in the thread that serves them."""
+        self._server.task_dispatcher.shutdown(timeout=1)
+        self._trigger.pull_trigger(partial(wasyncore.close_all, self._map))
+        self._thread.join(1)
 
 
 class HealthPort:
-    """The listeners of the health port: the master keeps them for a monitor that takes over.
-
-    :param deployment: what was decided
-    :raises WorkerSizeStartError: if the address cannot be had
-    """
+    """The listeners of the health port: the master keeps them for a monitor that takes over."""
 
     def __init__(self, deployment: Deployment) -> None:
         address = deployment.settings.health_address
         if address and "GUNICORN_PID" in os.environ:
             # gunicorn's own USR2 starts a second master beside the first, which has the port.
-            say(logging.WARNING, "the health port stays with the first master until it ends.")
+            say(logging.WARNING, "the health port stays with the first master until that ends.")
             address = None
         self.listeners = open_listeners([address], advice=_ADVICE) if address else []
         if address:
@@ -103,28 +105,21 @@ def make_monitor(
     make_scaler: MakeScaler,
     settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
-    """Make the monitor of a deployment; it is not started yet.
-
-    :param deployment: what was decided; it has a scoreboard
-    :param port: the health port
-    :param make_hand: returns what changes the number of workers
-    :param settle: gives up, in the monitor's process, what is not for it
-    """
+    """Make the monitor of a deployment, not started yet; ``settle`` gives up what is not for it."""
     return Monitor(
         deployment.board,
         partial(make_loop, deployment, make_scaler, os.getpid()),
-        partial(_open_probe, deployment, port, os.getpid()),
+        partial(_open_probe, deployment, port),
         settle,
         kept=port.listeners,
     )
 
 
-def _open_probe(deployment: Deployment, port: HealthPort, master: int, loop: MonitorLoop) -> Probe:
+def _open_probe(deployment: Deployment, port: HealthPort, loop: MonitorLoop) -> Probe:
     if not port.listeners:
         return NoProbe()
-    if os.getpid() != master:
-        # It would be read as the app's: this process has no other waitress.
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # It would be read as the app's: this process has no other waitress.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     settings = deployment.settings
     endpoint = CapacityEndpoint(
         partial(report_of, deployment), lambda: settings.health_token, is_inside=True

@@ -29,53 +29,37 @@ PROMISE = 3600.0
 
 
 class Ticking:
-    """Answers nobody, and says that it goes round.
+    """Answers nobody, and says again and again that it is there.
 
     :param pipe: where it says so
     """
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
 
-    def turn(self, seconds: float) -> None:
-        self._pipe.tell("turn")
-        time.sleep(min(seconds, 0.01))
+    def _tick(self) -> None:
+        while not self._closed.wait(0.01):
+            self._pipe.tell("tick")
 
     def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
         self._pipe.tell("closed")
 
 
-class Failing:
-    """Fails at a turn.
-
-    :param error: how
-    """
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def turn(self, seconds: float) -> None:
-        raise self._error
-
-    def close(self) -> None:
-        raise AssertionError("nobody closes it")
+def failing(error: BaseException) -> Probe:
+    """Fail, however."""
+    raise error
 
 
-class Hanging:
-    """Never comes back from a turn.
-
-    :param pipe: where it says that it hangs
-    """
-
-    def __init__(self, pipe: Pipe) -> None:
-        self._pipe = pipe
-
-    def turn(self, seconds: float) -> None:
-        self._pipe.tell("hangs")
-        time.sleep(PROMISE)
-
-    def close(self) -> None:
-        """Do nothing."""
+def hanging(pipe: Pipe) -> Probe:
+    """Say that this never comes back."""
+    pipe.tell("hangs")
+    time.sleep(PROMISE)
+    return NoProbe()
 
 
 class Telling:
@@ -158,7 +142,7 @@ def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
     with Pipe() as pipe:
         monitor = monitors(board, lambda loop: Ticking(pipe))
         pipe.hear_only()
-        assert pipe.hear() == "turn"
+        assert pipe.hear() == "tick"
         board.state = State.STOPPED
         said = [*pipe]
     assert said[-1] == "closed"
@@ -195,7 +179,7 @@ def test_stop_ends_the_monitor_and_says_that_the_server_has_stopped(
 @forks
 def test_monitor_that_hangs_is_killed_at_the_stop(board: Scoreboard, monitors: Monitors) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, lambda loop: Hanging(pipe))
+        monitor = monitors(board, lambda loop: hanging(pipe))
         pipe.hear()
     pid = pid_of(monitor)
     monitor.stop()
@@ -255,7 +239,7 @@ def test_worker_does_not_start_another_monitor(
 
 
 @forks
-@pytest.mark.parametrize("where", ["settle", "open_probe", "turn"])
+@pytest.mark.parametrize("where", ["settle", "open_probe"])
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken"), SystemExit(3), SystemExit(4), KeyboardInterrupt()], ids=repr
 )
@@ -267,12 +251,8 @@ def test_monitor_that_fails_ends_with_1(
     def fail() -> None:
         raise error
 
-    def open_probe(loop: MonitorLoop) -> Probe:
-        if where == "open_probe":
-            fail()
-        return Failing(error)
-
-    monitor = monitors(board, open_probe, fail if where == "settle" else lambda: None)
+    settle = fail if where == "settle" else lambda: None
+    monitor = monitors(board, lambda loop: failing(error), settle)
     assert status_of(pid_of(monitor)) == 1
 
 
@@ -283,7 +263,7 @@ def test_monitor_ends_past_the_exit_handlers_of_the_master(
     """What the launcher has to clean up, such as an app context, is the launcher's."""
     with Pipe() as pipe:
         try:
-            monitor = monitors(board, lambda loop: Failing(SystemExit(0)))
+            monitor = monitors(board, lambda loop: failing(SystemExit(0)))
         finally:
             pipe.tell(str(os.getpid()))
         assert pipe.hear() == str(os.getpid())
@@ -340,7 +320,7 @@ def test_monitor_that_dies_at_each_start_is_not_started_again_at_once(
 ) -> None:
     """Once it is; else a fault in it would keep the master busy, and fill the log."""
     monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", PROMISE)
-    monitor = monitors(board, lambda loop: Failing(RuntimeError("broken")))
+    monitor = monitors(board, lambda loop: failing(RuntimeError("broken")))
     await_end(pid_of(monitor))
     await_that(restarted(monitor), "another monitor")
     second = pid_of(monitor)
@@ -400,7 +380,7 @@ def test_signal_to_the_whole_group_does_not_end_the_monitor(
         pipe.hear()
         os.kill(pid_of(monitor), number)
         for _ in range(5):
-            assert pipe.hear() == "turn"
+            assert pipe.hear() == "tick"
         assert not is_gone(pid_of(monitor))
 
 
@@ -440,7 +420,7 @@ def test_what_is_to_be_given_up_is_given_up_before_anybody_is_answered(
             return Ticking(pipe)
 
         monitors(board, open_probe, settle=lambda: pipe.tell("settled"))
-        assert [pipe.hear() for _ in range(3)] == ["settled", "opened", "turn"]
+        assert [pipe.hear() for _ in range(3)] == ["settled", "opened", "tick"]
 
 
 @forks

@@ -15,9 +15,9 @@ from gunicorn.errors import HaltServer
 
 from ...runtime.snapshot import State
 from .. import systemd
-from ..stopping import STOP_SIGNALS, StopSignal, block_new_connections
+from ..stopping import StopSignal, accept_budget
 from .hooks import Hooks
-from .workers import SyncWorker, ThreadWorker
+from .workers import STOP_SIGNALS, SyncWorker, ThreadWorker
 
 
 class GracefulArbiter(Arbiter):
@@ -52,11 +52,12 @@ class GracefulArbiter(Arbiter):
         self._hooks.board.state = State.STOPPING
         if graceful and self.LISTENERS:
             systemd.notify("STOPPING=1")
-            # What systemd has handed over stays open there: the next server takes its queue.
-            sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
-            self.stop_signal.send(block_new_connections(sockets))
+            sockets = [listener.sock for listener in self.LISTENERS]
+            # What systemd has passed on stays open there: the next server takes its queue.
+            budget = 0 if self.systemd else accept_budget(sockets, self._hooks.board.listeners)
+            self.stop_signal.send(budget)
             missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
-            if missed and sockets and not self._has_failed:
+            if missed and budget and not self._has_failed:
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
         while True:
@@ -127,7 +128,7 @@ class GracefulArbiter(Arbiter):
                 "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
             )
         # A reload starts as many as the configuration says.
-        self.app.set_workers(self._hooks.board.wanted)
+        self.app.change("workers", self._hooks.board.wanted)
         super().handle_hup()
 
     def handle_usr2(self) -> None:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 class _Application(BaseApplication):
     """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
 
-    :param load: returns the WSGI app; called before the fork with preload, else in each worker
-    :param options: gunicorn's settings
+    ``load`` returns the WSGI app; it is called before the fork with preload, else in each worker.
     """
 
     def __init__(self, load: Callable[[], WSGIApplication], options: dict[str, Any]) -> None:
@@ -47,28 +46,17 @@ class _Application(BaseApplication):
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
-    def set_workers(self, count: int) -> None:
-        """Set how many workers the next reload starts."""
-        self._options["workers"] = count
-
     def load(self) -> Any:
         return self._load()
 
-    def listen_on(self, addresses: list[str]) -> None:
-        """Set the addresses, which a reload sets again."""
-        self._options["bind"] = addresses
-        self.cfg.set("bind", addresses)
+    def change(self, name: str, value: Any) -> None:
+        """Change a setting, also for each reload."""
+        self._options[name] = value
+        self.cfg.set(name, value)
 
 
 def run(app: Flask, deployment: Deployment, options: dict[str, Any]) -> None:
-    """Serve until gunicorn has stopped.
-
-    :param app: the app
-    :param deployment: what was decided
-    :raises WorkerSizeConfigError: if an option of gunicorn is not valid
-    :raises WorkerSizeStartError: if an address cannot be had
-    :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
-    """
+    """Serve until gunicorn has stopped, which ends with ``SystemExit``."""
     run_master(lambda: trusting(app, deployment.settings), options, deployment)
 
 
@@ -77,14 +65,7 @@ def run_master(
     options: dict[str, Any],
     deployment: Deployment,
 ) -> None:
-    """Open the addresses and be gunicorn's master.
-
-    :param load: returns the WSGI app
-    :param options: gunicorn's settings, from :func:`gunicorn_options`
-    :param deployment: what was decided
-    :raises WorkerSizeStartError: if an address cannot be had
-    :raises SystemExit: when gunicorn has stopped
-    """
+    """Open the addresses and be gunicorn's master until it has stopped."""
     hooks = Hooks(deployment, HealthPort(deployment), _owner(options))
     launcher = os.getpid()
     try:
@@ -121,7 +102,7 @@ def _serve(
         # gunicorn takes the sockets, and the other two variables away.
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
-        application.listen_on(_listen(deployment.settings.addresses, options))
+        application.change("bind", _listen(deployment.settings.addresses, options))
     deployment.announce()
     hooks.port.announce()
     if os.path.exists("gunicorn.conf.py"):
@@ -130,13 +111,13 @@ def _serve(
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:
-    """Refuse with one line what gunicorn would end with a traceback: its heartbeats need a file."""
+    """Refuse in one line what would be a traceback: gunicorn's heartbeats need a file."""
     try:
         tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
     except OSError:
         raise WorkerSizeStartError(
-            "gunicorn finds no folder for its heartbeats that is writable: mount a tmpfs on "
-            "/dev/shm or /tmp."
+            "gunicorn found no writable folder for its heartbeats: mount a tmpfs on /dev/shm or "
+            "/tmp."
         ) from None
 
 
@@ -153,14 +134,14 @@ def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Cannot give unix:{path} to the user and group of the workers: only root "
-                    "may. Leave both out."
+                    f"Cannot change the owner of unix:{path} to the user and group of the workers: "
+                    "only root may. Remove both options."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
 def _owner(options: Mapping[str, Any]) -> Any:
-    """Return gunicorn's settings of whose the workers and the sockets are."""
+    """Return the part of gunicorn's settings that says who owns the workers and the sockets."""
     scratch = Config()
     for name in ("backlog", "umask", "user", "group", "initgroups"):
         if name in options:
@@ -169,18 +150,17 @@ def _owner(options: Mapping[str, Any]) -> Any:
 
 
 CONF_FILE_NOTE = (
-    "gunicorn.conf.py in this folder is not read: set app.config WORKERSIZE_GUNICORN_OPTIONS or "
-    "GUNICORN_CMD_ARGS, or start gunicorn yourself with a file that begins with "
+    "gunicorn.conf.py in this folder is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS or "
+    "GUNICORN_CMD_ARGS, or run gunicorn yourself with a file that begins with "
     "'from flask_workersize.gunicorn_conf import *'."
 )
 
 
 def _leave_worker(code: Any) -> NoReturn:
-    """End a forked worker: its exit handlers run, what the launcher would clean up does not.
+    """End a forked worker as Python ends: wait for threads, run exit handlers, flush.
 
-    A worker leaves by ``SystemExit``, which would unwind the launcher's frames in the worker too:
-    Flask's command, its app context and whatever stands around :func:`serve`. What Python does at
-    its own end is done here: it waits for threads, runs exit handlers and flushes.
+    Its ``SystemExit`` would unwind the launcher's frames too: Flask's command, its app context and
+    whatever stands around ``serve()`` are the launcher's alone.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

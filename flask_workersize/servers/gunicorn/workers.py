@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.workers import gthread, sync
@@ -21,11 +22,13 @@ from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,
-    STOP_SIGNALS,
     StopSignal,
     WatchedSocket,
     hang_up_if_silent,
 )
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that end a worker."""
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -118,15 +121,17 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
             self._drain()
 
     def _drain(self) -> None:
-        while not self._in_a_hurry and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
-            for listener in self.sockets:
+        drain, accepted = self.stop_signal.start_drain(self.cfg.graceful_timeout), 0
+        while drain.may_accept(accepted) and not self._in_a_hurry:
+            ready = select.select(self.sockets, [], [], SETTLE_SECONDS)[0]
+            if not ready:
+                return
+            for listener in ready:
                 self.notify()
-                if not self.stop_signal.take_permit():
-                    return
-                try:
+                # Also where another worker was faster: then all that waited at the stop are taken.
+                accepted += 1
+                with suppress(BlockingIOError, ConnectionAbortedError):
                     self.accept(listener)
-                except (BlockingIOError, ConnectionAbortedError):
-                    self.stop_signal.return_permit()
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
@@ -200,25 +205,23 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         """
         self._stopped_at = time.monotonic()
         until = self._stopped_at + SETTLE_SECONDS
+        drain, accepted = self.stop_signal.start_drain(self.cfg.graceful_timeout), 0
         while True:
             self.notify()
             if self._busy() < self.cfg.threads:
-                if self._accept_one_each():
+                count = self._accept_one_each() if drain.may_accept(accepted) else 0
+                accepted += count
+                if count:
                     until = time.monotonic() + SETTLE_SECONDS
                 elif time.monotonic() > until:
                     return
             super().wait_for_and_dispatch_events(timeout=0.02)
 
-    def _accept_one_each(self) -> bool:
+    def _accept_one_each(self) -> int:
         before = self.nr_conns
         for listener in self.sockets:
-            count = self.nr_conns
-            if not self.stop_signal.take_permit():
-                break
             self.accept(listener)
-            if self.nr_conns == count:
-                self.stop_signal.return_permit()
-        return bool(self.nr_conns > before)
+        return int(self.nr_conns - before)
 
     def _busy(self) -> int:
         return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
