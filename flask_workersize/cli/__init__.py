@@ -91,7 +91,7 @@ def serve_prod(info: ScriptInfo, /, dry_run: bool, bind: tuple[str, ...], **opti
         plan, _ = check_options(app, settings, plan)
         click.echo(explain(settings, get_state(app).resources_for(settings), plan))
         return
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
     from ..servers.launch import launch
 
     launch(app, options, app_import=AppImport.of(info))
@@ -162,7 +162,7 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     """
     from ..errors import WorkerSizeConfigError
     from ..measure.command import Asked, measure_app
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
 
     app = info.load_app()
     location = AppImport.of(info)
@@ -186,7 +186,7 @@ def doctor_command(info: ScriptInfo, /) -> None:
     """
     from ..app_state import get_state, prepare
     from ..doctor import examine
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
     from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 

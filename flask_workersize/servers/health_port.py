@@ -27,7 +27,7 @@ from .listeners import close_listeners, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
-    # A probe is one short request: who takes longer, or sends more, is no probe.
+    # A probe is one short request: a client that takes longer, or sends more, is none.
     "channel_timeout": 10,
     "cleanup_interval": 2,
     "max_request_header_size": 16 * 1024,
@@ -37,7 +37,7 @@ _OPTIONS: dict[str, Any] = {
     "ident": None,
 }
 _MOST_CONNECTIONS = 1000
-"""Of these 100 that say nothing are a few hundred KB."""
+"""100 silent ones need a few hundred KB."""
 
 
 class ProbeServer:
@@ -91,7 +91,7 @@ class HealthPort:
         close_listeners(self.listeners)
 
     def announce(self) -> None:
-        """Say where it is."""
+        """Log where it is."""
         if self.listeners:
             say(logging.INFO, f"Health port on {', '.join(map(url_of, self.listeners))}")
 

@@ -96,7 +96,7 @@ class Drain:
 
 
 class StopSignal:
-    """Tells all processes forked after it was made that the server stops, and not only a worker.
+    """Announces to all processes forked after it was made that the server stops.
 
     It becomes readable once and stays so: a thread can wait for it while the main thread is busy.
     """

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask.cli import ScriptInfo
@@ -27,26 +27,12 @@ from ...sizing.profile import SizingProfile
 from ...sizing.profile_location import ProfileLocation
 from ...sizing.settings import SizingSettings
 from ...sizing.sources import options_key
+from ..app_import import AppImport
 from ..proxy import trusting
 from .run import run_master
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-
-@dataclass(frozen=True)
-class AppImport:
-    """Where Flask finds the app.
-
-    :param import_path: what ``--app`` or ``FLASK_APP`` says; ``None`` looks for app.py and wsgi.py
-    """
-
-    import_path: str | None
-
-    @classmethod
-    def of(cls, info: ScriptInfo) -> AppImport | None:
-        """Return the location that a command was called with; ``None`` if it was handed an app."""
-        return None if info.create_app is not None else cls(info.app_import_path)
 
 
 def reexec(
