@@ -66,7 +66,9 @@ def _attach_filter(listener: socket.socket) -> bool:
     return True
 
 
-def accept_budget(listeners: Iterable[socket.socket], known: Iterable[Listener] | None) -> float:
+def connections_to_accept(
+    listeners: Iterable[socket.socket], known: Iterable[Listener] | None
+) -> float:
     """Block new connections, and return how many queued ones a process may still accept.
 
     Without a limit if the queues cannot grow any more; else as many as wait now, since under load
@@ -78,21 +80,21 @@ def accept_budget(listeners: Iterable[socket.socket], known: Iterable[Listener] 
     return _UNKNOWN_QUEUE if queued is None else queued
 
 
-class Drain:
+class AcceptBudget:
     """How much of a queue one process serves before it stops.
 
     A queue that can grow is served for half of the graceful timeout at most: the other half is for
     the answers.
     """
 
-    def __init__(self, budget: float, graceful_timeout: float) -> None:
-        self._budget = budget
-        is_bounded = budget < math.inf
+    def __init__(self, connections: float, graceful_timeout: float) -> None:
+        self._connections = connections
+        is_bounded = connections < math.inf
         self._until = time.monotonic() + graceful_timeout / 2 if is_bounded else math.inf
 
-    def may_accept(self, accepted: int) -> bool:
+    def allows(self, accepted: int) -> bool:
         """Return whether one more connection may be accepted after so many."""
-        return accepted < self._budget and time.monotonic() < self._until
+        return accepted < self._connections and time.monotonic() < self._until
 
 
 class StopSignal:
@@ -103,11 +105,11 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        self._budget = memoryview(mmap.mmap(-1, 8)).cast("d")
+        self._connections = memoryview(mmap.mmap(-1, 8)).cast("d")
 
-    def send(self, budget: float) -> None:
+    def send(self, connections: float) -> None:
         """Announce the stop, and how many queued connections each process may accept."""
-        self._budget[0] = budget
+        self._connections[0] = connections
         os.write(self._write, b"!")
 
     def is_sent(self) -> bool:
@@ -118,9 +120,9 @@ class StopSignal:
         """Wait until the server stops, and return whether it does."""
         return bool(select.select([self._read], [], [], seconds)[0])
 
-    def start_drain(self, graceful_timeout: float) -> Drain:
-        """Start to serve the queue in this process."""
-        return Drain(self._budget[0], graceful_timeout)
+    def budget(self, graceful_timeout: float) -> AcceptBudget:
+        """Return what this process may accept from now on."""
+        return AcceptBudget(self._connections[0], graceful_timeout)
 
 
 class WatchedSocket(socket.socket):

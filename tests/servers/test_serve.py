@@ -145,4 +145,4 @@ def test_signals_are_those_of_the_script_again_after_waitress(start: Starter) ->
 
 def test_serve_off_the_main_thread_is_refused_in_one_line(start: Starter, name: str) -> None:
     done = start.run(script(APPS / "in_thread.py", name))
-    assert "only the main thread" in done.assert_one_line_error(1)
+    assert "from the main thread" in done.assert_one_line_error(1)

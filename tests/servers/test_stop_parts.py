@@ -15,11 +15,11 @@ import pytest
 
 from flask_workersize.servers import stopping
 from flask_workersize.servers.stopping import (
-    Drain,
+    AcceptBudget,
     StopSignal,
     WatchedSocket,
-    accept_budget,
     block_new_connections,
+    connections_to_accept,
     hang_up_if_silent,
     silent_seconds,
 )
@@ -101,20 +101,20 @@ def test_what_waits_is_the_budget_where_no_filter_can_be_attached(
     clients = [connect(listener) for _ in range(3)]
     lock(listener)
     assert not block_new_connections([listener])
-    assert accept_budget([listener], known(listener)) == 3
+    assert connections_to_accept([listener], known(listener)) == 3
     for client in clients:
         client.close()
         listener.accept()[0].close()
-    assert accept_budget([listener], known(listener)) == 0
+    assert connections_to_accept([listener], known(listener)) == 0
 
 
 def test_budget_has_an_end_where_nobody_knows_how_many_wait(listener: socket.socket) -> None:
     lock(listener)
-    assert 0 < accept_budget([listener], None) < math.inf
+    assert 0 < connections_to_accept([listener], None) < math.inf
 
 
 def test_budget_has_no_end_where_the_queue_cannot_grow(listener: socket.socket) -> None:
-    assert accept_budget([listener], known(listener)) == math.inf
+    assert connections_to_accept([listener], known(listener)) == math.inf
 
 
 def test_unix_sockets_need_no_filter_as_their_file_is_removed() -> None:
@@ -140,8 +140,8 @@ def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
     if child == 0:  # pragma: no cover - in another process
         try:
             signal.wait(10)
-            drain = signal.start_drain(60)
-            found = (signal.is_sent(), drain.may_accept(1), drain.may_accept(2))
+            budget = signal.budget(60)
+            found = (signal.is_sent(), budget.allows(1), budget.allows(2))
             os.write(tell, b"%d%d%d" % found)
         finally:
             os._exit(0)
@@ -155,18 +155,18 @@ def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
     os.close(tell)
 
 
-@pytest.mark.parametrize("budget", [0, 3])
-def test_drain_ends_when_the_budget_is_spent(budget: int) -> None:
-    drain = Drain(budget, 60)
-    assert [drain.may_accept(n) for n in range(5)] == [n < budget for n in range(5)]
+@pytest.mark.parametrize("connections", [0, 3])
+def test_accepting_ends_when_the_budget_is_spent(connections: int) -> None:
+    budget = AcceptBudget(connections, 60)
+    assert [budget.allows(n) for n in range(5)] == [n < connections for n in range(5)]
 
 
-def test_drain_of_a_queue_that_can_grow_ends_with_the_time_for_it() -> None:
-    assert not Drain(1000, 0).may_accept(0)
+def test_accepting_from_a_queue_that_can_grow_ends_with_the_time_for_it() -> None:
+    assert not AcceptBudget(1000, 0).allows(0)
 
 
-def test_drain_of_a_queue_that_cannot_grow_does_not_end() -> None:
-    assert Drain(math.inf, 0).may_accept(1_000_000)
+def test_accepting_from_a_queue_that_cannot_grow_does_not_end() -> None:
+    assert AcceptBudget(math.inf, 0).allows(1_000_000)
 
 
 def test_time_since_the_last_packet_grows(pair: tuple[socket.socket, socket.socket]) -> None:

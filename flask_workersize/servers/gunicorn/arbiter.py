@@ -14,7 +14,7 @@ from gunicorn.errors import HaltServer
 
 from ...runtime.snapshot import State
 from .. import systemd
-from ..stopping import StopSignal, accept_budget
+from ..stopping import StopSignal, connections_to_accept
 from .hooks import Hooks
 from .workers import STOP_SIGNALS, SyncWorker, ThreadWorker
 
@@ -48,10 +48,11 @@ class GracefulArbiter(Arbiter):
             systemd.notify("STOPPING=1")
             sockets = [listener.sock for listener in self.LISTENERS]
             # What systemd has passed on stays open there: the next server takes its queue.
-            budget = 0 if self.systemd else accept_budget(sockets, self._hooks.board.listeners)
-            self.stop_signal.send(budget)
+            known = self._hooks.board.listeners
+            connections = 0 if self.systemd else connections_to_accept(sockets, known)
+            self.stop_signal.send(connections)
             missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
-            if missed and budget and not self._has_failed:
+            if missed and connections and not self._has_failed:
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
         while True:

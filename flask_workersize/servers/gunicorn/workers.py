@@ -120,8 +120,8 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
             self._drain()
 
     def _drain(self) -> None:
-        drain, accepted = self.stop_signal.start_drain(self.cfg.graceful_timeout), 0
-        while drain.may_accept(accepted) and not self._in_a_hurry:
+        budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
+        while budget.allows(accepted) and not self._in_a_hurry:
             ready = select.select(self.sockets, [], [], SETTLE_SECONDS)[0]
             if not ready:
                 return
@@ -201,11 +201,11 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         """
         self._stopped_at = time.monotonic()
         until = self._stopped_at + SETTLE_SECONDS
-        drain, accepted = self.stop_signal.start_drain(self.cfg.graceful_timeout), 0
+        budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
         while True:
             self.notify()
             if self._busy() < self.cfg.threads:
-                count = self._accept_one_each() if drain.may_accept(accepted) else 0
+                count = self._accept_one_each() if budget.allows(accepted) else 0
                 accepted += count
                 if count:
                     until = time.monotonic() + SETTLE_SECONDS

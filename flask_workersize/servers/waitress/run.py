@@ -33,7 +33,7 @@ from .. import systemd
 from ..health_port import HealthPort, make_monitor
 from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
 from ..proxy import trusting
-from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, Drain, accept_budget
+from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -118,8 +118,7 @@ class _Asked:
     def __init__(self, drain_seconds: int, wake: Callable[[], None]) -> None:
         self.drain_seconds = drain_seconds
         self._wake = wake
-        self.serves_until = math.inf
-        self.hurries = False
+        self.serves_until = self.deadline = math.inf
 
     def __call__(self, signum: int, frame: Any) -> None:
         if signum == signal.SIGTERM and self.drain_seconds and self.serves_until == math.inf:
@@ -128,7 +127,7 @@ class _Asked:
             self.serves_until = 0.0
         elif signum == signal.SIGINT:
             # A second SIGTERM changes nothing, but a person who does not want to wait does.
-            self.hurries = True
+            self.deadline = 0.0
         self._wake()
 
 
@@ -137,13 +136,9 @@ class _Channel(HTTPChannel):
 
     server: Any
 
-    def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(server, *args, **kwargs)
-        server.owner.accepted += 1
-
     def service(self) -> None:
         self.server.owner.note_queue()
-        if self.server.owner.is_stopping:
+        if self.server.owner.stopped_at:
             self.announce_close()
         super().service()
 
@@ -152,7 +147,7 @@ class _Channel(HTTPChannel):
             headers: Any = request.headers
             headers["CONNECTION"] = "close"
 
-    def is_busy(self, stopped_at: float) -> bool:
+    def is_busy(self) -> bool:
         """Return whether the stop has to wait for this connection.
 
         It does for a request that is queued or running and for output that is not sent, and a
@@ -161,7 +156,7 @@ class _Channel(HTTPChannel):
         if self.requests or self.total_outbufs_len or self.close_when_flushed:
             return True
         is_new = self.last_activity == self.creation_time
-        silent_since = max(stopped_at, self.last_activity)
+        silent_since = max(self.server.owner.stopped_at, self.last_activity)
         waits = is_new or self.request is not None
         return bool(waits and time.time() < silent_since + SILENCE_SECONDS)
 
@@ -179,8 +174,7 @@ class _Server:
         self._map: dict[int, Any] = {}
         self._board = board
         self._listeners = listeners
-        self.is_stopping = False
-        self.accepted = 0
+        self.stopped_at = 0.0
         row = board.allocate(1)
         assert row is not None
         self._row = row
@@ -230,46 +224,41 @@ class _Server:
         """Serve what was accepted and, if it is ours, what the kernel has queued; then end."""
         self._board.state = State.STOPPING
         systemd.notify("STOPPING=1")
-        stopped_at = time.time()
-        deadline = stopped_at + graceful_timeout
-
-        def may_go_on() -> bool:
-            return not asked.hurries and time.time() < deadline
-
-        self.is_stopping = True
+        self.stopped_at = time.time()
+        asked.deadline = min(asked.deadline, self.stopped_at + graceful_timeout)
         for channel in self._channels():
             channel.announce_close()
         if drains:
             for listener in self._listeners:
                 remove_socket_file(listener)
-            budget = accept_budget(self._listeners, self._board.listeners)
-            self._drain(Drain(budget, graceful_timeout), stopped_at, may_go_on)
+            # Under load a queue that can still grow may never be empty.
+            share = 1 if block_new_connections(self._listeners) else 0.5
+            self._accept_queued(asked, self.stopped_at + share * graceful_timeout)
         for server in self._servers:
             wasyncore.dispatcher.close(server)
-        while may_go_on() and self._is_busy(stopped_at):
+        while time.time() < asked.deadline and self._is_busy():
             self._turn(0.1)
         # What still runs gets no more time; the threads that are idle end at once.
-        self._threads.shutdown(timeout=1 if may_go_on() else 0)
+        self._threads.shutdown(timeout=1 if time.time() < asked.deadline else 0)
 
-    def _drain(self, drain: Drain, stopped_at: float, may_go_on: Callable[[], bool]) -> None:
+    def _accept_queued(self, asked: _Asked, until: float) -> None:
         """Accept what is queued, and what is about to be; the threads serve meanwhile."""
-        start = self.accepted
-        while may_go_on() and drain.may_accept(self.accepted - start):
+        while time.time() < min(until, asked.deadline):
             is_queued = select.select(self._listeners, [], [], 0)[0]
-            if time.time() > stopped_at + SETTLE_SECONDS and not is_queued:
+            if time.time() > self.stopped_at + SETTLE_SECONDS and not is_queued:
                 return
             if any(server.in_connection_overflow for server in self._servers):
                 # Make room for those that wait at the limit of connections.
                 for channel in self._channels():
-                    channel.will_close |= not channel.is_busy(stopped_at)
+                    channel.will_close |= not channel.is_busy()
             self._turn(0.05)
 
     def _channels(self) -> list[_Channel]:
         return [channel for server in self._servers for channel in server.active_channels.values()]
 
-    def _is_busy(self, stopped_at: float) -> bool:
-        if any(channel.is_busy(stopped_at) for channel in self._channels()):
+    def _is_busy(self) -> bool:
+        if any(channel.is_busy() for channel in self._channels()):
             return True
         # A request that was on its way on an idle connection is taken along.
         self._turn(0)
-        return any(channel.is_busy(stopped_at) for channel in self._channels())
+        return any(channel.is_busy() for channel in self._channels())
