@@ -96,7 +96,7 @@ def serve_prod(
         plan, _ = check_options(app, settings, plan)
         click.echo(explain(settings, get_state(app).resources_for(settings), plan, show_all))
         return
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
     from ..servers.launch import launch
 
     launch(app, options, app_import=AppImport.of(info))
@@ -179,7 +179,7 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     """
     from ..errors import WorkerSizeConfigError
     from ..measure.command import Asked, measure_app
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
 
     app = info.load_app()
     location = AppImport.of(info)
@@ -203,7 +203,7 @@ def doctor_command(info: ScriptInfo, /) -> None:
     """
     from ..app_state import get_state
     from ..doctor import examine
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
     from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 

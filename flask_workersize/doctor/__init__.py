@@ -10,7 +10,7 @@ from .finding import Case, Check, Finding
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
     from ..sizing.plan import SizingPlan
 
 __all__ = ["Finding", "examine"]

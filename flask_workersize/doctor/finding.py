@@ -16,7 +16,7 @@ from .fork_probe import ForkProbe, fork_probe
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..servers.gunicorn.reexec import AppImport
+    from ..servers.app_import import AppImport
 
 Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
 

@@ -1,4 +1,4 @@
-"""How many connections wait in the kernel for a listener, asked without holding it (Linux).
+"""How many connections wait in the kernel for a listener, without holding it (Linux).
 
 The kernel answers over netlink what ``ss -l`` shows as Recv-Q (sock_diag(7): ``idiag_rqueue`` and
 ``udiag_rqueue``, "For listening sockets: the number of pending connections").
@@ -27,11 +27,7 @@ _ANY_COOKIE = 0xFFFFFFFF
 
 
 def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
-    """Return how many connections wait for these listeners in all.
-
-    :param listeners: what to ask for; ``None`` where that is not known
-    :returns: the number; ``None`` where the system does not tell
-    """
+    """Return how many connections wait for these listeners in all; ``None`` if not known."""
     if sys.platform != "linux" or listeners is None:
         return None
     wanted = list(listeners)

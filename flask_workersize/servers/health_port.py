@@ -13,11 +13,12 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.server import create_server
+from waitress.trigger import trigger
 
 from ..app_state import report_of
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
-from ..log import say
+from ..log import logger, say
 from ..monitor.process import Closeable, Monitor
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
@@ -26,7 +27,7 @@ from .listeners import close_listeners, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
-    # A probe is one short request: who takes longer, or sends more, is no probe.
+    # A probe is one short request: a client that takes longer, or sends more, is none.
     "channel_timeout": 10,
     "cleanup_interval": 2,
     "max_request_header_size": 16 * 1024,
@@ -36,18 +37,15 @@ _OPTIONS: dict[str, Any] = {
     "ident": None,
 }
 _MOST_CONNECTIONS = 1000
-"""Of these 100 that say nothing are a few hundred KB."""
+"""100 silent ones need a few hundred KB."""
 
 
 class ProbeServer:
-    """waitress' loop over the health port, in a thread.
-
-    :param app: the WSGI app
-    :param listeners: the listening sockets, which stay open when this ends
-    """
+    """waitress over the health port, in a thread of the monitor."""
 
     def __init__(self, app: ProbeApp, listeners: list[socket.socket]) -> None:
-        self._map: dict[int, Any] = {}
+        self._map: Any = {}
+        self._trigger = trigger(self._map)
         self._server = create_server(
             app,
             map=self._map,
@@ -55,26 +53,32 @@ class ProbeServer:
             connection_limit=_MOST_CONNECTIONS,
             **_OPTIONS,
         )
-        threading.Thread(target=self._server.run, name="workersize-health", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="workersize-probe", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        """Serve; a monitor that cannot answer any more makes room for the next one."""
+        try:
+            self._server.run()
+        except Exception:
+            logger.exception("The health port failed.")
+            os._exit(1)
 
     def close(self) -> None:
-        """Close the port and every connection."""
-        for dispatcher in list(self._map.values()):
-            wasyncore.dispatcher.close(dispatcher)
+        """Close the port and every connection, in the thread that serves them."""
+        self._server.task_dispatcher.shutdown(timeout=1)
+        self._trigger.pull_trigger(partial(wasyncore.close_all, self._map))
+        self._thread.join(1)
 
 
 class HealthPort:
-    """The listeners of the health port: the master keeps them for a monitor that takes over.
-
-    :param deployment: what was decided
-    :raises WorkerSizeStartError: if the address cannot be had
-    """
+    """The listeners of the health port: the master keeps them for a monitor that takes over."""
 
     def __init__(self, deployment: Deployment) -> None:
         address = deployment.settings.health_address
         if address and "GUNICORN_PID" in os.environ:
             # gunicorn's own USR2 starts a second master beside the first, which has the port.
-            say(logging.WARNING, "the health port stays with the first master until it ends.")
+            say(logging.WARNING, "the health port stays with the first master until that ends.")
             address = None
         self.listeners = open_listeners([address], advice=_ADVICE) if address else []
         if address:
@@ -87,7 +91,7 @@ class HealthPort:
         close_listeners(self.listeners)
 
     def announce(self) -> None:
-        """Say where it is."""
+        """Log where it is."""
         if self.listeners:
             say(logging.INFO, f"Health port on {', '.join(map(url_of, self.listeners))}")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..sizing.plan import SizingPlan
     from ..sizing.settings import SizingSettings
     from ..sizing.validators import ServerName
-    from .gunicorn.reexec import AppImport
+    from .app_import import AppImport
 
 
 def serve(app: Flask, server: ServerName | None = None) -> None:

@@ -16,31 +16,21 @@ BACKLOG = 2048
 
 _UNUSABLE_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-
 _ADVICE = "choose another one with --port, --host, --bind or NOW_LMS_BIND."
 
 
 def open_listeners(
     addresses: Iterable[str], backlog: int = BACKLOG, advice: str = _ADVICE
 ) -> list[socket.socket]:
-    """Open listening sockets.
-
-    :param addresses: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``
-    :param backlog: connections that may wait in the kernel
-    :param advice: what to do where an address cannot be had
-    :returns: at least one socket for each address
-    :raises WorkerSizeStartError: if an address is in use or cannot be had; nothing stays open
-    """
+    """Listen on ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``, on all of them or on none."""
     opened: list[socket.socket] = []
     wanted = list(addresses)
     try:
         for address in wanted:
             if address.startswith("unix:"):
-                opened += _open_unix(address)
+                opened.append(_open_unix(address.removeprefix("unix:"), backlog))
             else:
-                opened += _open_tcp(address, is_alone=len(wanted) == 1)
-        for listener in opened:
-            listener.listen(backlog)
+                opened += _open_tcp(address, backlog, is_alone=len(wanted) == 1)
     except (OSError, ValueError) as error:
         close_listeners(opened)
         raise WorkerSizeStartError(f"{_reason(address, error)} {advice}") from None
@@ -48,11 +38,7 @@ def open_listeners(
 
 
 def close_listeners(listeners: Iterable[socket.socket], remove: bool = True) -> None:
-    """Close sockets, and remove the files of unix sockets.
-
-    :param listeners: sockets of :func:`open_listeners`; a closed one is left alone
-    :param remove: whether the files are ours to remove
-    """
+    """Close sockets, and remove the files of unix sockets if they are ours to remove."""
     for listener in listeners:
         if remove:
             remove_socket_file(listener)
@@ -60,7 +46,7 @@ def close_listeners(listeners: Iterable[socket.socket], remove: bool = True) -> 
 
 
 def remove_socket_file(listener: socket.socket) -> None:
-    """Remove the file of a unix socket: nobody can connect to it any more."""
+    """Remove the file of a unix socket, so that no client can connect any more."""
     name = listener.getsockname() if listener.fileno() != -1 else None
     if isinstance(name, str) and name:
         Path(name).unlink(missing_ok=True)
@@ -75,7 +61,7 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def _open_tcp(address: str, is_alone: bool) -> list[socket.socket]:
+def _open_tcp(address: str, backlog: int, is_alone: bool) -> list[socket.socket]:
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(
         host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -83,10 +69,14 @@ def _open_tcp(address: str, is_alone: bool) -> list[socket.socket]:
     opened: list[socket.socket] = []
     failed: OSError | None = None
     names = dict.fromkeys((family, name) for family, _, _, _, name in infos)
+    # Alone, "::" stands for all addresses, as everywhere; beside others for IPv6.
+    is_alone = is_alone and len(names) == 1 and socket.has_dualstack_ipv6()
     for family, name in names:
+        is_dual = is_alone and family == socket.AF_INET6
         try:
-            # Alone, "::" stands for all addresses, as everywhere; beside others for IPv6.
-            opened.append(_bind_tcp(family, name, dual_stack=is_alone and len(names) == 1))
+            opened.append(
+                socket.create_server(name, family=family, backlog=backlog, dualstack_ipv6=is_dual)
+            )
         except OSError as error:
             # A name like "localhost" can stand for a family that this machine does not have.
             if error.errno not in _UNUSABLE_FAMILY:
@@ -98,35 +88,18 @@ def _open_tcp(address: str, is_alone: bool) -> list[socket.socket]:
     return opened
 
 
-def _bind_tcp(family: int, name: tuple[object, ...], dual_stack: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            # On Windows this option would let two servers share the port.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-        listener.bind(name)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _open_unix(address: str) -> list[socket.socket]:
-    if not hasattr(socket, "AF_UNIX"):
-        raise OSError(errno.EAFNOSUPPORT, "no unix sockets")
-    path = address.removeprefix("unix:")
+def _open_unix(path: str, backlog: int) -> socket.socket:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
         # As gunicorn does: the folder says who may connect, a proxy runs as another user.
         os.chmod(path, 0o777)
+        listener.listen(backlog)
     except OSError:
         listener.close()
         raise
-    return [listener]
+    return listener
 
 
 def _remove_stale(path: str) -> None:
@@ -146,16 +119,16 @@ def _remove_stale(path: str) -> None:
 _REASONS = {
     errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that one, or",
     errno.EADDRNOTAVAIL: "this machine has no such address;",
-    errno.EEXIST: "a file that is no socket is there;",
-    errno.EACCES: "this user may not, as for ports below 1024 and folders of others;",
+    errno.EEXIST: "a file that is not a socket exists there;",
+    errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE);",
 }
 
 
 def _reason(address: str, error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
-        address, why = repr(address), "this is no name or path;"
+        address, why = repr(address), "not a valid host name or path;"
     elif isinstance(error, socket.gaierror):
-        why = "this name has no address;"
+        why = "host name not found;"
     elif error.errno is None:
         why = f"{error};"
     else:

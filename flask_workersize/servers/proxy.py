@@ -35,20 +35,18 @@ _UNIX_PEERS = ("", "localhost")
 
 
 def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
-    """Return the app behind :class:`TrustedProxy` where the operator named a proxy."""
+    """Return the app behind :class:`TrustedProxy` if the operator named a proxy."""
     return TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
 
 
 class TrustedProxy:
-    """WSGI middleware that believes what a trusted proxy says of the client, and nobody else.
+    """WSGI middleware that takes the client's address and scheme from a trusted proxy only.
 
     From a trusted peer the last value of ``X-Forwarded-For`` becomes the client's address and
     that of ``X-Forwarded-Proto`` the scheme (:class:`werkzeug.middleware.proxy_fix.ProxyFix`).
-    From any other peer these headers are removed, and from all the further ones that a proxy often
-    passes on unseen. A peer on a unix socket is trusted: its folder says who may connect.
-
-    :param app: the WSGI app
-    :param trusted: addresses and networks, or ``*`` for every peer
+    From any other peer these headers are removed. Further headers that proxies often pass on
+    unchecked are removed in any case. A peer on a unix socket is trusted: the permissions of its
+    folder decide who may connect. ``trusted`` has addresses and networks, or ``*`` for every peer.
     """
 
     def __init__(self, app: WSGIApplication, trusted: Iterable[str]) -> None:

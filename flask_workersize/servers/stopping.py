@@ -1,23 +1,25 @@
 """What both servers need to stop without losing a request.
 
 A connection is the server's as soon as the kernel has accepted it for the listener, long before a
-worker does. So a stop first keeps new connections away, then serves all that are queued, and only
-then closes the listener: whoever is turned away has not been promised anything, and comes back to
+worker does. So a stop first blocks new connections, then serves all that are queued, and only then
+closes the listener. A client that is turned away has not lost a request; it retries and reaches
 the next server.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import select
-import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Iterable
+
+from ..resources.backlog import Listener, queued_connections
 
 SETTLE_SECONDS = 0.2
 """How long a stop waits for handshakes under way: longer than the round trip to most clients."""
@@ -25,19 +27,9 @@ SETTLE_SECONDS = 0.2
 SILENCE_SECONDS = 1.0
 """How long a connection that sends nothing may hold a stop."""
 
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT} | (
-    {signal.SIGQUIT} if hasattr(signal, "SIGQUIT") else set()
-)
-"""Signals that end a worker."""
-
-UNLIMITED = 2**31 - 1
-"""More connections than any queue holds."""
-
 _SO_ATTACH_FILTER = 26
-_MOST_PERMITS = 4096
-"""What a pipe takes on every system, twice the default backlog."""
 _UNKNOWN_QUEUE = 128
-"""What is drained where the system does not tell how much is queued."""
+"""What is drained if the system does not report how much is queued."""
 
 # Classic BPF over the TCP header: drop what has SYN set, keep the rest, above all the last packet
 # of a handshake under way (Linux, Documentation/networking/filter.rst).
@@ -49,28 +41,75 @@ _DROP_SYN = (
 )
 
 
+def block_new_connections(listeners: Iterable[socket.socket]) -> bool:
+    """Block new connections, and return whether none can enter any of the queues from now on."""
+    blocked = [_block(listener) for listener in listeners]
+    return all(blocked)
+
+
+def _block(listener: socket.socket) -> bool:
+    """Block one listener; the file of a unix socket was removed before, which is enough."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return sys.platform == "linux" and _attach_filter(listener)
+
+
+def _attach_filter(listener: socket.socket) -> bool:
+    """Drop the first packet of each new connection; needs CAP_NET_ADMIN."""
+    program = b"".join(struct.pack("=HBBI", *step) for step in _DROP_SYN)
+    buffer = ctypes.create_string_buffer(program)
+    header = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(buffer))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
+    except OSError:
+        return False
+    return True
+
+
+def connections_to_accept(
+    listeners: Iterable[socket.socket], known: Iterable[Listener] | None
+) -> float:
+    """Block new connections, and return how many queued ones a process may still accept.
+
+    Without a limit if the queues cannot grow any more; else as many as wait now, since under load
+    a queue never becomes empty.
+    """
+    queued = queued_connections(known)
+    if block_new_connections(listeners):
+        return math.inf
+    return _UNKNOWN_QUEUE if queued is None else queued
+
+
+class AcceptBudget:
+    """How much of a queue one process serves before it stops.
+
+    A queue that can grow is served for half of the graceful timeout at most: the other half is for
+    the answers.
+    """
+
+    def __init__(self, connections: float, graceful_timeout: float) -> None:
+        self._connections = connections
+        is_bounded = connections < math.inf
+        self._until = time.monotonic() + graceful_timeout / 2 if is_bounded else math.inf
+
+    def allows(self, accepted: int) -> bool:
+        """Return whether one more connection may be accepted after so many."""
+        return accepted < self._connections and time.monotonic() < self._until
+
+
 class StopSignal:
-    """Tells all processes forked after it was made that the server stops, and not only a worker.
+    """Announces to all processes forked after it was made that the server stops.
 
     It becomes readable once and stays so: a thread can wait for it while the main thread is busy.
-    Workers share the queue, so they share the permits to accept from it too: one byte each in a
-    pipe.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        self._permits, self._more_permits = os.pipe()
-        os.set_blocking(self._permits, False)
-        self._unlimited = mmap.mmap(-1, 1)
+        self._connections = memoryview(mmap.mmap(-1, 8)).cast("d")
 
-    def send(self, queued: int) -> None:
-        """Say that the server stops, and how many queued connections are to be served.
-
-        :param queued: as :func:`block_new_connections` returns it
-        """
-        self._unlimited[0] = queued >= UNLIMITED
-        if queued < UNLIMITED:
-            os.write(self._more_permits, b"." * min(queued, _MOST_PERMITS))
+    def send(self, connections: float) -> None:
+        """Announce the stop, and how many queued connections each process may accept."""
+        self._connections[0] = connections
         os.write(self._write, b"!")
 
     def is_sent(self) -> bool:
@@ -81,56 +120,16 @@ class StopSignal:
         """Wait until the server stops, and return whether it does."""
         return bool(select.select([self._read], [], [], seconds)[0])
 
-    def take_permit(self) -> bool:
-        """Return whether one more queued connection may be accepted."""
-        if self._unlimited[0]:
-            return True
-        try:
-            return bool(os.read(self._permits, 1))
-        except BlockingIOError:
-            return False
-
-    def return_permit(self) -> None:
-        """Leave to others what was not there to accept."""
-        if not self._unlimited[0]:
-            os.write(self._more_permits, b".")
-
-
-def block_new_connections(listeners: Iterable[socket.socket]) -> int:
-    """Let no new connection into the queues of listeners, where that can be done.
-
-    :param listeners: listening sockets; those on a path are expected to be unlinked
-    :returns: how many queued connections are to be served: all where the queue cannot grow any
-        more, else what is queued now
-    """
-    return min(UNLIMITED, sum(_keep_away(listener) for listener in listeners))
-
-
-def _keep_away(listener: socket.socket) -> int:
-    if listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return UNLIMITED
-    if sys.platform != "linux":
-        return _UNKNOWN_QUEUE
-    program = b"".join(struct.pack("=HBBI", *step) for step in _DROP_SYN)
-    buffer = ctypes.create_string_buffer(program)
-    try:
-        header = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(buffer))
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
-    except OSError:
-        return queue_length(listener)
-    return UNLIMITED
-
-
-def queue_length(listener: socket.socket) -> int:
-    """Return how many connections wait in the queue of a TCP listener (Linux)."""
-    return _tcp_info(listener, 24)
+    def budget(self, graceful_timeout: float) -> AcceptBudget:
+        """Return what this process may accept from now on."""
+        return AcceptBudget(self._connections[0], graceful_timeout)
 
 
 class WatchedSocket(socket.socket):
     """A connection that knows for how long its client has been waited for.
 
-    Not how long the client has been silent: while the app thinks, a client may have nothing to
-    say, or no way to say it.
+    Not how long the client has been silent: while the app computes, a client may have nothing to
+    send, or no way to send it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -154,29 +153,24 @@ class WatchedSocket(socket.socket):
             self._waiting_since = None
 
     def waited_seconds(self) -> float:
-        """Return for how long somebody has been waiting in :meth:`recv`, or for the first byte."""
+        """Return how long :meth:`recv`, or the first byte, has been waited for."""
         since = self._waiting_since
         return 0.0 if since is None else time.monotonic() - since
 
 
 def silent_seconds(connection: socket.socket) -> float:
-    """Return for how long a connection has kept the server waiting, as well as can be told.
+    """Return for how long a connection has kept the server waiting, as well as can be measured.
 
     Once it was answered, and with TLS, which reads past :class:`WatchedSocket`, it is the time
-    since its last packet.
+    since its last packet (``tcpi_last_data_recv``, Linux, include/uapi/linux/tcp.h).
     """
     if isinstance(connection, WatchedSocket) and not connection.is_answered:
         return connection.waited_seconds()
     if sys.platform != "linux" or connection.family == socket.AF_UNIX:
-        return float("inf")
-    return _tcp_info(connection, 52) / 1000
-
-
-def _tcp_info(sock: socket.socket, offset: int) -> int:
-    """Return one field of ``struct tcp_info`` (Linux, include/uapi/linux/tcp.h)."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    number: int = struct.unpack_from("I", info, offset)[0]
-    return number
+        return math.inf
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    milliseconds: int = struct.unpack_from("I", info, 52)[0]
+    return milliseconds / 1000
 
 
 def hang_up_if_silent(connection: socket.socket) -> None:

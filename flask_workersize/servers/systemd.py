@@ -1,15 +1,16 @@
-"""Sockets that systemd hands over, and what it is told (sd_listen_fds(3), sd_notify(3))."""
+"""Sockets that systemd passes on, and state sent to it (sd_listen_fds(3), sd_notify(3))."""
 
 from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 _FIRST_FD = 3
 
 
 def inherited_count() -> int:
-    """Return how many listening sockets were handed to this process."""
+    """Return how many listening sockets were passed to this process."""
     try:
         for_us = int(os.environ.get("LISTEN_PID", "0")) == os.getpid()
         return max(0, int(os.environ.get("LISTEN_FDS", "0"))) if for_us else 0
@@ -18,7 +19,7 @@ def inherited_count() -> int:
 
 
 def take_inherited() -> list[socket.socket]:
-    """Return the listening sockets that were handed over; children are not told of them."""
+    """Return the listening sockets that were passed on, and hide them from children."""
     count = inherited_count()
     if not count:
         return []
@@ -28,15 +29,12 @@ def take_inherited() -> list[socket.socket]:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it listens, that the state has changed: "READY=1", "STOPPING=1"."""
+    """Report a state to systemd, if it listens: "READY=1", "STOPPING=1"."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address or not hasattr(socket, "AF_UNIX"):
+    if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(state.encode(), address)
-    except OSError:
-        # A service manager that does not listen is no reason to fail.
-        pass
+    # A service manager that does not listen is no reason to fail.
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(state.encode(), address)

@@ -13,7 +13,7 @@ import pytest
 from flask_workersize.doctor import Finding, examine
 from flask_workersize.doctor.finding import Case
 from flask_workersize.doctor.secret_key import made_at_start
-from flask_workersize.servers.gunicorn.reexec import AppImport
+from flask_workersize.servers.app_import import AppImport
 from tests.doctor.cases import Told, doctor, flask, sized
 from tests.plain import SECRET, plan
 

@@ -34,6 +34,13 @@ def kind(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
+@pytest.fixture(params=["waitress", "gthread-2x2"])
+def either(request: pytest.FixtureRequest) -> str:
+    """Run the test on each server, where gunicorn's kinds of worker do not differ."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
 def connect() -> Iterator[Clients]:
     """Open connections, which are closed at the end."""

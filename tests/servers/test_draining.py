@@ -27,7 +27,7 @@ def not_ready(server: Server) -> bool:
     return server.probe("/ready").status == 503
 
 
-@pytest.mark.parametrize("kind", ["waitress", "sync", "gthread-1x4"])
+@pytest.mark.parametrize("kind", ["waitress", "sync"])
 def test_balancer_that_looks_at_ready_loses_no_request(start: Starter, kind: str) -> None:
     """A load of new connections that stops one second after /ready turned."""
     server = start_draining(start, kind, 3)

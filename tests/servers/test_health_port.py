@@ -5,16 +5,20 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flask_workersize.servers.health_port import ProbeServer
+from tests.children import Children, status_of
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
 from tests.servers.serving import CONF, Server, Starter, await_that, gunicorn, serve_prod
 
@@ -106,9 +110,9 @@ def test_queue_is_not_told_where_gunicorns_own_threads_hide_it(start: Starter) -
 
 
 def test_every_process_tells_the_same_and_the_one_that_asks_is_not_busy(
-    start: Starter, kind: str
+    start: Starter, either: str
 ) -> None:
-    server = start_probed(start, *SERVER_ARGS[kind])
+    server = start_probed(start, *SERVER_ARGS[either])
     with held(server, 2):
         inside = figures(server.live_report())
 
@@ -133,8 +137,8 @@ def test_live_figures_need_the_token_on_the_port_of_the_app_and_rows_everywhere(
         assert sum(row["slots"] for row in report["processes"]) == report["slots"]
 
 
-def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, kind: str) -> None:
-    server = start_probed(start, *SERVER_ARGS[kind])
+def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, either: str) -> None:
+    server = start_probed(start, *SERVER_ARGS[either])
 
     def rows() -> list[dict[str, Any]]:
         report: dict[str, Any] = server.live_report(BEARER)
@@ -168,9 +172,9 @@ def test_metrics_are_one_truth_on_both_ports(start: Starter, name: str) -> None:
 
 
 def test_streamed_response_is_busy_until_it_is_closed(
-    start: Starter, kind: str, connect: Clients
+    start: Starter, either: str, connect: Clients
 ) -> None:
-    server = start_probed(start, *SERVER_ARGS[kind])
+    server = start_probed(start, *SERVER_ARGS[either])
     client = connect(server)
     send(client, "/stream")
     assert client.recv(8, socket.MSG_PEEK)
@@ -340,6 +344,45 @@ def test_port_in_use_is_one_line_and_nothing_is_left(start: Starter, name: str) 
         app = start.run(serve_prod("--port", port, server=name), **ON)
         assert "in use" in app.assert_one_line_error(1)
     assert [server.members() for server in start.servers] == [[], []]
+
+
+def teapot(environ: Any, start_response: Any) -> Iterable[bytes]:
+    start_response("418 I'm a Teapot", [])
+    return []
+
+
+def status_at(port: int) -> int:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", "/")
+        return connection.getresponse().status
+
+
+def test_probe_server_answers_by_itself_and_closes_its_port_and_connections() -> None:
+    app: Any = teapot
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    server = ProbeServer(app, listeners)
+    assert [status_at(port) for port in ports] == [418, 418]
+    with socket.create_connection(("127.0.0.1", ports[0]), 30) as silent:
+        assert status_at(ports[0]) == 418
+        server.close()
+        assert silent.recv(1) == b""
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            status_at(port)
+    assert "workersize-probe" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_monitor_that_cannot_answer_any_more_makes_room_for_the_next(children: Children) -> None:
+    def serve() -> None:
+        app: Any = teapot
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = ProbeServer(app, [listener])
+            server._map[listener.fileno()] = None
+            socket.create_connection(listener.getsockname(), 30)
+            time.sleep(60)
+
+    assert status_of(children(serve)) == 1
 
 
 def test_nothing_is_left_after_a_stop(start: Starter, name: str) -> None:

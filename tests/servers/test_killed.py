@@ -102,7 +102,7 @@ def test_killed_workers_leave_a_table_that_heals(start: Starter, preload: str) -
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("kind", ["waitress", "sync", "gthread-1x4"])
+@pytest.mark.parametrize("kind", ["waitress", "sync"])
 def test_killed_monitor_is_started_again_at_once_and_no_request_notices(
     start: Starter, kind: str
 ) -> None:
@@ -138,8 +138,10 @@ def test_killed_monitor_of_gunicorn_conf_is_started_again_at_the_next_hook(start
     assert server.members() == []
 
 
-@pytest.mark.parametrize("command", ["serve-prod", "gunicorn_conf"])
-@pytest.mark.parametrize("kind", ["sync", "gthread-1x4"])
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("sync", "serve-prod"), ("gthread-1x4", "serve-prod"), ("sync", "gunicorn_conf")],
+)
 def test_killed_master_leaves_no_worker_and_its_port_is_free_again(
     start: Starter, kind: str, command: str
 ) -> None:

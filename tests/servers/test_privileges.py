@@ -49,13 +49,10 @@ def server(start: Starter, request: pytest.FixtureRequest) -> Server:
     return server
 
 
-def test_app_runs_as_the_user(server: Server) -> None:
-    facts = server.get("/").json()
-    assert (facts["uid"], facts["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
-
-
 def test_every_process_but_the_master_is_the_users(server: Server) -> None:
     """The master parses no request: it needs its rights to open logs and addresses."""
+    facts = server.get("/").json()
+    assert (facts["uid"], facts["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
     others = [member for member in server.members() if member.pid != server.pid]
     monitor = server.monitor
     assert {other.pid for other in others} == {monitor.pid, *server.booted_pids}

@@ -161,13 +161,27 @@ def test_start_of_waitress_says_the_plan_and_the_address_and_nothing_else(start:
 
 
 def test_waitress_serves_instead_of_gunicorn_on_windows_with_a_warning(start: Starter) -> None:
+    """Under its plan, with the report on the app's port, and until it is told to stop."""
     server = start(serve_prod(server="gunicorn", app="on_windows:create_app"))
     assert server.get().headers["Server"] == "waitress"
+    assert server.get("/_health/capacity").json()["server"] == "waitress"
+    assert [member.pid for member in server.members()] == [server.pid]
     said = [line for line in server.stderr.splitlines() if "Windows" in line]
     assert said == [
         "Warning: --wsgi-server asks for gunicorn, which does not run on Windows: waitress is "
         "used instead."
     ]
+    assert server.stop() == 0
+    assert "Traceback" not in server.stderr
+
+
+def test_health_port_has_no_effect_on_windows_and_a_warning_says_so(start: Starter) -> None:
+    command = serve_prod(server="waitress", app="on_windows:create_app")
+    server = start(command, NOW_LMS_HEALTH_PORT="0")
+    (line,) = (line for line in server.stderr.splitlines() if "Windows" in line)
+    assert "NOW_LMS_HEALTH_PORT" in line
+    assert "Health port on" not in server.stderr
+    assert server.get().status == 200
 
 
 @pytest.mark.parametrize("level", ["INFO", "WARNING"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -14,12 +15,12 @@ import pytest
 
 from flask_workersize.servers import stopping
 from flask_workersize.servers.stopping import (
-    UNLIMITED,
+    AcceptBudget,
     StopSignal,
     WatchedSocket,
     block_new_connections,
+    connections_to_accept,
     hang_up_if_silent,
-    queue_length,
     silent_seconds,
 )
 from tests.servers.serving import await_that
@@ -55,7 +56,7 @@ def connect(listener: socket.socket, timeout: float = 5) -> socket.socket:
 
 def test_filter_lets_in_what_is_queued_and_nothing_new(listener: socket.socket) -> None:
     with connect(listener) as early:
-        assert block_new_connections([listener]) == UNLIMITED
+        assert block_new_connections([listener])
         with pytest.raises(TimeoutError):
             connect(listener, 0.3)
         accepted, _ = listener.accept()
@@ -84,31 +85,52 @@ def test_client_that_was_kept_away_meets_the_next_server(listener: socket.socket
     thread.join()
 
 
-def test_where_no_filter_can_be_attached_what_is_queued_is_counted(
-    listener: socket.socket,
-) -> None:
-    """A filter that is locked, by a sandbox for example, refuses ours."""
+def lock(listener: socket.socket) -> None:
+    """Lock the filter of a listener, as a sandbox may: it refuses ours."""
     block_new_connections([listener])
     listener.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-    assert block_new_connections([listener]) == 0
 
 
-def test_queue_of_a_listener_is_counted(listener: socket.socket) -> None:
+def known(*listeners: socket.socket) -> list[tuple[int, int]]:
+    return [(int(item.family), os.fstat(item.fileno()).st_ino) for item in listeners]
+
+
+def test_what_waits_is_the_budget_where_no_filter_can_be_attached(
+    listener: socket.socket,
+) -> None:
     clients = [connect(listener) for _ in range(3)]
-    await_that(lambda: queue_length(listener) == 3, "three in the queue")
+    lock(listener)
+    assert not block_new_connections([listener])
+    assert connections_to_accept([listener], known(listener)) == 3
     for client in clients:
         client.close()
+        listener.accept()[0].close()
+    assert connections_to_accept([listener], known(listener)) == 0
+
+
+def test_budget_has_an_end_where_nobody_knows_how_many_wait(listener: socket.socket) -> None:
+    lock(listener)
+    assert 0 < connections_to_accept([listener], None) < math.inf
+
+
+def test_budget_has_no_end_where_the_queue_cannot_grow(listener: socket.socket) -> None:
+    assert connections_to_accept([listener], known(listener)) == math.inf
 
 
 def test_unix_sockets_need_no_filter_as_their_file_is_removed() -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        assert block_new_connections([listener]) == UNLIMITED
+        assert block_new_connections([listener])
 
 
-def test_several_listeners_are_kept_or_counted_together(listener: socket.socket) -> None:
-    assert block_new_connections([]) == 0
+def test_queues_can_grow_as_long_as_one_can(listener: socket.socket) -> None:
+    """The others are blocked all the same."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        assert block_new_connections([listener, other]) == UNLIMITED
+        assert block_new_connections([listener, other])
+    lock(listener)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert not block_new_connections([listener, other])
+        with pytest.raises(TimeoutError):
+            connect(other, 0.3)
 
 
 def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
@@ -118,41 +140,33 @@ def test_stop_signal_reaches_processes_that_were_forked_before() -> None:
     if child == 0:  # pragma: no cover - in another process
         try:
             signal.wait(10)
-            os.write(tell, b"%d%d" % (signal.is_sent(), signal.take_permit()))
+            budget = signal.budget(60)
+            found = (signal.is_sent(), budget.allows(1), budget.allows(2))
+            os.write(tell, b"%d%d%d" % found)
         finally:
             os._exit(0)
     assert not signal.is_sent()
     assert not signal.wait(0)
-    signal.send(1)
+    signal.send(2)
     assert signal.is_sent()
     os.waitpid(child, 0)
-    assert os.read(told, 10) == b"11"
-    assert not signal.take_permit()
+    assert os.read(told, 10) == b"110"
     os.close(told)
     os.close(tell)
 
 
-@pytest.mark.parametrize("queued", [0, 3])
-def test_workers_share_the_permits_to_accept(queued: int) -> None:
-    """Together they serve at most what was queued at the signal."""
-    signal = StopSignal()
-    signal.send(queued)
-    assert [signal.take_permit() for _ in range(5)] == [True] * queued + [False] * (5 - queued)
-    signal.return_permit()
-    assert signal.take_permit()
-    assert not signal.take_permit()
+@pytest.mark.parametrize("connections", [0, 3])
+def test_accepting_ends_when_the_budget_is_spent(connections: int) -> None:
+    budget = AcceptBudget(connections, 60)
+    assert [budget.allows(n) for n in range(5)] == [n < connections for n in range(5)]
 
 
-def test_permits_do_not_end_where_the_queue_cannot_grow() -> None:
-    signal = StopSignal()
-    signal.send(UNLIMITED)
-    assert all(signal.take_permit() for _ in range(5000))
+def test_accepting_from_a_queue_that_can_grow_ends_with_the_time_for_it() -> None:
+    assert not AcceptBudget(1000, 0).allows(0)
 
 
-def test_very_long_queue_does_not_block_the_master() -> None:
-    signal = StopSignal()
-    signal.send(1_000_000)
-    assert signal.take_permit()
+def test_accepting_from_a_queue_that_cannot_grow_does_not_end() -> None:
+    assert AcceptBudget(math.inf, 0).allows(1_000_000)
 
 
 def test_time_since_the_last_packet_grows(pair: tuple[socket.socket, socket.socket]) -> None:

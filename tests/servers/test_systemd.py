@@ -57,10 +57,10 @@ def activate(
 
 
 def test_server_takes_the_socket_and_leaves_it_usable_for_the_next(
-    start: Starter, connect: Clients, kind: str, listener: socket.socket
+    start: Starter, connect: Clients, either: str, listener: socket.socket
 ) -> None:
     """A connection that is made while the first stops, or after, is served by the second."""
-    first = activate(start, listener, kind)
+    first = activate(start, listener, either)
     assert first.urls == [url_of(listener)]
     running = connect(first)
     send(running, "/hold?name=running")
@@ -72,18 +72,18 @@ def test_server_takes_the_socket_and_leaves_it_usable_for_the_next(
     assert "Traceback" not in first.stderr
     queued = connect(first)
     send(queued, "/")
-    second = activate(start, listener, kind)
+    second = activate(start, listener, either)
     assert receive(queued).json()["pid"] in {member.pid for member in second.members()}
     assert second.stop() == 0
 
 
 def test_port_that_is_configured_is_neither_checked_nor_opened(
-    start: Starter, connect: Clients, kind: str
+    start: Starter, connect: Clients, either: str
 ) -> None:
     """The socket of systemd may be the very port: it is in use, and that is right."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        server = activate(start, listener, kind, NOW_LMS_PORT=port, NOW_LMS_HOST="127.0.0.1")
+        server = activate(start, listener, either, NOW_LMS_PORT=port, NOW_LMS_HOST="127.0.0.1")
         client = connect(server)
         send(client, "/")
         assert receive(client).status == 200
@@ -108,20 +108,20 @@ def test_count_that_is_none_is_no_socket(monkeypatch: pytest.MonkeyPatch, count:
     assert systemd.take_inherited() == []
 
 
-def test_children_are_not_told_of_the_sockets(start: Starter, kind: str) -> None:
+def test_children_are_not_told_of_the_sockets(start: Starter, either: str) -> None:
     """A program that the app starts must not take them for its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = activate(start, listener, kind, app="environ:create_app")
+        server = activate(start, listener, either, app="environ:create_app")
         assert server.get("/").json() == []
 
 
 def test_service_manager_is_told_when_ready_and_when_stopping(
-    start: Starter, kind: str, tmp_path: Path
+    start: Starter, either: str, tmp_path: Path
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(30)
-        command = serve_prod(*SERVER_ARGS[kind], app=SLOW)
+        command = serve_prod(*SERVER_ARGS[either], app=SLOW)
         server = start(command, None, NOTIFY_SOCKET=str(tmp_path / "notify"), **PATH)
         assert "READY=1" in manager.recv(4096).decode().splitlines()
         server.signal(signal.SIGTERM)
@@ -130,9 +130,9 @@ def test_service_manager_is_told_when_ready_and_when_stopping(
 
 
 def test_service_manager_that_does_not_listen_is_no_reason_to_fail(
-    start: Starter, kind: str
+    start: Starter, either: str
 ) -> None:
-    command = serve_prod(*SERVER_ARGS[kind], app=SLOW)
+    command = serve_prod(*SERVER_ARGS[either], app=SLOW)
     server = start(command, None, NOTIFY_SOCKET="/nonexistent/notify", **PATH)
     assert server.get("/").status == 200
     assert server.stop() == 0
@@ -142,13 +142,13 @@ def test_service_manager_that_does_not_listen_is_no_reason_to_fail(
     shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is not here"
 )
 def test_real_systemd_socket_activate_starts_the_server_with_the_first_connection(
-    start: Starter, connect: Clients, kind: str
+    start: Starter, connect: Clients, either: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}"]
     command += [f"--setenv=PYTHONPATH={PATH['PYTHONPATH']}"]
-    server = start.launch([*command, *serve_prod(*SERVER_ARGS[kind], app=SLOW)], None, **PATH)
+    server = start.launch([*command, *serve_prod(*SERVER_ARGS[either], app=SLOW)], None, **PATH)
     server.wait_for_line("Listening on")
     client = connect(server, f"http://127.0.0.1:{port}")
     send(client, "/")

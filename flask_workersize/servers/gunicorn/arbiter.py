@@ -1,7 +1,6 @@
 """gunicorn's master, made to stop without losing a request.
 
-What it overrides is no documented interface of gunicorn: tests/servers/test_canary_stopping.py
-names it.
+It overrides what gunicorn does not document; tests/servers/test_canary_stopping.py lists it.
 """
 
 from __future__ import annotations
@@ -15,18 +14,13 @@ from gunicorn.errors import HaltServer
 
 from ...runtime.snapshot import State
 from .. import systemd
-from ..stopping import STOP_SIGNALS, StopSignal, block_new_connections
+from ..stopping import StopSignal, connections_to_accept
 from .hooks import Hooks
-from .workers import SyncWorker, ThreadWorker
+from .workers import STOP_SIGNALS, SyncWorker, ThreadWorker
 
 
 class GracefulArbiter(Arbiter):
-    """gunicorn's master: it keeps new connections away before it stops its workers.
-
-    :param app: gunicorn's application
-    :param hooks: what is done at its hooks
-    :param drain_seconds: for how long it goes on serving after SIGTERM
-    """
+    """gunicorn's master: it blocks new connections before it stops its workers."""
 
     app: Any
     log: Any
@@ -48,22 +42,24 @@ class GracefulArbiter(Arbiter):
         super().halt(reason, exit_status)
 
     def stop(self, graceful: bool = True) -> None:
-        """Stop the workers; where gracefully, after all that is queued was served."""
+        """Stop the workers; if gracefully, after all that is queued was served."""
         self._hooks.board.state = State.STOPPING
         if graceful and self.LISTENERS:
             systemd.notify("STOPPING=1")
-            # What systemd has handed over stays open there: the next server takes its queue.
-            sockets = [] if self.systemd else [listener.sock for listener in self.LISTENERS]
-            self.stop_signal.send(block_new_connections(sockets))
+            sockets = [listener.sock for listener in self.LISTENERS]
+            # What systemd has passed on stays open there: the next server takes its queue.
+            known = self._hooks.board.listeners
+            connections = 0 if self.systemd else connections_to_accept(sockets, known)
+            self.stop_signal.send(connections)
             missed = all(worker.is_leaving[0] for worker in self.WORKERS.values())
-            if missed and sockets and not self._has_failed:
+            if missed and connections and not self._has_failed:
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
         while True:
             try:
                 super().stop(graceful)
             except HaltServer:
-                # One more worker could not load the app; gunicorn would end with a traceback.
+                # Another worker could not load the app; gunicorn would end with a traceback.
                 continue
             return
 
@@ -90,17 +86,17 @@ class GracefulArbiter(Arbiter):
             super().spawn_workers()
 
     def handle_ttin(self) -> None:
-        """Plan one worker more."""
+        """Plan one more worker."""
         self._hooks.board.planned += 1
         self.manage_workers()
 
     def handle_ttou(self) -> None:
-        """Plan one worker fewer, at least one."""
+        """Plan one worker less, but at least one."""
         self._hooks.board.planned = max(1, self._hooks.board.planned - 1)
         self.manage_workers()
 
     def handle_term(self) -> None:
-        """Stop; before that, where asked to, go on serving while probes already say no."""
+        """Stop; if a drain is set, go on serving before, while ``/ready`` already fails."""
         if self._drain_until is not None or not self._drain_seconds:
             raise StopIteration
         self._drain_until = time.monotonic() + self._drain_seconds
@@ -120,18 +116,18 @@ class GracefulArbiter(Arbiter):
         raise StopIteration
 
     def handle_hup(self) -> None:
-        """Reload, and say what a reload cannot do."""
+        """Reload, and log what a reload cannot do."""
         if self.cfg.preload_app:
             self.log.warning(
-                "HUP starts new workers with the code that is loaded: with NOW_LMS_PRELOAD=on "
-                "only a restart loads new code. Restart, or set NOW_LMS_PRELOAD=off."
+                "HUP starts new workers with the code that is loaded already: only a restart "
+                "loads new code. Restart, or set NOW_LMS_PRELOAD=off."
             )
-        # A reload starts as many as the configuration says.
-        self.app.set_workers(self._hooks.board.wanted)
+        # A reload starts as many workers as the configuration has.
+        self.app.change("workers", self._hooks.board.wanted)
         super().handle_hup()
 
     def handle_usr2(self) -> None:
-        """Refuse a second master: it would plan again, and share this one's ports."""
+        """Refuse a second master: it would plan again and share this one's ports."""
         self.log.warning(
             "USR2 is refused: a second master would plan again and share the ports. Restart the "
             "service instead; no request is lost."

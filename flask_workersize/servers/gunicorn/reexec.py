@@ -13,7 +13,6 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask.cli import ScriptInfo
@@ -23,23 +22,12 @@ from ...errors import WorkerSizeConfigError, exit_with_one_line
 from ...runtime.deployment import Deployment, current
 from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
+from ..app_import import AppImport
 from ..proxy import trusting
 from .run import run_master
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-
-@dataclass(frozen=True)
-class AppImport:
-    """What ``--app`` or ``FLASK_APP`` says; ``None`` looks for app.py and wsgi.py."""
-
-    import_path: str | None
-
-    @classmethod
-    def of(cls, info: ScriptInfo) -> AppImport | None:
-        """Return how a command found its app; ``None`` if it was given a loaded one."""
-        return None if info.create_app is not None else cls(info.app_import_path)
 
 
 def reexec(

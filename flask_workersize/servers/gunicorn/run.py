@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 class _Application(BaseApplication):
     """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
 
-    :param load: returns the WSGI app; called before the fork with preload, else in each worker
-    :param options: gunicorn's settings
+    ``load`` returns the WSGI app; it is called before the fork with preload, else in each worker.
     """
 
     def __init__(
@@ -52,17 +51,13 @@ class _Application(BaseApplication):
             self.cfg.set(name, value)
         self._hooks.chain_into(self.cfg)
 
-    def set_workers(self, count: int) -> None:
-        """Set how many workers the next reload starts."""
-        self._options["workers"] = count
-
     def load(self) -> Any:
         return self._load()
 
-    def listen_on(self, addresses: list[str]) -> None:
-        """Set the addresses, which a reload sets again."""
-        self._options["bind"] = addresses
-        self.cfg.set("bind", addresses)
+    def change(self, name: str, value: Any) -> None:
+        """Change a setting, also for each reload."""
+        self._options[name] = value
+        self.cfg.set(name, value)
 
 
 def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
@@ -127,7 +122,7 @@ def _serve(
         # gunicorn takes the sockets, and the other two variables away.
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
-        application.listen_on(_listen(deployment.settings.addresses, options))
+        application.change("bind", _listen(deployment.settings.addresses, options))
     deployment.announce()
     hooks.port.announce()
     if os.path.exists("gunicorn.conf.py"):
@@ -136,13 +131,13 @@ def _serve(
 
 
 def _check_temporary_folder(options: Mapping[str, Any]) -> None:
-    """Refuse with one line what gunicorn would end with a traceback: its heartbeats need a file."""
+    """Refuse in one line what would be a traceback: gunicorn's heartbeats need a file."""
     try:
         tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
     except OSError:
         raise WorkerSizeStartError(
-            "gunicorn finds no folder for its heartbeats that is writable: mount a tmpfs on "
-            "/dev/shm or /tmp."
+            "gunicorn found no writable folder for its heartbeats: mount a tmpfs on /dev/shm or "
+            "/tmp."
         ) from None
 
 
@@ -159,14 +154,14 @@ def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Cannot give unix:{path} to the user and group of the workers: only root "
-                    "may. Leave both out."
+                    f"Cannot change the owner of unix:{path} to the user and group of the workers: "
+                    "only root may. Remove both options."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
 def _owner(options: Mapping[str, Any]) -> Any:
-    """Return gunicorn's settings of whose the workers and the sockets are."""
+    """Return the part of gunicorn's settings that says who owns the workers and the sockets."""
     scratch = Config()
     for name in ("backlog", "umask", "user", "group", "initgroups"):
         if name in options:
@@ -175,18 +170,17 @@ def _owner(options: Mapping[str, Any]) -> Any:
 
 
 CONF_FILE_NOTE = (
-    "gunicorn.conf.py in this folder is not read: set app.config WORKERSIZE_GUNICORN_OPTIONS or "
-    "GUNICORN_CMD_ARGS, or start gunicorn yourself with a file that begins with "
+    "gunicorn.conf.py in this folder is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS or "
+    "GUNICORN_CMD_ARGS, or run gunicorn yourself with a file that begins with "
     "'from flask_workersize.gunicorn_conf import *'."
 )
 
 
 def _leave_worker(code: Any) -> NoReturn:
-    """End a forked worker: its exit handlers run, what the launcher would clean up does not.
+    """End a forked worker as Python ends: wait for threads, run exit handlers, flush.
 
-    A worker leaves by ``SystemExit``, which would unwind the launcher's frames in the worker too:
-    Flask's command, its app context and whatever stands around :func:`serve`. What Python does at
-    its own end is done here: it waits for threads, runs exit handlers and flushes.
+    Its ``SystemExit`` would unwind the launcher's frames too: Flask's command, its app context and
+    whatever stands around ``serve()`` are the launcher's alone.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

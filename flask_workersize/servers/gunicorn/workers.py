@@ -1,7 +1,6 @@
 """gunicorn's two kinds of worker, made to stop without losing a request.
 
-What they override is no documented interface of gunicorn: tests/servers/test_canary_stopping.py
-names it.
+They override what gunicorn does not document; tests/servers/test_canary_stopping.py lists it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.workers import gthread, sync
@@ -21,11 +21,13 @@ from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,
-    STOP_SIGNALS,
     StopSignal,
     WatchedSocket,
     hang_up_if_silent,
 )
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that end a worker."""
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -33,8 +35,8 @@ _LOOK_AGAIN_SECONDS = 0.02
 """How long a worker leaves connections to others before it looks at what they hold again."""
 
 _PATIENCE_SECONDS = 1.0
-"""How long it leaves them to one that holds as many and whose threads are not all busy: on a busy
-machine that one may need a while to have a CPU."""
+"""How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
+busy machine that one may have to wait for a CPU."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -42,7 +44,7 @@ its worker stops meanwhile."""
 
 
 class _GracefulWorker:
-    """What both kinds of worker do more than gunicorn's."""
+    """What both kinds of worker add to gunicorn's."""
 
     stop_signal: StopSignal
     alive: bool
@@ -70,7 +72,7 @@ class _GracefulWorker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Note that somebody asked for the stop: with ``max_requests`` nobody does."""
+        """Note that the stop was asked for by a signal, not by ``max_requests``."""
         self._asked_to_stop = True
         super().handle_exit(sig, frame)  # type: ignore[misc]
 
@@ -82,8 +84,8 @@ class _GracefulWorker:
     def _server_stops(self) -> bool:
         """Return whether the queue is to be served because the server stops.
 
-        A service manager may signal all processes at once: the master can be a moment behind. If
-        it learns of the stop after the last look, it sees that this worker is leaving.
+        A service manager may signal all processes at once, so that the master is a moment behind.
+        If it gets the signal after the last check here, it sees that this worker is leaving.
         """
         if self._in_a_hurry:
             return False
@@ -95,11 +97,11 @@ class _GracefulWorker:
         return self.stop_signal.is_sent()
 
     def _connections(self) -> Iterable[socket.socket]:
-        """Return the sockets whose client may be silent."""
+        """Return the sockets whose clients may be silent."""
         return list(self._open)
 
     def _hang_up_silent(self) -> None:
-        """Keep silent clients from holding a stop; a thread can, the main thread waits for them."""
+        """Keep silent clients from holding a stop, in a thread: the main one waits for them."""
         self.stop_signal.wait()
         time.sleep(SILENCE_SECONDS)
         while True:
@@ -118,15 +120,17 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
             self._drain()
 
     def _drain(self) -> None:
-        while not self._in_a_hurry and select.select(self.sockets, [], [], SETTLE_SECONDS)[0]:
-            for listener in self.sockets:
+        budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
+        while budget.allows(accepted) and not self._in_a_hurry:
+            ready = select.select(self.sockets, [], [], SETTLE_SECONDS)[0]
+            if not ready:
+                return
+            for listener in ready:
                 self.notify()
-                if not self.stop_signal.take_permit():
-                    return
-                try:
+                # Also where another worker was faster: then all that waited at the stop are taken.
+                accepted += 1
+                with suppress(BlockingIOError, ConnectionAbortedError):
                     self.accept(listener)
-                except (BlockingIOError, ConnectionAbortedError):
-                    self.stop_signal.return_permit()
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
@@ -144,7 +148,7 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
-    all there are, so that of five workers one may serve everybody and four nobody.
+    all there are, so that one of five workers may serve every client and four none.
     """
 
     _stopped_at = 0.0
@@ -170,10 +174,7 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
         super().accept(listener)
 
     def _share_queue(self) -> None:
-        """Leave a connection that there is no thread for here to a worker that holds fewer.
-
-        It takes it if it can: whoever has as many connections as it may have says so.
-        """
+        """Leave a connection without a free thread to a worker that holds fewer and may take it."""
         held, can_accept = self._busy(), self.nr_conns < self.worker_connections
         if self.row is not None and can_accept:
             self.row.note_held(held)
@@ -185,40 +186,38 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     def _is_next(self, least: int | None, is_one_free: bool) -> bool:
         """Return whether one more belongs here, although every thread is busy.
 
-        :param least: what the other worker holds that holds least; ``None`` if there is none
-        :param is_one_free: whether that one has just ended a request, and holds less in a moment
+        ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
+        ended a request and holds less in a moment.
         """
         held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
         return least is None or held < least or (held == least and has_waited)
 
     def _drain(self) -> None:
-        """Accept what is queued, as threads get free: other workers share the queue.
+        """Accept what is queued as threads become free, since other workers share the queue.
 
-        Kept-alive clients are served meanwhile; one that has just been answered sends its next
-        request now, and learns from the answer that the connection closes.
+        Kept-alive clients are served meanwhile: one that was just answered sends its next request
+        now, and the answer announces that the connection closes.
         """
         self._stopped_at = time.monotonic()
         until = self._stopped_at + SETTLE_SECONDS
+        budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
         while True:
             self.notify()
             if self._busy() < self.cfg.threads:
-                if self._accept_one_each():
+                count = self._accept_one_each() if budget.allows(accepted) else 0
+                accepted += count
+                if count:
                     until = time.monotonic() + SETTLE_SECONDS
                 elif time.monotonic() > until:
                     return
             super().wait_for_and_dispatch_events(timeout=0.02)
 
-    def _accept_one_each(self) -> bool:
+    def _accept_one_each(self) -> int:
         before = self.nr_conns
         for listener in self.sockets:
-            count = self.nr_conns
-            if not self.stop_signal.take_permit():
-                break
             self.accept(listener)
-            if self.nr_conns == count:
-                self.stop_signal.return_permit()
-        return bool(self.nr_conns > before)
+        return int(self.nr_conns - before)
 
     def _busy(self) -> int:
         return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
@@ -236,7 +235,7 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
             conn.timeout = min(conn.timeout, silence_ends)
         super().wait_for_and_dispatch_events(0.1 if self._busy() else 0)
         if not self._busy():
-            # A request that was on its way has been taken by now: the idle ones may go.
+            # A request that was on its way has been taken by now: idle connections may go.
             for conn in self.keepalived_conns:
                 conn.timeout = 0.0
 
