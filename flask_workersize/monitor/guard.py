@@ -92,54 +92,53 @@ class Done:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the operator set.
-
-    :param recycle_share: share of the limit above which workers are recycled, 0 to 1
-    :param worker_max_bytes: private memory above which a worker is recycled; ``None`` for no bound
-    :param patience_seconds: how long an action may be under way before it is given up
-    :param exits: whether a server of one process is to end before the kernel ends it
-    """
+    """What the operator set."""
 
     recycle_share: float = 0.7
+    """Share of the limit above which workers are recycled."""
+
     worker_max_bytes: int | None = None
+    """Private memory above which a worker is recycled."""
+
     patience_seconds: float = 30.0
+    """How long an action may be under way before it is given up."""
+
     exits: bool = False
+    """Whether a server of one process is to end before the kernel ends it."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is the case.
-
-    :param now: seconds of a monotonic clock
-    :param limit_bytes: memory that may be used
-    :param used_bytes: memory that is used: of the control group its working set, of the machine
-        what is not available
-    :param is_group: whether the limit is that of a control group, and not of the machine
-    :param planned: workers that are planned
-    :param wanted: workers that there should be now
-    :param workers: those that there are
-    :param peak_bytes: the most private memory that a worker was seen with
-    :param oom_kill_at: when the kernel last killed a worker; ``None`` for never
-    :param recent: what was done, the latest last
-    :param free_since: since when memory has been free; ``None`` if it is not
-    :param growth_bytes: by how much it grows in a second
-    :param short_since: since when it has been above the share from which workers are recycled;
-        ``None`` if it is not
-    """
+    """What is the case; times are those of a monotonic clock."""
 
     now: float
     limit_bytes: int
     used_bytes: int
+    """Of the control group its working set, of the machine what is not available."""
+
     is_group: bool
+    """Whether the limit is that of a control group, and not of the machine."""
+
     planned: int
     wanted: int
+    """Workers that there should be now."""
+
     workers: tuple[WorkerStats, ...]
     peak_bytes: int = 0
+    """The most private memory that a worker was seen with."""
+
     oom_kill_at: float | None = None
+    """When the kernel last killed a worker."""
+
     recent: tuple[Done, ...] = ()
+    """What was done, the latest last."""
+
     free_since: float | None = None
     growth_bytes: float = 0.0
+    """How much more is used in a second."""
+
     short_since: float | None = None
+    """Since when memory has been above the share from which workers are recycled."""
 
     @property
     def ready(self) -> list[WorkerStats]:

@@ -23,29 +23,21 @@ CHANGED_SHARE = 0.005
 
 @dataclass(frozen=True)
 class MemoryState:
-    """How near memory is to its limit.
-
-    :param limit_bytes: the limit that is nearest
-    :param used_bytes: what counts towards it: of a control group usage less page cache,
-        of the machine what is not available
-    :param is_group: whether the limit is that of a control group
-    """
+    """How near memory is to its limit."""
 
     limit_bytes: int
     used_bytes: int
+    """Of a control group usage less page cache, of the machine what is not available."""
+
     is_group: bool
 
 
 class MemoryGauge:
     """Reads the few figures that change; where they are to be found is looked up once.
 
-    Between two looks at everything only the usage of each group is read: its statistics cost the
-    kernel several times as much, and are read where they could matter.
-
-    :param host: returns total and available memory of the machine, in bytes
-    :param files: where files are read
-    :param platform: as :data:`sys.platform` gives it
-    :param clock: returns seconds
+    Between two full readings only the usage of each group is read: its statistics cost the kernel
+    several times as much, and are read when they could matter. ``host`` returns total and available
+    memory of the machine, in bytes.
     """
 
     def __init__(
@@ -83,9 +75,9 @@ class MemoryGauge:
         return {item.at: item for item in sorted(found, key=lambda item: -item.value)}.values()
 
     def oom_kills(self) -> int | None:
-        """Return how many processes near this one the kernel has killed for want of memory.
+        """Return how many processes near this one the OOM killer has killed so far.
 
-        :returns: the number so far; ``None`` where the system does not count
+        ``None`` if the system does not count them.
         """
         return self._groups.oom_kills() if self._groups else None
 

@@ -14,12 +14,7 @@ from .processes import start_time
 
 @dataclass(frozen=True)
 class ProcessHandle:
-    """A process, named for good.
-
-    :param pid: its id
-    :param start_time: when it started, as :func:`~flask_workersize.resources.processes.start_time`
-        tells
-    """
+    """A process, named for good."""
 
     pid: int
     start_time: int
@@ -65,16 +60,12 @@ def _kill(pid: int, number: int) -> bool:
     return False
 
 
-def end_all(peers: Iterable[ProcessHandle], patience_seconds: float) -> None:
-    """Ask processes to end, and end those that have not after a while.
-
-    :param peers: the processes
-    :param patience_seconds: how long they may take
-    """
-    left = [peer for peer in peers if peer.signal(signal.SIGTERM)]
+def end_all(processes: Iterable[ProcessHandle], patience_seconds: float) -> None:
+    """Request processes to end, and kill those that have not after a while."""
+    left = [one for one in processes if one.signal(signal.SIGTERM)]
     deadline = time.monotonic() + patience_seconds
     while left and time.monotonic() < deadline:
         time.sleep(0.05)
-        left = [peer for peer in left if peer.is_alive()]
-    for peer in left:
-        peer.signal(signal.SIGKILL)
+        left = [one for one in left if one.is_alive()]
+    for one in left:
+        one.signal(signal.SIGKILL)

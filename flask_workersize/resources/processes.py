@@ -15,17 +15,16 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Memory of a process.
-
-    :param rss_bytes: resident memory, in bytes; pages that it shares count in full
-    :param pss_bytes: proportional share: each shared page divided by the number of who share it;
-        ``None`` where the system does not tell, or not to us
-    :param uss_bytes: unique share: what would be free if the process ended; ``None`` likewise
-    """
+    """Memory of a process; ``None`` where the system does not report it, or not to us."""
 
     rss_bytes: int
+    """Resident memory; shared pages count in full."""
+
     pss_bytes: int | None = None
+    """The same with each shared page divided by the number of processes that share it."""
+
     uss_bytes: int | None = None
+    """What would be free if the process ended."""
 
 
 def resident_memory(pid: int) -> int | None:
@@ -61,7 +60,7 @@ def held_memory(pid: int) -> int:
 def peak_resident_memory(pid: int) -> int | None:
     """Return the most resident memory that a process has had since it was forked, in bytes.
 
-    :returns: "VmHWM" of proc_pid_status(5); ``None`` where the system does not tell
+    "VmHWM" of proc_pid_status(5); ``None`` where the system does not report it.
     """
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
@@ -99,10 +98,10 @@ def process_memory(pid: int) -> ProcessMemory | None:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started: with its id, it names the process for good.
+    """Return when a process started: with its id, it names the process for good; 0 if it is gone.
 
-    :returns: clock ticks since the boot (proc_pid_stat(5), "starttime") on Linux, elsewhere
-        microseconds since 1970; 0 if the process is gone
+    Clock ticks since the boot (proc_pid_stat(5), "starttime") on Linux, elsewhere microseconds
+    since 1970.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
