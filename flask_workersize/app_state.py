@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask, current_app
+from pydantic import SecretStr
 
 from .errors import WorkerSizeConfigError
 from .health.measured import MeasuredReport
@@ -24,24 +25,12 @@ from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
 from .sizing.sources import ArgsParser
 
-if TYPE_CHECKING:
-    from pydantic import SecretStr
-
 EXTENSION_KEY = "workersize"
 
 
 @dataclass
 class WorkerSizingState:
-    """What flask-workersize knows of one app, as ``app.extensions["workersize"]``.
-
-    :param resources: what the machine gave when it was looked at
-    :param settings: what the operator asked for; ``None`` where that is not valid
-    :param plan: what follows; ``None`` where the settings are not valid
-    :param error: what is not valid about the settings
-    :param serving: whether the app is served under the plan
-    :param held_bytes: memory that this process held when the machine was looked at
-    :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``
-    """
+    """What flask-workersize knows of one app, as ``app.extensions["workersize"]``."""
 
     resources: Resources
     settings: SizingSettings | None = None
@@ -54,10 +43,7 @@ class WorkerSizingState:
     gunicorn_args: ArgsParser | None = field(default=None, repr=False)
 
     def resources_for(self, settings: SizingSettings) -> Resources:
-        """Return the resources that a plan is made from.
-
-        :param settings: what the operator asked for
-        """
+        """Return the resources that a plan is made from."""
         return available_for(settings, self.resources, self.held_bytes)
 
     def get_plan(self) -> SizingPlan:
@@ -74,13 +60,7 @@ class WorkerSizingState:
     def report(
         self, details: bool = False, live: bool = False, asking: int | None = None
     ) -> CapacityReport:
-        """Return what the outside is told.
-
-        :param details: whether to include what needs the token
-        :param live: whether to include what happens now, if the app is served
-        :param asking: the slot of the request that asks, which does not count as busy
-        :raises WorkerSizeConfigError: if the settings are not valid
-        """
+        """Return what the outside is told."""
         plan = self.get_plan()
         if live and self.serving and self.deployment and self.board:
             return report_of(self.deployment, self.board, details, asking=asking)
@@ -116,11 +96,7 @@ def report_of(
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:
-    """Return what flask-workersize knows of an app.
-
-    :param app: the app; ``current_app`` where left out
-    :raises RuntimeError: if the app has not been initialised
-    """
+    """Return what flask-workersize knows of an app."""
     app = current_app if app is None else app
     state: WorkerSizingState | None = app.extensions.get(EXTENSION_KEY)
     if state is None:

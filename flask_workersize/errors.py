@@ -29,10 +29,7 @@ class WorkerSizeStartError(_OneLine, click.ClickException):
 
 
 def exit_with_one_line(work: Callable[[], None]) -> None:
-    """Do what a script asks for, and end it with one line and a status where that fails.
-
-    :raises SystemExit: with the status of the error
-    """
+    """Do what a script asks for, and end it with one line and a status where that fails."""
     try:
         work()
     except click.ClickException as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from flask import Flask
 
 from .app_state import (
     EXTENSION_KEY,
@@ -22,9 +23,6 @@ from .resources.processes import held_memory
 from .runtime.deployment import current
 from .servers.launch import gunicorn_args
 from .sizing.settings import DEFAULT_HEALTH_URL
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 
 class WorkerSizing:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .app_state import compare
 from .errors import WorkerSizeConfigError, WorkerSizeStartError
@@ -33,9 +34,6 @@ from .servers.health_port import HealthPort
 from .servers.proxy import TRUSTING_NOBODY
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "accesslog",

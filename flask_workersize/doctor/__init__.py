@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from flask import Flask
 
+from ..servers.app_import import AppImport
+from ..sizing.plan import SizingPlan
 from . import engines, in_memory, schedulers, secret_key, threads
 from .finding import Case, Check, Finding
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-    from ..servers.app_import import AppImport
-    from ..sizing.plan import SizingPlan
 
 __all__ = ["Finding", "examine"]
 
@@ -34,11 +30,6 @@ def examine(
 
     It forks a worker for a moment where that answers a question, and with a location it loads the
     app once more, in a process of its own. A check that fails is a finding with level "unseen".
-
-    :param app: an app that was initialised
-    :param plan: the size that gunicorn would have
-    :param preload: whether workers are forked from a process that has loaded the app
-    :param location: where a new process finds the app; ``None`` leaves ``SECRET_KEY`` out
     """
     case = Case(app, preload, max(2, plan.workers), location)
     found: list[Finding] = []

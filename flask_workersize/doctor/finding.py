@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from flask import Flask
+
+from ..servers.app_import import AppImport
 from .fork_probe import ForkProbe, fork_probe
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-    from ..servers.app_import import AppImport
 
 Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
 
@@ -25,13 +23,7 @@ _SETTLING_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that more than one worker changes.
-
-    :param level: "breaks" for what is wrong then, "multiplies" for what still works and is there
-        more than once, "unseen" for what could not be looked at
-    :param what: what was found, as a sentence
-    :param remedy: what to do, as a sentence
-    """
+    """One thing that more than one worker changes."""
 
     level: Level
     what: str
@@ -43,13 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """The app that is looked at, and how it would be served.
-
-    :param app: the app
-    :param preload: whether workers are forked from a process that has loaded the app
-    :param workers: how many workers, at least 2
-    :param location: where a new process finds the app; ``None`` for nowhere
-    """
+    """The app that is looked at, and how it would be served."""
 
     app: Flask
     preload: bool
@@ -99,11 +85,7 @@ def living(*classes: Any) -> list[Any]:
 
 
 def shown(names: Iterable[str], most: int = 5) -> str:
-    """Return names of the app's own as a part of one line.
-
-    :param names: the names
-    :param most: how many of them are shown
-    """
+    """Return names of the app's own as a part of one line."""
     quoted = ['"' + "".join(c if c.isprintable() else "?" for c in name) + '"' for name in names]
     rest = len(quoted) - most
     return ", ".join(quoted[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from select import select
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+from flask import Flask
 
 from ..runtime.deployment import current
 from ..runtime.fork import after_fork
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 PROBE_SECONDS = 10.0
 """How long a worker may take to get ready: receivers of the app run in it."""
@@ -30,11 +29,7 @@ NO_WORKER = "No worker got ready that could be asked what it renews."
 
 @dataclass(frozen=True)
 class ForkProbe:
-    """What a forked worker has.
-
-    :param threads: where its threads come from, as :func:`origin` says
-    :param inherited: the engines, by position, whose pool is still that of the parent
-    """
+    """What a forked worker has."""
 
     threads: frozenset[str]
     inherited: frozenset[int]
@@ -46,11 +41,6 @@ def fork_probe(
     """Fork, do what a worker does first, and return what there is then.
 
     It runs the app's receivers of ``worker_forked`` and its handlers of ``os.register_at_fork``.
-
-    :param app: the app
-    :param engines: engines of SQLAlchemy to look at
-    :param seconds: how long the worker may take
-    :returns: what was found; ``None`` where the worker did not get as far, or cannot be forked
     """
     if not hasattr(os, "fork"):
         return None

@@ -11,12 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from flask import Flask
 
 from .finding import Case, Finding
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 LOAD_SECONDS = 60.0
 """How long the second load of the app may take."""

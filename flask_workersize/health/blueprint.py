@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
 from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from pydantic import SecretStr
 from werkzeug.wrappers import Response
 
 from ..errors import WorkerSizeConfigError
 from ..runtime.meter import SLOT_KEY
-
-if TYPE_CHECKING:
-    from pydantic import SecretStr
-
-    from .report import CapacityReport
+from .report import CapacityReport
 
 METRICS_SUFFIX = "/metrics"
 """What stands behind the path of the report where Prometheus asks."""
@@ -27,13 +24,7 @@ class ReportMaker(Protocol):
     """Makes the report."""
 
     def __call__(self, *, details: bool, live: bool, asking: int | None) -> CapacityReport:
-        """Make the report.
-
-        :param details: whether to tell what only the token opens
-        :param live: whether to tell what is happening now
-        :param asking: the slot of the request that asks, which does not count as busy
-        :raises WorkerSizeConfigError: if the settings are not valid
-        """
+        """Make the report."""
 
 
 def respond(
@@ -48,13 +39,7 @@ def respond(
 
 
 class CapacityEndpoint:
-    """Answers the report to anyone, and its details to who sends the token.
-
-    :param make_report: makes the report
-    :param token: returns the token that opens the details; ``None`` opens them to nobody
-    :param is_inside: whether only the operator's own reach this port: live figures and metrics
-        are then open without the token
-    """
+    """Answers the report to anyone, and its details to who sends the token."""
 
     def __init__(
         self,

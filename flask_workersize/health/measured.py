@@ -65,10 +65,7 @@ class MeasuredReport(BaseModel):
         )
 
     def warnings(self, plan: SizingPlan) -> Iterable[str]:
-        """Yield what is to be said where measured memory is far from what was planned.
-
-        :param plan: the plan that the app is served under
-        """
+        """Yield what is to be said where measured memory is far from what was planned."""
         once, own = ceil(self.shared_memory_mb), max(1, ceil(self.worker_memory_mb))
         measured = once + plan.workers * own
         off = measured / plan.estimated_memory_mb - 1

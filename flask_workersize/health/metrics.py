@@ -60,11 +60,7 @@ class _ReportCollector(Collector):
 
 
 def render(report: CapacityReport, accept: str) -> tuple[bytes, str]:
-    """Return the metrics of a report and their content type.
-
-    :param report: the report, with its live figures
-    :param accept: which of Prometheus' formats the client takes, as its ``Accept`` header says
-    """
+    """Return the metrics of a report and their content type."""
     registry = CollectorRegistry()
     registry.register(_ReportCollector(report))
     try:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from werkzeug.wrappers import Response
 
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerStats
 from ..sizing.settings import DEFAULT_HEALTH_URL
 from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint, respond
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 @dataclass(frozen=True)

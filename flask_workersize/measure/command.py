@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from flask import Flask
 
 from ..app_state import WorkerSizingState, get_state, load_settings
 from ..errors import WorkerSizeConfigError, WorkerSizeStartError
@@ -23,22 +23,13 @@ from .dotenv_file import write_lines
 from .load_test import flask_command
 from .measurement import MeasureRequest, measure
 
-if TYPE_CHECKING:
-    from flask import Flask
-
 MOST_REQUESTS = 1_000_000
 MOST_CLIENTS = 256
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of the command, as they were typed.
-
-    :param paths: what is asked for, in turn
-    :param requests: requests of each trial
-    :param concurrency: requests at once in the second trial, and its threads
-    :param write: a .env file for the lines that are proposed; ``None`` only prints them
-    """
+    """The options of the command, as they were typed."""
 
     paths: Sequence[str]
     requests: str
@@ -47,13 +38,7 @@ class Asked:
 
 
 def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
-    """Measure an app, print what it costs, write its profile, and print what follows.
-
-    :param app: an app with :class:`flask_workersize.WorkerSizing`
-    :param import_path: where ``flask`` finds it
-    :param asked: the options of the command
-    :raises click.ClickException: with one line, if something is not valid or does not start
-    """
+    """Measure an app, print what it costs, write its profile, and print what follows."""
     settings = load_settings(app)
     task = MeasureRequest(
         app=app.import_name,

@@ -13,12 +13,7 @@ from ..errors import WorkerSizeStartError
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Set each of these lines in a file: in its place where it is there, else at the end.
-
-    :param path: the file, which is made where it is not there
-    :param lines: as NAME=VALUE
-    :raises WorkerSizeStartError: if it cannot be read or written
-    """
+    """Set each of these lines in a file: in its place where it is there, else at the end."""
     try:
         # A link stays one, and the file its owner's alone if it was.
         path = path.resolve()

@@ -136,14 +136,7 @@ def _memory(item: WorkerReport) -> WorkerMemory:
 def load_test(
     command: Sequence[str], workers: int, threads: int, paths: Sequence[str]
 ) -> Iterator[LoadTest]:
-    """Serve the app as in production, on a free port of the loopback interface.
-
-    :param command: the command line of ``flask``, up to the name of a command
-    :param workers: worker processes
-    :param threads: threads a worker
-    :param paths: what is to be asked for
-    :raises WorkerSizeStartError: if it does not start
-    """
+    """Serve the app as in production, on a free port of the loopback interface."""
     port, health_port = _free_ports()
     token = secrets.token_hex()
     asked = ["--wsgi-server", "gunicorn", "--workers", str(workers), "--threads", str(threads)]
@@ -253,9 +246,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def flask_command(import_path: str | None) -> list[str]:
-    """Return the command line of ``flask`` for an app, up to the name of a command.
-
-    :param import_path: what ``--app`` or ``FLASK_APP`` says; ``None`` looks for app.py and wsgi.py
-    """
+    """Return the command line of ``flask`` for an app, up to the name of a command."""
     chosen = ["--app", import_path] if import_path else []
     return [sys.executable, "-m", "flask", *chosen]

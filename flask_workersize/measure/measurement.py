@@ -20,7 +20,7 @@ ROUNDS = 10
 LOADED_ROUNDS = 4
 """The same of the worker with threads, of which fewer figures are used."""
 
-ROUND_REQUESTS = 10
+ROUND_REQUESTS = 8
 """Requests in each round at least: the memory of each worker is sampled after it."""
 
 PHASE_SECONDS = 90.0
@@ -57,9 +57,6 @@ def measure(
     and what is not computing is waiting. Then one worker with threads gets as many requests at
     once: what it needs more is the memory of its threads, and what it computes is what a request
     costs a server that does not rest between two of them. ``done`` counts the answers.
-
-    :raises WorkerSizeStartError: if the app does not start, or ends meanwhile
-    :raises WorkerSizeConfigError: if no path gives an answer to measure with
     """
     meter, threaded = TrafficMeter(), TrafficMeter()
     with load_test(task.command, 2, 1, task.paths) as first:
@@ -130,10 +127,7 @@ _REASONS = {
 
 
 def check(answers: Answers) -> None:
-    """Refuse to measure a path that never answers: what it costs would not be what users get.
-
-    :raises WorkerSizeConfigError: saying in one line what came instead
-    """
+    """Refuse to measure a path that never answers: what it costs would not be what users get."""
     useless = [path for path in answers.statuses if not answers.good_of(path)]
     if not useless:
         return

@@ -55,14 +55,7 @@ _V1_STATISTICS = _V1.cache | {"hierarchical_memory_limit"}
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit that applies to this process.
-
-    :param value: bytes for memory, CPUs (quota / period) for cpu
-    :param source: version and file, "cgroup2:memory.max"
-    :param at: the folder of the group that has it
-    :param usage: bytes that this group holds; 0 for cpu and where it cannot be read
-    :param cache: bytes among them that the kernel drops before it kills: page cache
-    """
+    """A limit that applies to this process."""
 
     value: float
     source: str
@@ -77,10 +70,7 @@ class Limit:
 
 
 class ControlGroups:
-    """Reads the limits that apply to this process, and notes what it could not read.
-
-    :param files: where files are read
-    """
+    """Reads the limits that apply to this process, and notes what it could not read."""
 
     def __init__(self, files: Files) -> None:
         self._reader = NotingReader(files)
@@ -120,8 +110,6 @@ class ControlGroups:
 
         The count of the process' own group (cgroup-v2.rst, "memory.events"; cgroup-v1/memory.rst,
         "memory.oom_control"), where there is none that of the machine (/proc/vmstat).
-
-        :returns: the number since the group was made; ``None`` where the kernel does not count
         """
         groups = self._hierarchies.groups("memory")
         name = "memory.events" if groups.is_v2 else "memory.oom_control"

@@ -34,10 +34,7 @@ class RealFiles:
 
 
 class NotingReader:
-    """Reads small files, raises nothing, and notes what could not be read or understood.
-
-    :param files: where files are read
-    """
+    """Reads small files, raises nothing, and notes what could not be read or understood."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -72,10 +69,7 @@ class NotingReader:
         return (self.text(path) or "").split()
 
     def table(self, path: str, names: frozenset[str]) -> dict[str, int]:
-        """Return the numbers of a file that has lines of a name and a number.
-
-        :param names: the names that are looked for
-        """
+        """Return the numbers of a file that has lines of a name and a number."""
         numbers = {}
         for line in (self.text(path) or "").splitlines():
             name, _, text = line.partition(" ")

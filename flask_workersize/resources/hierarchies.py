@@ -19,11 +19,7 @@ _V2 = "cgroup2"
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups that a process is in, by one controller.
-
-    :param is_v2: whether they are of version 2
-    :param folders: the process' own group (the leaf) first, then each one above it
-    """
+    """The groups that a process is in, by one controller."""
 
     is_v2: bool
     folders: list[str]
@@ -53,10 +49,7 @@ class _Mount:
 
 
 class Hierarchies:
-    """The hierarchies of control groups that this process is in.
-
-    :param reader: where files are read, and notes kept
-    """
+    """The hierarchies of control groups that this process is in."""
 
     def __init__(self, reader: NotingReader) -> None:
         self._reader = reader

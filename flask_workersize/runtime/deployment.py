@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakSet
+
+from flask import Flask
 
 from ..log import say
 from ..resources import Resources
@@ -13,9 +14,6 @@ from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
 from .scoreboard import Scoreboard
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 
 @dataclass(frozen=True)

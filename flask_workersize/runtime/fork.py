@@ -6,12 +6,10 @@ import os
 import socket
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blinker import Namespace
-
-if TYPE_CHECKING:
-    from flask import Flask
+from flask import Flask
 
 worker_forked = Namespace().signal("worker-forked")
 """Sent in each worker after it was forked from a process that had loaded the app; the sender is
@@ -42,8 +40,6 @@ def give_up_streams(kept: Iterable[int]) -> None:
     """Give up listeners and connections that were inherited: they would not close with the app.
 
     Each is replaced, not closed, so that whoever knows its number writes to nothing.
-
-    :param kept: descriptors of the sockets that are needed
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in map(int, os.listdir("/dev/fd")):

@@ -10,14 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from time import monotonic_ns, thread_time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .layout import Slot
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from .worker_record import WorkerRecord
+from .worker_record import WorkerRecord
 
 SLOT_KEY = "flask_workersize.slot"
 """Where a request finds the slot that it runs in."""
@@ -26,13 +23,7 @@ _SERVED, _BUSY, _CPU = Slot.SERVED, Slot.BUSY, Slot.CPU
 
 
 class Meter:
-    """Counts each request in the slot of its thread, from its start until its response is closed.
-
-    :param app: the WSGI app
-    :param row: the row of this worker
-    :param hands_files_over: whether the server sends what ``wsgi.file_wrapper`` holds after its
-        thread is free again, as waitress does; gunicorn's threads wait for it
-    """
+    """Counts each request in the slot of its thread, until its response is closed."""
 
     def __init__(
         self, app: WSGIApplication, row: WorkerRecord, hands_files_over: bool = False

@@ -62,12 +62,7 @@ class _Word(Generic[T]):
 
 
 class Scoreboard:
-    """The shared table. Make it before the first fork.
-
-    :param workers: workers that are planned; there is room for at least twice as many, since a
-        reload runs the old and the new ones side by side
-    :param threads: threads of a worker
-    """
+    """The shared table. Make it before the first fork."""
 
     state = _Word(Header.STATE, State)
     """What the deployment is doing; only the master sets it."""
@@ -159,11 +154,7 @@ class Scoreboard:
         return [(word >> 32, word & 0xFFFFFFFF) for word in self.cells[first : first + count]]
 
     def allocate(self, age: int) -> WorkerRecord | None:
-        """Give a worker that is about to be forked a row.
-
-        :param age: how gunicorn counts its workers, from 1
-        :returns: its row; ``None`` if all are taken: such a worker serves, and is not seen
-        """
+        """Give a worker that is about to be forked a row."""
         ages = self._ages()
         if 0 not in ages:
             return None
@@ -201,19 +192,12 @@ class Scoreboard:
             self.cells[start] = 0
 
     def sweep(self, alive: Iterable[int]) -> None:
-        """Take the rows of workers that are gone without a word.
-
-        :param alive: the ages of those that live
-        """
+        """Take the rows of workers that are gone without a word."""
         for age in set(self._given) - set(alive):
             self.release(age)
 
     def read(self, but: int | None = None) -> Snapshot:
-        """Return the table as it is now.
-
-        :param but: a slot, as :class:`~flask_workersize.runtime.meter.Meter` names it, whose
-            running request does not count: the one that asks
-        """
+        """Return the table as it is now."""
         for _ in range(_MOST_READS):
             version = self.cells[Header.VERSION]
             snapshot = self._read(but)

@@ -71,24 +71,7 @@ class WorkerMemory(NamedTuple):
 
 
 class WorkerStats(NamedTuple):
-    """One worker.
-
-    :param number: its row, from 0
-    :param age: how gunicorn counts its workers, from 1
-    :param pid: its process; 0 in the moment after the fork
-    :param start_time: when that process started, as :func:`start_time` tells
-    :param is_ready: whether it has loaded the app
-    :param lived_seconds: time since it was forked
-    :param silent_seconds: time since its last heartbeat
-    :param running_seconds: for each request that runs, for how long
-    :param slots: requests that it can run at once
-    :param is_leaving: whether it is being recycled
-    :param waiting: connections that it has accepted and has no thread for yet
-    :param served: requests that it has served
-    :param busy_ns: time that its threads have spent on them, summed up, in nanoseconds
-    :param cpu_ns: CPU time that its threads used for them, the server's part included
-    :param memory: what the monitor has sampled; ``None`` before its first sample
-    """
+    """One worker."""
 
     number: int
     age: int
@@ -123,14 +106,7 @@ class WorkerStats(NamedTuple):
 
 
 class TrafficStats(NamedTuple):
-    """What the monitor has learnt of the app from its traffic.
-
-    :param requests: requests that it was learnt from
-    :param cpu_ns: CPU time of a request, in nanoseconds, the server's part included
-    :param wait_ns: time that a request waits, in nanoseconds
-    :param shared_bytes: memory that is needed once
-    :param peak_bytes: the most memory of its own that a warm worker was seen with
-    """
+    """What the monitor has learnt of the app from its traffic."""
 
     requests: int
     cpu_ns: int

@@ -106,14 +106,7 @@ def make_monitor(
     make_scaler: MakeScaler,
     settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
-    """Make the monitor of a deployment; it is not started yet.
-
-    :param deployment: what was decided
-    :param board: the scoreboard
-    :param port: the health port
-    :param make_hand: returns what changes the number of workers
-    :param settle: gives up, in the monitor's process, what is not for it
-    """
+    """Make the monitor of a deployment; it is not started yet."""
     return Monitor(
         board,
         partial(make_loop, deployment, board, make_scaler, os.getpid()),

@@ -8,22 +8,20 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from flask import Flask
 
 from ..app_state import adopt, get_state, prepare
 from ..errors import WorkerSizeStartError, exit_with_one_line
 from ..log import say
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
+from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-    from ..sizing.plan import SizingPlan
-    from ..sizing.settings import SizingSettings
-    from ..sizing.validators import ServerName
-    from .app_import import AppImport
+from ..sizing.settings import SizingSettings
+from ..sizing.validators import ServerName
+from .app_import import AppImport
 
 
 def serve(app: Flask, server: ServerName | None = None) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from ..sizing.settings import SizingSettings
+from ..sizing.settings import SizingSettings
 
 _TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
 _DROPPED = (

@@ -41,14 +41,7 @@ _LEAST_COMPUTING_MS = 0.5
 
 @dataclass(frozen=True)
 class Advice:
-    """Workers and threads that keep the CPUs busy.
-
-    :param server: the server that it is for
-    :param workers: worker processes; 1 for waitress
-    :param threads: threads a worker
-    :param slots: requests at once that the formula asks for
-    :param is_short: whether memory is too small for that many
-    """
+    """Workers and threads that keep the CPUs busy."""
 
     server: ServerName
     workers: int

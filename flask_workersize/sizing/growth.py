@@ -14,12 +14,7 @@ SURE = 3.0
 
 
 class Slope(NamedTuple):
-    """How something grows with each request.
-
-    :param each: by how much, for each request
-    :param error: the standard error of that
-    :param is_sure: whether it grows, and does not only come and go
-    """
+    """How something grows with each request."""
 
     each: float = 0.0
     error: float = 0.0

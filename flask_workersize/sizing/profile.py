@@ -37,12 +37,7 @@ _MOST_BYTES = 64 * 1024
 
 
 class Estimate(BaseModel):
-    """A measured number with its spread.
-
-    :param value: the number that is planned with
-    :param low: the least that was seen
-    :param high: the most that was seen
-    """
+    """A measured number with its spread."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -132,10 +127,7 @@ class AppCosts:
 
 
 class SizingProfile(BaseModel):
-    """What an app costs. Memory is in MB, times are in milliseconds.
-
-    :raises ValidationError: if a number is missing or out of its range
-    """
+    """What an app costs. Memory is in MB, times are in milliseconds."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -194,13 +186,7 @@ class SizingProfile(BaseModel):
     def made_now(
         cls, made_by: Literal["measure", "learn"], app: str, server: str, **figures: Any
     ) -> Self:
-        """Make a profile of this moment.
-
-        :param made_by: how it came about
-        :param app: name of the app
-        :param server: name of the server
-        :param figures: all that was measured, by the names above
-        """
+        """Make a profile of this moment."""
         return cls(
             schema=1,
             app=app,
@@ -213,10 +199,7 @@ class SizingProfile(BaseModel):
         )
 
     def save(self, path: Path) -> None:
-        """Write the file: whoever reads it has the old one or the new one, whole.
-
-        :raises OSError: if it cannot be written
-        """
+        """Write the file: whoever reads it has the old one or the new one, whole."""
         text = self.model_dump_json(indent=2, by_alias=True) + "\n"
         path = path.resolve()
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
@@ -236,11 +219,7 @@ class SizingProfile(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file.
-
-        :raises OSError: if it cannot be read
-        :raises ValueError: saying in a few words what is wrong with it
-        """
+        """Read the file."""
         with open(path, "rb") as file:
             raw = file.read(_MOST_BYTES + 1)
         try:

@@ -26,13 +26,7 @@ from ..proxy import trusting
 
 
 class Hooks:
-    """The hooks of one deployment.
-
-    :param deployment: what was decided
-    :param port: the health port
-    :param cfg: gunicorn's settings
-    :param is_ours: whether master and workers are of our classes, which do more than gunicorn's
-    """
+    """The hooks of one deployment."""
 
     def __init__(
         self,

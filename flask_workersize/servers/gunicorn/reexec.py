@@ -13,7 +13,8 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+from wsgiref.types import WSGIApplication
 
 from flask.cli import ScriptInfo
 
@@ -26,18 +27,11 @@ from ..app_import import AppImport
 from ..proxy import trusting
 from .run import run_master
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-
 
 def reexec(
     app_import: AppImport | None, deployment: Deployment, options: Mapping[str, Any]
 ) -> NoReturn:
-    """Replace this process by one that serves the app without loading it.
-
-    :raises WorkerSizeConfigError: if workers could not load the app, or an option cannot be passed
-        on
-    """
+    """Replace this process by one that serves the app without loading it."""
     if app_import is None:
         raise WorkerSizeConfigError(
             f"{deployment.settings.source_of('preload')} asks each worker to load the app itself, "

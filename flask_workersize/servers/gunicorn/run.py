@@ -10,8 +10,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+from wsgiref.types import WSGIApplication
 
+from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 
@@ -26,10 +28,6 @@ from ..proxy import trusting
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .workers import SyncWorker, ThreadWorker
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-    from flask import Flask
 
 
 class _Application(BaseApplication):
@@ -61,14 +59,7 @@ class _Application(BaseApplication):
 
 
 def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
-    """Serve until gunicorn has stopped.
-
-    :param app: the app
-    :param deployment: what was decided
-    :raises WorkerSizeConfigError: if an option of gunicorn is not valid
-    :raises WorkerSizeStartError: if an address cannot be had
-    :raises SystemExit: when gunicorn has stopped: 0, or its own status where it failed
-    """
+    """Serve until gunicorn has stopped."""
     run_master(lambda: trusting(app, deployment.settings), options, deployment, board)
 
 
@@ -78,14 +69,7 @@ def run_master(
     deployment: Deployment,
     board: Scoreboard,
 ) -> None:
-    """Open the addresses and be gunicorn's master.
-
-    :param load: returns the WSGI app
-    :param options: gunicorn's settings, from :func:`gunicorn_options`
-    :param deployment: what was decided
-    :raises WorkerSizeStartError: if an address cannot be had
-    :raises SystemExit: when gunicorn has stopped
-    """
+    """Open the addresses and be gunicorn's master."""
     hooks = Hooks(deployment, board, HealthPort(deployment), _owner(options))
     launcher = os.getpid()
     try:

@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from wsgiref.types import WSGIApplication
 
+from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
@@ -34,10 +36,6 @@ from ..health_port import HealthPort, make_monitor
 from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
 from ..proxy import trusting
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-    from flask import Flask
 
 HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
