@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +288,18 @@ def test_on_reload_of_the_users_own_is_one_line(start: Starter) -> None:
     )
     (line,) = [text for text in server.stderr.splitlines() if "on_reload" in text]
     assert "call flask_workersize.gunicorn_conf.on_reload(server) in it" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("launcher", ["conf", "serve-prod"])
+def test_one_start_makes_shared_memory_once(start: Starter, launcher: str) -> None:
+    """A plan that follows the command line makes no second table."""
+    command = conf("--threads", "2") if launcher == "conf" else serve_prod(server="gunicorn")
+    server = start(command, NOW_LMS_WORKERS="2", NOW_LMS_HEALTH_PORT="0").await_ready()
+    tables = []
+    for line in Path(f"/proc/{server.pid}/maps").read_text().splitlines():
+        begin, _, end = line.partition(" ")[0].partition("-")
+        # Single flags take a page each.
+        if "/dev/zero (deleted)" in line and int(end, 16) - int(begin, 16) > resource.getpagesize():
+            tables.append(line)
+    assert len(tables) == 1
