@@ -82,9 +82,13 @@ class LoadTest:
 
     def send(self, count: int, clients: int, done: Callable[[int], object]) -> None:
         """Send requests, so many at once, and wait for their answers; ``done`` counts them."""
-        with ThreadPoolExecutor(clients) as pool:
+        pool = ThreadPoolExecutor(clients)
+        try:
             for _ in pool.map(self._ask, islice(self._paths, count)):
                 done(1)
+        finally:
+            # Ctrl-C does not wait for those that were not sent yet.
+            pool.shutdown(cancel_futures=True)
 
     def observe(self, meter: TrafficMeter) -> None:
         """Show the meter what the server counts and holds, once its memory was sampled."""
