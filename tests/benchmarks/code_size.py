@@ -1,8 +1,8 @@
 """How much code the package has: ``python -m tests.benchmarks.code_size [FOLDER]``.
 
-Lines of code are those that hold a token of a statement: no blank lines, no comments, no docstrings
-(of modules, classes, functions and attributes). Statements are those of the grammar, docstrings
-left out.
+Lines of code are those that hold a name, a value or an operator: no blank lines, no comments, no
+docstrings (of modules, classes, functions and attributes), and no line of brackets alone.
+Statements are those of the grammar, docstrings left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
     *(tokenize.ENCODING, tokenize.ENDMARKER),
 }
+_BRACKETS = {"(", ")", "[", "]", "{", "}", ",", ":"}
 
 
 def measure(path: Path) -> Counter[str]:
@@ -24,13 +25,17 @@ def measure(path: Path) -> Counter[str]:
     documented: set[int] = set()
     statements = 0
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())):
                 documented.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-                continue
-        statements += isinstance(node, ast.stmt)
+            case ast.stmt():
+                statements += 1
     with tokenize.open(path) as file:
-        tokens = [t for t in tokenize.generate_tokens(file.readline) if t.type not in _NO_CODE]
+        tokens = [
+            token
+            for token in tokenize.generate_tokens(file.readline)
+            if token.type not in _NO_CODE and token.string not in _BRACKETS
+        ]
     lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
     return Counter(lines=len(lines - documented), statements=statements)
 
