@@ -82,9 +82,9 @@ class SizingPlan:
 
     def __str__(self) -> str:
         """Say in one line what was chosen and why, with the numbers."""
-        shape = f"{_count(self.workers, 'worker')} × {_count(self.threads, 'thread')}"
+        shape = f"{counted(self.workers, 'worker')} × {counted(self.threads, 'thread')}"
         if self.server == "waitress":
-            shape = f"{_count(self.threads, 'thread')} in one process"
+            shape = f"{counted(self.threads, 'thread')} in one process"
         return f"{self.server}: {shape} ({self.reason}), about {self.estimated_memory_mb} MB"
 
     @property
@@ -285,5 +285,6 @@ def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, as "1 worker" or "2.5 CPUs"."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
