@@ -81,7 +81,7 @@ class SizingPlan:
         return {**asdict(self), "warnings": list(self.warnings), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        """Say in one line what was chosen and why, with the numbers."""
+        """Return what was chosen and why in one line, with the numbers."""
         shape = f"{counted(self.workers, 'worker')} × {counted(self.threads, 'thread')}"
         if self.server == "waitress":
             shape = f"{counted(self.threads, 'thread')} in one process"
@@ -90,26 +90,33 @@ class SizingPlan:
     @property
     def reason(self) -> str:
         """Which bound won, and the figures of both."""
+        if self.limited_by == "memory":
+            return f"memory: {self.memory_formula}; CPU bound {self.cpu_bound}"
+        if self.limited_by == "cpu":
+            return f"CPU: {self.cpu_formula} = {self.cpu_bound}; {self.memory_formula}"
+        explicit = "workers" if self.server == "gunicorn" else "threads"
+        source = self.sources[explicit if self.limited_by == "explicit" else self.limited_by]
+        memory = f"memory bound {self.memory_bound}: {self.memory_formula}"
+        return f"{source}; CPU bound {self.cpu_bound}, {memory}"
+
+    @property
+    def cpu_formula(self) -> str:
+        """What ``cpu_bound`` is rounded down from."""
+        return f"2 × {self.cpus:g} CPUs + 1"
+
+    @property
+    def memory_formula(self) -> str:
+        """What ``memory_bound`` is rounded down from."""
         available, own = f"{self.memory_available_mb} MB available", f"{self.worker_memory_mb} MB"
         if self.memory_headroom_percent:
             available += f" × {100 - self.memory_headroom_percent} %"
-        memory = f"{available} / {own} a worker"
-        if self.sources.get("worker_memory_mb") == MEASURED:
-            left = f"{available} - {self.shared_memory_mb} MB shared"
-            memory = f"({left}) / {own} a worker, measured"
-            if self.server == "waitress":
-                each = f"{round(self.thread_memory_mb, 2):g} MB a thread"
-                memory = f"1 + ({left} - {own}) / {each}, measured"
-        if self.limited_by == "memory":
-            return f"memory: {memory}; CPU bound {self.cpu_bound}"
-        if self.limited_by == "cpu":
-            return f"CPU: 2 × {self.cpus:g} CPUs + 1 = {self.cpu_bound}; {memory}"
-        counted = "workers" if self.server == "gunicorn" else "threads"
-        name = counted if self.limited_by == "explicit" else self.limited_by
-        return (
-            f"{self.sources[name]}; CPU bound {self.cpu_bound}, memory bound {self.memory_bound}: "
-            f"{memory}"
-        )
+        if self.sources["worker_memory_mb"] != MEASURED:
+            return f"{available} / {own} a worker"
+        left = f"{available} - {self.shared_memory_mb} MB shared"
+        if self.server == "waitress":
+            return f"1 + ({left} - {own}) / {self.thread_memory_mb:.4g} MB a thread, measured"
+        threads = f" × {self.threads} threads" if self.threads > 1 else ""
+        return f"({left}) / {own} a worker{threads}, measured"
 
 
 def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from ..errors import WorkerSizeConfigError
 from ..resources import Resources
@@ -56,7 +57,7 @@ def memory_needed_mb(settings: SizingSettings, workers: int, threads: int | None
     return -(-(shared + workers * own) * 100 // (100 - settings.memory_headroom_percent))
 
 
-def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | int | str]:
+def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
     """Return what it would take to run one worker more, or one thread more under waitress.
 
     The guide's formula, solved for CPUs and for memory.
@@ -66,7 +67,7 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
     """
     is_waitress = plan.server == "waitress"
     counted = "thread" if is_waitress else "worker"
-    needed: dict[str, float | int | str] = {"what": counted}
+    needed: dict[str, Any] = {"what": counted}
     if plan.limited_by == "explicit":
         needed["setting"] = plan.sources[f"{counted}s"]
         more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
