@@ -48,7 +48,7 @@ def measure_app(app: Flask, import_path: str | None, asked: Asked) -> None:
         requests=_number("--requests", asked.requests, MOST_REQUESTS),
         threads=_number("--concurrency", asked.concurrency, MOST_CLIENTS),
     )
-    path = Path(settings.profile_path or ProfileLocation.of(app).path)
+    path = Path(settings.profile_path or ProfileLocation(app.import_name, app.instance_path).path)
     if sys.platform == "win32":
         raise WorkerSizeStartError("Measuring needs gunicorn, which does not run on Windows.")
     with click.progressbar(length=task.length, label="Measuring", file=sys.stderr) as bar:

@@ -6,17 +6,18 @@ with the version of its schema in it.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median_high
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -54,9 +55,9 @@ class Estimate(BaseModel):
     @classmethod
     def of(cls, values: Iterable[float], value: float | None = None) -> Self:
         """Make a figure of what was seen: its median, or another number that is planned with."""
-        seen = sorted(values)
-        middle = seen[len(seen) // 2] if value is None else value
-        return cls._rounded(middle, min(seen[0], middle), max(seen[-1], middle))
+        seen = list(values)
+        middle = median_high(seen) if value is None else value
+        return cls._rounded(middle, min(*seen, middle), max(*seen, middle))
 
     @classmethod
     def around(cls, value: float, error: float) -> Self:
@@ -73,8 +74,14 @@ class Estimate(BaseModel):
 
 
 def _not_negative(figure: Estimate) -> Estimate:
-    if min(figure.value, figure.low, figure.high) < 0:
+    if figure.low < 0:
         raise ValueError("below nothing")
+    return figure
+
+
+def _not_zero(figure: Estimate) -> Estimate:
+    if not figure.value:
+        raise ValueError("a worker without memory of its own")
     return figure
 
 
@@ -112,18 +119,12 @@ class AppCosts:
         return max(self.thread_mb, LEAST_THREAD_MB)
 
     def threads_within(self, usable_mb: int) -> int:
-        """Return how many threads one process may have; 0 where it does not fit with one.
+        """Return how many threads one process may have; 0 if it does not fit with one.
 
         :param usable_mb: memory that it may need, in MB, with what is needed once
         """
-        if self.shared_mb + self.private_mb(1) > usable_mb:
-            return 0
-        spare = usable_mb - self.shared_mb - self.peak_mb
-        # A sum of decimals may be a hair above a whole number of MB.
-        threads = 1 + int(spare / self.each_thread_mb + 1)
-        while self.shared_mb + self.private_mb(threads) > usable_mb:
-            threads -= 1
-        return threads
+        possible = range(1, int(usable_mb / LEAST_THREAD_MB) + 2)
+        return bisect_right(possible, usable_mb - self.shared_mb, key=self.private_mb)
 
 
 class SizingProfile(BaseModel):
@@ -131,7 +132,7 @@ class SizingProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    version: Literal[1] = Field(1, alias="schema", description="version of this schema")
+    version: Literal[1] = Field(alias="schema", description="version of this schema")
     app: str = Field(description="name of the app, Flask's import_name")
     made_at: AwareDatetime = Field(description="when it was measured")
     made_by: Literal["measure", "learn"] = Field(
@@ -147,7 +148,9 @@ class SizingProfile(BaseModel):
     )
     boot_mb: Amount = Field(description="a worker's own memory when it has started")
     warm_mb: Amount = Field(description="the same after its first requests")
-    peak_mb: Amount = Field(description="the same at its most; what is planned with is the most")
+    peak_mb: Annotated[Amount, AfterValidator(_not_zero)] = Field(
+        description="the same at its most; what is planned with is the most"
+    )
     thread_mb: Amount = Field(
         description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
         "the threads that there were",
@@ -159,12 +162,6 @@ class SizingProfile(BaseModel):
     grows: bool = Field(description="whether it was still growing at the end")
     cpu_ms: Amount = Field(description="CPU time of a request, the server's part included")
     wait_ms: Amount = Field(description="time that a request waits: for a database, for a service")
-
-    @model_validator(mode="after")
-    def _is_larger_than_nothing(self) -> Self:
-        if not self.peak_mb.value:
-            raise ValueError("a worker without memory of its own")
-        return self
 
     @property
     def of_server(self) -> str:
@@ -222,17 +219,17 @@ class SizingProfile(BaseModel):
         """Read the file."""
         with open(path, "rb") as file:
             raw = file.read(_MOST_BYTES + 1)
-        try:
-            told = json.loads(raw[:_MOST_BYTES])
-        except (ValueError, RecursionError):
-            raise ValueError("it is no JSON") from None
-        if not isinstance(told, dict) or len(raw) > _MOST_BYTES:
+        if len(raw) > _MOST_BYTES:
             raise ValueError("it is no sizing profile")
-        if told.get("schema") != 1:
-            raise ValueError("its schema is not 1: another version of flask-workersize wrote it")
         try:
-            return cls.model_validate(told)
+            return cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "peak_mb"
-            raise ValueError(f"its {place} is missing or not valid") from None
+            place = ".".join(map(str, first["loc"]))
+            why = f"its {place} is missing or not valid"
+            if not place:
+                is_json = first["type"] != "json_invalid"
+                why = "it is no sizing profile" if is_json else "it is no JSON"
+            elif place == "schema":
+                why = "its schema is not 1: another version of flask-workersize wrote it"
+            raise ValueError(why) from None

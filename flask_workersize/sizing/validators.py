@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
@@ -70,12 +70,6 @@ def _addresses(value: Any) -> Any:
     return value
 
 
-def _host(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[^\s/]+", value):
-        raise refusal("is not an address")
-    return value
-
-
 def _networks(value: Any) -> Any:
     value = _listed(value)
     try:
@@ -110,17 +104,18 @@ ServerName = Literal["gunicorn", "waitress"]
 
 _WHOLE = BeforeValidator(_whole_number)
 
-Whole = Annotated[int, _WHOLE]
 Positive = Annotated[int, Field(ge=1), _WHOLE]
 CountOrAuto = Annotated[
     int | None, Field(ge=1, le=MOST_PROCESSES), BeforeValidator(_whole_number_or_auto)
 ]
+Percent = Annotated[int, Field(ge=0, le=99), _WHOLE]
+RecyclePercent = Annotated[int, Field(ge=1, le=89), _WHOLE]
 Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
 Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
 Server = Annotated[ServerName, BeforeValidator(_lower)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
-Host = Annotated[str, BeforeValidator(_host)]
+Host = Annotated[str, Field(pattern=r"^[^\s/]+$")]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 
@@ -131,6 +126,7 @@ _PROBLEMS = {
     "bool_parsing": 'is neither "on" nor "off"',
     "bool_type": 'is neither "on" nor "off"',
     "string_type": "is not a text",
+    "string_pattern_mismatch": "is not an address",
 }
 
 
@@ -143,9 +139,14 @@ def explain(
         return WorkerSizeConfigError(first["ctx"]["problem"])
     name = str(first["loc"][0])
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1, cutoff=0)
-        return WorkerSizeConfigError(f"There is no setting {name!r}: did you mean {near[0]!r}?")
+        return unknown(f"There is no setting {name!r}", name, fields)
     problem = first.get("ctx", {}).get("problem") or _PROBLEMS.get(first["type"], "is not valid")
     return WorkerSizeConfigError(
         f"{sources.get(name, name)} {problem} ({fields[name].description})."
     )
+
+
+def unknown(problem: str, name: str, known: Iterable[str]) -> WorkerSizeConfigError:
+    """Return the error for a name that is none of those that are known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return WorkerSizeConfigError(f"{problem}: did you mean {near[0]!r}?")

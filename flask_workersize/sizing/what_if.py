@@ -20,13 +20,8 @@ def on_another_machine(resources: Resources, cpus: str | None, memory: str | Non
         resources = replace(resources, cpus=_parse_cpus(cpus), cpu_source="--cpus", cpu_at=None)
     if memory is not None:
         size = parse_memory(memory)
-        resources = replace(
-            resources,
-            memory_limit=size,
-            memory_available=size,
-            memory_source="--memory",
-            memory_at=None,
-        )
+        resources = replace(resources, memory_limit=size, memory_available=size)
+        resources = replace(resources, memory_source="--memory", memory_at=None)
     return resources
 
 

@@ -163,7 +163,7 @@ def test_threads_that_do_not_fit_are_named(server: ServerName) -> None:
     (warning,) = plan(measured(environ), 2, 200, server).warnings
     assert warning.startswith(
         "one worker with its threads does not fit: 60 MB shared + 1 × 156 MB = 216 MB, as measured,"
-        " 200 MB available; lower THREADS"
+        " 200 MB available; give the machine more memory, or lower THREADS"
     )
 
 

@@ -267,8 +267,7 @@ def test_variable_that_is_almost_a_setting_is_warned_of() -> None:
 
 def test_line_says_the_rule() -> None:
     assert refused({"THREADS": "all"}) == (
-        "THREADS is not a whole number (threads per gunicorn worker, or all of waitress, at "
-        'least 1, or "auto").'
+        'THREADS is not a whole number (threads per worker, at least 1, or "auto").'
     )
 
 
@@ -349,7 +348,7 @@ def test_guard_may_be_a_switch_of_the_config(value: Any, guard: str) -> None:
 def test_recycling_that_would_begin_when_memory_is_critical_is_refused() -> None:
     assert refused({"NOW_LMS_MEMORY_RECYCLE_PERCENT": "90"}) == (
         "NOW_LMS_MEMORY_RECYCLE_PERCENT is too large (share of the memory limit above which "
-        "workers are recycled, 1 to 89 %; from 90 % on workers are removed)."
+        "workers are recycled, 1 to 89 %)."
     )
 
 
@@ -633,7 +632,7 @@ def test_gunicorn_becomes_waitress_on_windows_with_a_warning() -> None:
     on_windows = settings.for_platform("win32")
     assert on_windows.wsgi_server == "waitress"
     assert on_windows.warnings == (
-        "WSGI_SERVER asks for gunicorn, which does not run on Windows: waitress is used instead.",
+        "WSGI_SERVER: gunicorn does not run on Windows, using waitress instead.",
     )
     assert settings.warnings == ()
 
