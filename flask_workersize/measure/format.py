@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..sizing.advice import Advice
 from ..sizing.plan import counted
 from ..sizing.profile import AppCosts, SizingProfile
-from .load_test import Answers
+from .load_test import SUCCESS, Answers
 
 
 def table(profile: SizingProfile) -> Iterable[str]:
@@ -42,15 +42,12 @@ def leak(profile: SizingProfile) -> Iterable[str]:
 
 
 def errors(answers: Sequence[Answers]) -> Iterable[str]:
-    """Yield the answers that are no success, by path."""
-    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for item in answers:
-        for path, statuses in item.statuses.items():
-            counts[path] += statuses
-    for path, seen in counts.items():
-        bad = [f"{n} × {code or 'no answer'}" for code, n in seen.items() if not 200 <= code < 300]
-        if bad:
-            yield f"{path} answered: {', '.join(bad)}. These requests count as well."
+    """Yield the answers that are no success, by path and status."""
+    counts = sum((item.counts for item in answers), Counter[tuple[str, int]]())
+    for (path, status), count in counts.items():
+        if status not in SUCCESS:
+            what = f"{count} × {status or 'no answer'}"
+            yield f"{path} answered: {what}. These requests count as well."
 
 
 def recommendation(advice: Advice, costs: AppCosts, cpus: float) -> Iterable[str]:

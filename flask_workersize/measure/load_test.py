@@ -32,6 +32,8 @@ START_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
 """How long an answer may take."""
 
+SUCCESS = range(200, 300)
+
 _HOST = "127.0.0.1"
 
 
@@ -39,23 +41,19 @@ _HOST = "127.0.0.1"
 class Answers:
     """How often each status came, by path (0 is no answer at all), and where redirects led."""
 
-    statuses: dict[str, Counter[int]] = field(default_factory=dict)
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     moved_to: dict[str, str] = field(default_factory=dict)
 
     def note(self, path: str, status: int, location: str | None = None) -> None:
         """Count an answer."""
-        self.statuses.setdefault(path, Counter())[status] += 1
+        self.counts[path, status] += 1
         if location:
             self.moved_to[path] = location
 
     @property
     def good(self) -> int:
         """Answers that are a success."""
-        return sum(map(self.good_of, self.statuses))
-
-    def good_of(self, path: str) -> int:
-        """Return how many answers of a path are a success."""
-        return sum(n for status, n in self.statuses[path].items() if 200 <= status < 300)
+        return sum(n for (_, status), n in self.counts.items() if status in SUCCESS)
 
 
 class LoadTest:
@@ -105,18 +103,13 @@ class LoadTest:
 
     def _report(self) -> CapacityReport:
         headers = {"Authorization": f"Bearer {self._token}"}
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            try:
-                body = _get(self._health_port, "/_health/capacity", headers)[1]
-                return CapacityReport.model_validate_json(body)
-            except (OSError, http.client.HTTPException, ValueError):
-                # Not if the monitor was restarted meanwhile.
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise WorkerSizeStartError(
-                        "The server ended while it was measured: a request may have ended it."
-                    ) from None
-                time.sleep(0.1)
+        try:
+            body = _get(self._health_port, "/_health/capacity", headers)[1]
+            return CapacityReport.model_validate_json(body)
+        except (OSError, http.client.HTTPException, ValueError):
+            raise WorkerSizeStartError(
+                "The server ended while it was measured: a request may have ended it."
+            ) from None
 
 
 def _memory(item: WorkerReport) -> WorkerMemory:

@@ -12,7 +12,7 @@ from ..monitor.guard import WARM_REQUESTS
 from ..monitor.learning import TrafficMeter
 from ..sizing.plan import MB
 from ..sizing.profile import Estimate, SizingProfile
-from .load_test import Answers, LoadTest, load_test
+from .load_test import SUCCESS, Answers, LoadTest, load_test
 
 ROUNDS = 10
 """Times that figures are taken of one-threaded workers: their spread is what one is worth."""
@@ -126,10 +126,11 @@ _REASONS = {
 
 def check(answers: Answers) -> None:
     """Refuse to measure a path that never answers: what it costs would not be what users get."""
-    useless = [path for path in answers.statuses if not answers.good_of(path)]
+    useful = {path for path, status in answers.counts if status in SUCCESS}
+    useless = list(dict.fromkeys(path for path, _ in answers.counts if path not in useful))
     if not useless:
         return
-    statuses = sorted({status for path in useless for status in answers.statuses[path] if status})
+    statuses = sorted({status for path, status in answers.counts if path in useless and status})
     moved_to = next((answers.moved_to[p] for p in useless if p in answers.moved_to), "")
     what = f"{', '.join(useless)} answered {', '.join(map(str, statuses)) or 'nothing'}"
     raise WorkerSizeConfigError(f"Nothing to measure: {what}. {_why(statuses, moved_to)}")

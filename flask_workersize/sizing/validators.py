@@ -42,8 +42,12 @@ def _whole_number_or_auto(value: Any) -> Any:
     return None if value is None or is_auto else _whole_number(value)
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+def _word(value: Any) -> Any:
+    """Return a word in lower case; a switch has many names."""
+    if not isinstance(value, str | bool):
+        return value
+    word = str(value).lower()
+    return _SWITCH.get(word, word)
 
 
 def _listed(value: Any) -> Any:
@@ -81,23 +85,13 @@ def _networks(value: Any) -> Any:
     return value
 
 
-def _guard(value: Any) -> Any:
-    """Accept what a switch is called everywhere, too; pydantic would refuse "true"."""
-    text = str(value).strip().lower() if isinstance(value, str | bool) else ""
-    word = _SWITCH.get(text, text)
-    if word not in ("on", "off", "exit"):
-        raise refusal('is not "on", "off" or "exit"')
-    return word
-
-
 def _profile_choice(value: Any) -> Any:
     """Accept a path, or a word for none or for learning."""
-    if value is None or value is False:
-        return None if value is None else "off"
-    if not isinstance(value, str) or "\0" in value:
+    if _word(value) in ("off", "learn"):
+        return _word(value)
+    if value is not None and (not isinstance(value, str) or "\0" in value):
         raise refusal('is not a path, "off" or "learn"')
-    word = "off" if _SWITCH.get(value.lower()) == "off" else value.lower()
-    return word if word in ("off", "learn") else value
+    return value
 
 
 ServerName = Literal["gunicorn", "waitress"]
@@ -112,8 +106,8 @@ Percent = Annotated[int, Field(ge=0, le=99), _WHOLE]
 RecyclePercent = Annotated[int, Field(ge=1, le=89), _WHOLE]
 Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
 Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
-Server = Annotated[ServerName, BeforeValidator(_lower)]
-Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
+Server = Annotated[ServerName, BeforeValidator(_word)]
+Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_word)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
 Host = Annotated[str, Field(pattern=r"^[^\s/]+$")]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
@@ -122,7 +116,7 @@ Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 _PROBLEMS = {
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
-    "literal_error": "is not a known server",
+    "literal_error": "is not a known value",
     "bool_parsing": 'is neither "on" nor "off"',
     "bool_type": 'is neither "on" nor "off"',
     "string_type": "is not a text",
