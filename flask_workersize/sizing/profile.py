@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median_high
@@ -37,14 +38,17 @@ _MOST = 1e9
 _MOST_BYTES = 64 * 1024
 
 
+_Number = Annotated[float, Field(ge=-_MOST, le=_MOST), AfterValidator(partial(round, ndigits=3))]
+
+
 class Estimate(BaseModel):
     """A measured number with its spread."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    value: float = Field(ge=-_MOST, le=_MOST)
-    low: float = Field(ge=-_MOST, le=_MOST)
-    high: float = Field(ge=-_MOST, le=_MOST)
+    value: _Number
+    low: _Number
+    high: _Number
 
     @model_validator(mode="after")
     def _is_within_its_spread(self) -> Self:
@@ -57,16 +61,12 @@ class Estimate(BaseModel):
         """Make a figure of what was seen: its median, or another number that is planned with."""
         seen = list(values)
         middle = median_high(seen) if value is None else value
-        return cls._rounded(middle, min(*seen, middle), max(*seen, middle))
+        return cls(value=middle, low=min(*seen, middle), high=max(*seen, middle))
 
     @classmethod
     def around(cls, value: float, error: float) -> Self:
         """Make a figure of a number and its standard error, to either side."""
-        return cls._rounded(value, value - error, value + error)
-
-    @classmethod
-    def _rounded(cls, value: float, low: float, high: float) -> Self:
-        return cls(value=round(value, 3), low=round(low, 3), high=round(high, 3))
+        return cls(value=value, low=value - error, high=value + error)
 
     def __str__(self) -> str:
         """Return the number and its spread, with one decimal."""
@@ -132,36 +132,57 @@ class SizingProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    version: Literal[1] = Field(alias="schema", description="version of this schema")
-    app: str = Field(description="name of the app, Flask's import_name")
-    made_at: AwareDatetime = Field(description="when it was measured")
-    made_by: Literal["measure", "learn"] = Field(
-        description='"measure" from requests that were sent for it, "learn" from real traffic'
-    )
-    python: str = Field(description="version of Python")
-    server: str = Field(description="the server and its version")
-    flask_workersize: str = Field(description="version of flask-workersize")
-    preload: bool = Field(description="whether the app was loaded before the workers were forked")
-    requests: int = Field(ge=1, description="requests that it was measured with")
-    shared_mb: Amount = Field(
-        description="memory that is needed once, for all workers; what is planned with is the most"
-    )
-    boot_mb: Amount = Field(description="a worker's own memory when it has started")
-    warm_mb: Amount = Field(description="the same after its first requests")
-    peak_mb: Annotated[Amount, AfterValidator(_not_zero)] = Field(
-        description="the same at its most; what is planned with is the most"
-    )
-    thread_mb: Amount = Field(
-        description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
-        "the threads that there were",
-    )
-    growth_mb: Estimate = Field(
-        description="own memory that 1,000 requests more have added; its spread is its standard "
-        "error, to either side"
-    )
-    grows: bool = Field(description="whether it was still growing at the end")
-    cpu_ms: Amount = Field(description="CPU time of a request, the server's part included")
-    wait_ms: Amount = Field(description="time that a request waits: for a database, for a service")
+    version: Literal[1] = Field(alias="schema")
+
+    app: str
+    """Name of the app, Flask's ``import_name``."""
+
+    made_at: AwareDatetime
+
+    made_by: Literal["measure", "learn"]
+    """From requests that were sent for it, or from real traffic."""
+
+    python: str
+
+    server: str
+    """The server and its version."""
+
+    flask_workersize: str
+
+    preload: bool
+    """Whether the app was loaded before the workers were forked."""
+
+    requests: int = Field(ge=1)
+    """Requests that it was measured with."""
+
+    shared_mb: Amount
+    """Memory that is needed once, for all workers; the most is planned with."""
+
+    boot_mb: Amount
+    """A worker's own memory when it has started."""
+
+    warm_mb: Amount
+    """The same after its first requests."""
+
+    peak_mb: Annotated[Amount, AfterValidator(_not_zero)]
+    """The same at its most; the most is planned with."""
+
+    thread_mb: Amount
+    """Memory of each thread more, at its most; 0 if it was learnt: the peak has the threads that
+    there were."""
+
+    growth_mb: Estimate
+    """Own memory that 1,000 requests more added; its spread is its standard error, to either
+    side."""
+
+    grows: bool
+    """Whether it was still growing at the end."""
+
+    cpu_ms: Amount
+    """CPU time of a request, the server's part included."""
+
+    wait_ms: Amount
+    """Time that a request waits: for a database, for a service."""
 
     @property
     def of_server(self) -> str:
