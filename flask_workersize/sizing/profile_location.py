@@ -37,10 +37,8 @@ def find_profile(
         profile = SizingProfile.load(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return error.strerror or "it cannot be read"
-    except ValueError as error:
-        return str(error)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
     if location is not None and profile.app != location.app:
         return "it is another app's"
     if profile.preload != preload:

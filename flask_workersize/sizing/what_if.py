@@ -62,24 +62,22 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
     """
     is_waitress = plan.server == "waitress"
     counted = "thread" if is_waitress else "worker"
+    more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
     needed: dict[str, Any] = {"what": counted}
     if plan.limited_by == "explicit":
         needed["setting"] = plan.sources[f"{counted}s"]
-        more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
-        memory_mb = memory_needed_mb(settings, *more)
-        if memory_mb > plan.memory_available_mb:
-            needed["memory_available_mb"] = memory_mb
-        return needed
-    if not is_waitress and plan.workers == settings.max_workers:
-        needed["setting"] = plan.sources["max_workers"]
-    # The bounds count threads, and a worker takes as many of them as it has.
-    bound = plan.concurrency + (1 if is_waitress else plan.threads)
-    if plan.cpu_bound < bound:
-        needed["cpus"] = (bound - 1) / 2
-    if plan.memory_bound < bound:
-        # Where the memory of a worker was not measured, the guide counts it for each thread.
-        more = (bound, 1)
-        if settings.profile is not None:
-            more = (1, bound) if is_waitress else (bound // plan.threads, plan.threads)
+        is_short = memory_needed_mb(settings, *more) > plan.memory_available_mb
+    else:
+        if not is_waitress and plan.workers == settings.max_workers:
+            needed["setting"] = plan.sources["max_workers"]
+        # The bounds count threads, and a worker takes as many of them as it has.
+        bound = plan.concurrency + (1 if is_waitress else plan.threads)
+        if plan.cpu_bound < bound:
+            needed["cpus"] = (bound - 1) / 2
+        is_short = plan.memory_bound < bound
+        if settings.profile is None:
+            # The guide counts the memory of a worker for each thread.
+            more = (bound, 1)
+    if is_short:
         needed["memory_available_mb"] = memory_needed_mb(settings, *more)
     return needed
