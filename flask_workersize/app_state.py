@@ -138,7 +138,9 @@ def prepare(
 ) -> tuple[SizingSettings, SizingPlan]:
     """Plan for an app from every source of settings, and store the plan."""
     state = get_state(app)
-    settings = load_settings(app, options, option_source).with_profile(ProfileLocation.of(app))
+    settings = load_settings(app, options, option_source).with_profile(
+        ProfileLocation(app.import_name, app.instance_path)
+    )
     plan = compute_plan(settings, state.resources_for(settings))
     state.settings, state.plan, state.error = settings, plan, None
     app.config[PLAN_KEY] = plan

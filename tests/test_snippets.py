@@ -95,7 +95,7 @@ def probe_app() -> tuple[ProbeApp, Scoreboard]:
     row.set_ready()
     board.state = State.SERVING
 
-    def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
+    def report(details: bool, live: bool, asking: int | None) -> CapacityReport:
         return CapacityReport.of(PLAN, serving=True, now=replace(board.read(asking), connections=0))
 
     endpoint = CapacityEndpoint(report, lambda: SecretStr("t"), is_inside=True)

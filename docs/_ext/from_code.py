@@ -460,9 +460,8 @@ class Measured(SphinxDirective):
         advice = advise(profile.costs, settings, resources, "gunicorn")
         lines = [
             *format.table(profile),
-            f"with it, here: {compute_plan(settings, resources)}",
-            f"for .env: {format.because(advice, profile.costs, resources.cpus)}",
-            *(f"  {line}" for line in advice.dotenv_lines()),
+            f"Plan with this profile: {compute_plan(settings, resources)}",
+            *format.recommendation(advice, profile.costs, resources.cpus),
         ]
         command = "$ NOW_LMS_WSGI_SERVER=gunicorn flask workersize measure"
         return [literal("\n".join([command, *lines]))]

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -14,17 +15,18 @@ from flask.cli import ScriptInfo, pass_script_info
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _sizing_options(*server_names: str) -> Callable[[F], F]:
-    """Add the options that a plan is made from; the one for the server may have other names."""
-    options = [
+_server_option = partial(
+    click.option, metavar="[waitress|gunicorn]", help="Server to run.  [default: waitress]"
+)
+
+
+def _sizing_options(command: F) -> F:
+    """Add the options that a plan is made from, beside the server."""
+    for add in (
         click.option(
-            *server_names,
-            "wsgi_server",
-            metavar="[waitress|gunicorn]",
-            help="Server to run.  [default: waitress]",
-        ),
-        click.option(
-            "--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]"
+            "--worker-memory-mb",
+            metavar="MB",
+            help="Memory that one worker needs, in MB.  [default: 200]",
         ),
         click.option(
             "--threads",
@@ -32,22 +34,16 @@ def _sizing_options(*server_names: str) -> Callable[[F], F]:
             help="Threads per worker.  [default: 1 for gunicorn, calculated for waitress]",
         ),
         click.option(
-            "--worker-memory-mb",
-            metavar="MB",
-            help="Memory that one worker needs, in MB.  [default: 200]",
+            "--workers", metavar="NUMBER", help="Worker processes.  [default: calculated]"
         ),
-    ]
-
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    ):
+        command = add(command)
+    return command
 
 
 @click.command("serve-prod")
-@_sizing_options("--wsgi-server")
+@_server_option("--wsgi-server")
+@_sizing_options
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 0.0.0.0]")
 @click.option("--port", metavar="NUMBER", help="Port to listen on.  [default: 8080]")
 @click.option(
@@ -61,15 +57,8 @@ def _sizing_options(*server_names: str) -> Callable[[F], F]:
     metavar="SECONDS",
     help="Seconds until a silent worker or an idle connection is ended.  [default: 120]",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan and how it came about; start nothing."
-)
-@click.option(
-    "--all",
-    "show_all",
-    is_flag=True,
-    help="With --dry-run: show the settings that are at their defaults, too.",
-)
+@click.option("--dry-run", is_flag=True, help="Print the plan and its reasons; start nothing.")
+@click.option("--all", "show_all", is_flag=True, help="With --dry-run: show defaults, too.")
 @pass_script_info
 def serve_prod(
     info: ScriptInfo, /, dry_run: bool, show_all: bool, bind: tuple[str, ...], **options: Any
@@ -108,14 +97,11 @@ def workersize() -> None:
 
 
 @workersize.command("plan")
-@_sizing_options("--server", "--wsgi-server")
+@_server_option("--server", "--wsgi-server", "wsgi_server")
+@_sizing_options
 @click.option("--cpus", metavar="NUMBER", help="Plan for another machine: its CPUs, such as 0.5.")
-@click.option(
-    "--memory", metavar="SIZE", help="Plan for another machine: its free memory, such as 512M."
-)
-@click.option(
-    "--all", "show_all", is_flag=True, help="Show the settings that are at their defaults, too."
-)
+@click.option("--memory", metavar="SIZE", help="Its free memory, such as 512M.")
+@click.option("--all", "show_all", is_flag=True, help="Show the settings at their defaults, too.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @pass_script_info
 def plan_command(
@@ -127,7 +113,7 @@ def plan_command(
     show_all: bool,
     **options: Any,
 ) -> None:
-    """Show what was asked, what was found and where, and which bound won.
+    """Show what was set, what was found and where, and which bound won.
 
     With --cpus and --memory it plans for another machine; --workers shows how
     much memory that many workers need. Nothing is started.
@@ -142,10 +128,8 @@ def plan_command(
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
     plan = compute_plan(settings, resources)
-    if json_:
-        click.echo(as_json(settings, resources, plan))
-    else:
-        click.echo(explain(settings, resources, plan, show_all))
+    table = explain(settings, resources, plan, show_all)
+    click.echo(as_json(settings, resources, plan) if json_ else table)
 
 
 @workersize.command("measure")
@@ -158,13 +142,13 @@ def plan_command(
     help="Path to request, by GET; may be repeated.  [default: /]",
 )
 @click.option(
-    "--requests", metavar="NUMBER", default="200", help="Requests of each trial.  [default: 200]"
+    "--requests", metavar="NUMBER", default="200", help="Requests of each test.  [default: 200]"
 )
 @click.option(
     "--concurrency",
     metavar="NUMBER",
     default="8",
-    help="Concurrent requests, and threads of the second trial.  [default: 8]",
+    help="Concurrent requests, and threads of the second test.  [default: 8]",
 )
 @click.option("--write", metavar="FILE", help="Also write the recommended settings to a .env file.")
 @pass_script_info
@@ -178,17 +162,16 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     or the file that NOW_LMS_SIZING_PROFILE names.
     """
     from ..errors import WorkerSizeConfigError
-    from ..measure.command import Asked, measure_app
+    from ..measure.command import measure_app
     from ..servers.app_import import AppImport
 
     app = info.load_app()
     location = AppImport.of(info)
     if location is None:
         raise WorkerSizeConfigError(
-            "Measuring starts the app in processes of its own, but this command was given a "
-            "loaded app: use flask --app ... workersize measure."
+            "Measuring has to start the app itself: use flask --app ... workersize measure."
         )
-    measure_app(app, location.import_path, Asked(**options))
+    measure_app(app, location.import_path, **options)
 
 
 @workersize.command("doctor")
@@ -201,26 +184,22 @@ def doctor_command(info: ScriptInfo, /) -> None:
     a moment, to check what it inherits, and loads the app a second time, to
     check whether its SECRET_KEY stays the same.
     """
-    from ..app_state import get_state
+    from ..app_state import get_state, prepare
     from ..doctor import examine
     from ..servers.app_import import AppImport
     from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 
     app = info.load_app()
-    state, location = get_state(app), AppImport.of(info)
-    plan, settings = state.get_plan(), state.settings
-    assert settings is not None  # or there would be no plan
-    gunicorn_plan = compute_plan(settings, state.resources_for(settings), server="gunicorn")
+    location = AppImport.of(info)
+    settings, plan = prepare(app)
+    resources = get_state(app).resources_for(settings)
+    gunicorn_plan = compute_plan(settings, resources, server="gunicorn")
     findings = examine(app, gunicorn_plan, settings.preload, location)
     click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
     status = int(any(finding.level == "breaks" for finding in findings))
-    if location is not None and any(not thread.daemon for thread in _other_threads()):
-        # Python would wait for them, and they may never end.
+    if location is not None and sum(not thread.daemon for thread in threading.enumerate()) > 1:
+        # Python would wait for threads beside this one, and they may never end.
         sys.stdout.flush()
         os._exit(status)
     raise click.exceptions.Exit(status)
-
-
-def _other_threads() -> set[threading.Thread]:
-    return {*threading.enumerate()} - {threading.main_thread()}

@@ -1,4 +1,4 @@
-"""Say what of an app more than one worker breaks or multiplies."""
+"""Check whether an app is safe with more than one worker."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ORDER = ("breaks", "multiplies", "unseen")
 def examine(
     app: Flask, plan: SizingPlan, preload: bool = True, location: AppImport | None = None
 ) -> list[Finding]:
-    """Look at an app that has been loaded, and return what is found, the worst first.
+    """Check an app that has been loaded, and return what is found, the worst first.
 
-    It forks a worker for a moment where that answers a question, and with a location it loads the
+    It forks a worker for a moment if that answers a question, and with a location it loads the
     app once more, in a process of its own. A check that fails is a finding with level "unseen".
     """
     case = Case(app, preload, max(2, plan.workers), location)
@@ -38,11 +38,6 @@ def examine(
             found += check(case)
         # Whatever an extension of an unknown version does, it is no reason to end here.
         except Exception as error:
-            found.append(
-                Finding(
-                    "unseen",
-                    f"{name}: not what is known of it ({type(error).__name__}).",
-                    "Look at it yourself.",
-                )
-            )
+            what = f"{name}: this check failed ({type(error).__name__})."
+            found.append(Finding("unseen", what, "Check it yourself."))
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))

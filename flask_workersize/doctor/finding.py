@@ -1,4 +1,4 @@
-"""What the doctor finds, and what a check is handed."""
+"""What the doctor finds, and what a check is made from."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from .fork_probe import ForkProbe, fork_probe
 
 Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
 
-_SETTLING_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -35,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """The app that is looked at, and how it would be served."""
+    """The app that is checked, and how it would be served."""
 
     app: Flask
     preload: bool
@@ -44,11 +42,8 @@ class Case:
 
     @cached_property
     def threads(self) -> list[threading.Thread]:
-        """The threads that loading the app has left, without the one that asks.
-
-        Those that end by themselves in a moment are waited for.
-        """
-        deadline = time.monotonic() + _SETTLING_SECONDS
+        """The threads that loading the app has left, except those that end within a second."""
+        deadline = time.monotonic() + 1
         others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
         for thread in others:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -62,7 +57,7 @@ class Case:
 
     @cached_property
     def worker(self) -> ForkProbe | None:
-        """What a worker that is forked now would find; ``None`` where none could be forked."""
+        """What a worker that is forked now would find; ``None`` if none could be forked."""
         return fork_probe(self.app, self.engines)
 
 
@@ -70,7 +65,7 @@ Check: TypeAlias = Callable[[Case], Iterable[Finding]]
 
 
 def known(module: str, name: str) -> Any:
-    """Return a class of an optional package, or ``None`` where the app has not imported it."""
+    """Return a class of an optional package, or ``None`` if the app has not imported it."""
     return getattr(sys.modules.get(module), name, None)
 
 

@@ -1,17 +1,16 @@
-"""Fork a worker for a moment, as gunicorn does after preloading, and ask it what it has."""
+"""Fork a worker for a moment, as gunicorn does after preloading, to see what it has."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from select import select
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from flask import Flask
@@ -19,12 +18,7 @@ from flask import Flask
 from ..runtime.deployment import current
 from ..runtime.fork import after_fork
 
-PROBE_SECONDS = 10.0
-"""How long a worker may take to get ready: receivers of the app run in it."""
-
-
-NO_WORKER = "No worker got ready that could be asked what it renews."
-"""Why it is not known what a worker does with what it inherits."""
+NO_WORKER = "No worker got ready, so what it renews is unknown."
 
 
 @dataclass(frozen=True)
@@ -35,68 +29,58 @@ class ForkProbe:
     inherited: frozenset[int]
 
 
-def fork_probe(
-    app: Flask, engines: Sequence[Any], seconds: float = PROBE_SECONDS
-) -> ForkProbe | None:
+def fork_probe(app: Flask, engines: Sequence[Any], seconds: float = 10.0) -> ForkProbe | None:
     """Fork, do what a worker does first, and return what there is then.
 
-    It runs the app's receivers of ``worker_forked`` and its handlers of ``os.register_at_fork``.
+    It runs the app's receivers of ``worker_forked`` and its handlers of ``os.register_at_fork``,
+    which may take some seconds.
     """
     if not hasattr(os, "fork"):
         return None
-    before = [engine.pool for engine in engines]
-    reading, writing = os.pipe()
+    reading, writing = Pipe(duplex=False)
     with warnings.catch_warnings():
         # Python warns of a fork beside threads: whether they are missed is the question.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        _be_a_worker(app, engines, before, writing)
-    os.close(writing)
-    try:
-        told = json.loads(_read(reading, seconds))
-        return ForkProbe(frozenset(told["threads"]), frozenset(told["inherited"]))
-    except ValueError:
-        return None
-    finally:
-        os.close(reading)
-        # With whatever the app has started in it.
-        for kill in (os.kill, os.killpg):
-            with suppress(ProcessLookupError, PermissionError):
-                kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _be_a_worker(app, engines, writing)
+    writing.close()
+    with reading, suppress(EOFError, OSError):
+        try:
+            return reading.recv() if reading.poll(seconds) else None
+        finally:
+            os.kill(child, signal.SIGKILL)
+            kill_group(child)
+            os.waitpid(child, 0)
+    return None
 
 
-def _read(descriptor: int, seconds: float) -> bytes:
-    """Read one line: what the app has started in the worker may hold the other end for longer."""
-    text, deadline = b"", time.monotonic() + seconds
-    while select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        chunk = os.read(descriptor, 65536)
-        text += chunk
-        if not chunk or text.endswith(b"\n"):
-            return text
-    return b""
-
-
-def _be_a_worker(
-    app: Flask, engines: Sequence[Any], before: Sequence[Any], writing: int
-) -> NoReturn:
+def _be_a_worker(app: Flask, engines: Sequence[Any], writing: Connection) -> NoReturn:
     # Whatever happens, this process must not go on as the command.
     try:
         os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard in range(3):
-            os.dup2(nothing, standard)
+        silence()
+        pools = [engine.pool for engine in engines]
         for each in {app, *current.apps}:
             after_fork(each)
         others = set(threading.enumerate()) - {threading.current_thread()}
-        told = {
-            "threads": [origin(thread) for thread in others],
-            "inherited": [i for i, old in enumerate(before) if engines[i].pool is old],
-        }
-        os.write(writing, json.dumps(told).encode() + b"\n")
+        kept = (i for i, old in enumerate(pools) if engines[i].pool is old)
+        writing.send(ForkProbe(frozenset(map(origin, others)), frozenset(kept)))
     finally:
         os._exit(0)
+
+
+def silence() -> None:
+    """Let nothing that the app prints reach the terminal, and give it nothing to read."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+
+
+def kill_group(leader: int) -> None:
+    """Kill whatever the app has started in a process of its own session."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def origin(thread: threading.Thread) -> str:

@@ -19,8 +19,7 @@ def rate_limits(case: Case) -> Iterable[Finding]:
                 "breaks",
                 "Flask-Limiter counts in the memory of each worker: with "
                 f"{case.workers} workers a limit lets up to {case.workers} times as much through.",
-                "Set RATELIMIT_STORAGE_URI, or storage_uri of the Limiter, to a storage that all "
-                "workers share, such as Redis or Memcached.",
+                "Set RATELIMIT_STORAGE_URI to a shared storage, such as Redis or Memcached.",
             )
             return
 
@@ -32,15 +31,13 @@ def caches(case: Case) -> Iterable[Finding]:
         yield Finding(
             "breaks",
             "Flask-Caching keeps a SimpleCache in the memory of each worker: what one worker "
-            f"deletes or changes lives on in the others, and it takes up to {case.workers} times "
-            "the memory.",
-            "Set CACHE_TYPE to a cache that all workers share, such as RedisCache, MemcachedCache "
-            "or FileSystemCache.",
+            "deletes or changes lives on in the others.",
+            "Set CACHE_TYPE to a shared cache, such as RedisCache or FileSystemCache.",
         )
 
 
 def _is_a(thing: Any, name: str) -> bool:
-    """Say whether a class of that name is among the classes of a thing.
+    """Return whether a class of that name is among the classes of a thing.
 
     By name, because the class has moved between modules, and importing it would be a dependency.
     """

@@ -11,10 +11,7 @@ from .fork_probe import origin
 
 PACKAGE = "apscheduler"
 
-_REMEDY = (
-    "Run the scheduler in a process of its own, as a command of the app, or hand the jobs to a "
-    "queue of tasks or to cron."
-)
+_REMEDY = "Run the scheduler in a process of its own, or use a task queue or cron."
 
 
 def running_schedulers(case: Case) -> Iterable[Finding]:
@@ -25,22 +22,18 @@ def running_schedulers(case: Case) -> Iterable[Finding]:
     """
     schedulers = _schedulers()
     running = [scheduler for scheduler in schedulers if _runs(scheduler)]
-    everywhere = bool(running) and any(map(_may_have_jobs, running))
+    everywhere = any(map(_may_have_jobs, running))
     if case.preload:
         worker = case.worker if schedulers else None
-        everywhere = worker is not None and any(_is_ours(each) for each in worker.threads)
+        everywhere = worker is not None and any(map(_is_ours, worker.threads))
     if everywhere:
-        yield Finding(
-            "breaks",
-            f"APScheduler runs in each worker: {case.workers} workers run each job "
-            f"{case.workers} times.",
-            _REMEDY,
-        )
+        each = f"{case.workers} workers run each job {case.workers} times"
+        yield Finding("breaks", f"APScheduler runs in each worker: {each}.", _REMEDY)
     elif running and case.preload:
         yield Finding(
             "breaks",
             "APScheduler is started when the app is loaded: its jobs run in the launcher alone, "
-            "and a job that a request adds, in the copy of a worker, never runs.",
+            "and a job that a request adds never runs.",
             _REMEDY,
         )
 
@@ -67,7 +60,7 @@ def _runs(scheduler: Any) -> bool:
 
 
 def _may_have_jobs(scheduler: Any) -> bool:
-    """Say whether there is a job; of version 4, and of a store that cannot be read, suppose so."""
+    """Return whether there is a job; assume one in version 4, and if the store cannot be read."""
     try:
         return not hasattr(scheduler, "running") or bool(scheduler.get_jobs())
     except Exception:

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import hmac
-import json
+import hashlib
 import os
-import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
-
-from flask import Flask
 
 from .finding import Case, Finding
-
-LOAD_SECONDS = 60.0
-"""How long the second load of the app may take."""
-
-_UNSEEN = Finding(
-    "unseen",
-    "The app could not be loaded a second time, in a process of its own, so it is not known "
-    "whether SECRET_KEY stays the same.",
-    "Make sure that it is not made at the start.",
-)
+from .fork_probe import kill_group
 
 
-def made_at_start(case: Case, seconds: float = LOAD_SECONDS) -> Iterable[Finding]:
+def made_at_start(case: Case, seconds: float = 60.0) -> Iterable[Finding]:
     """Load the app once more in another process, and compare the two keys.
 
     It breaks with preload too: the workers of one start share a key then, but not with those of
-    the next start, nor with those of another machine.
+    the next start, nor with those of another machine. The second load may take some seconds.
     """
-    key = key_of(case.app)
-    if key is None or case.location is None:
+    if not case.app.secret_key or case.location is None:
         return
-    salt = secrets.token_bytes(32)
-    digest = _digest_of_second_load(case.location.import_path, salt, seconds)
-    if digest is None:
-        yield _UNSEEN
-    elif not hmac.compare_digest(digest, digest_of(key, salt)):
+    digest = _digest_of_second_load(case.location.import_path or "", seconds)
+    if not digest:
+        yield Finding(
+            "unseen",
+            "The app could not be loaded a second time, so whether SECRET_KEY stays the same is "
+            "unknown.",
+            "Make sure that it is not made at the start.",
+        )
+    elif digest != digest_of(case.app.secret_key):
         what = (
             "sessions end with each start, and one machine does not accept those of another"
             if case.preload
@@ -54,42 +41,26 @@ def made_at_start(case: Case, seconds: float = LOAD_SECONDS) -> Iterable[Finding
         )
 
 
-def key_of(app: Flask) -> bytes | None:
-    """Return the key that an app signs with; ``None`` for no key."""
-    key: Any = app.secret_key
-    if isinstance(key, str):
-        key = key.encode("utf-8", "surrogatepass")
-    return key if isinstance(key, bytes) and key else None
-
-
-def digest_of(key: bytes, salt: bytes) -> str:
+def digest_of(key: str | bytes | None) -> str:
     """Return what two processes compare instead of the key."""
-    return hmac.new(salt, key, "sha256").hexdigest()
+    encoded = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return hashlib.sha256(encoded or b"").hexdigest()
 
 
-def _digest_of_second_load(import_path: str | None, salt: bytes, seconds: float) -> str | None:
-    asked = json.dumps({"import_path": import_path, "salt": salt.hex()})
+def _digest_of_second_load(import_path: str, seconds: float) -> str | None:
     with subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.secret_key_probe"],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-m", f"{__package__}.secret_key_probe", import_path],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     ) as child:
         try:
-            told = child.communicate(asked, seconds)[0]
+            return child.communicate(timeout=seconds)[0]
         except subprocess.TimeoutExpired:
-            told = ""
+            return None
         finally:
-            _end(child)
-    return told or None
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    """End the process, and whatever the app has started from it."""
-    if not hasattr(os, "killpg"):
-        child.kill()
-        return
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
+            if hasattr(os, "killpg"):
+                kill_group(child.pid)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Blueprint, request
-from werkzeug.wrappers import Response
 
 from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
 
@@ -14,15 +13,9 @@ from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
 def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:
     """Return the blueprint that owns the routes, for ``url_for`` and the list of routes."""
     blueprint = Blueprint("workersize", __name__)
-
-    @blueprint.get(url)
-    def capacity() -> Response:
-        return endpoint.report(request.environ)
-
-    @blueprint.get(url + METRICS_SUFFIX)
-    def metrics() -> Response:
-        return endpoint.metrics(request.environ)
-
+    blueprint.add_url_rule(url, "capacity", lambda: endpoint.report(request.environ))
+    metrics = url + METRICS_SUFFIX
+    blueprint.add_url_rule(metrics, "metrics", lambda: endpoint.metrics(request.environ))
     return blueprint
 
 

@@ -1,11 +1,11 @@
-"""What is answered on the paths of the report, whichever server asks."""
+"""What is answered on the paths of the report, on the app's port and on the health port."""
 
 from __future__ import annotations
 
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import SecretStr
 from werkzeug.wrappers import Response
@@ -20,11 +20,8 @@ METRICS_SUFFIX = "/metrics"
 METHODS = ("GET", "HEAD")
 
 
-class ReportMaker(Protocol):
-    """Makes the report."""
-
-    def __call__(self, *, details: bool, live: bool, asking: int | None) -> CapacityReport:
-        """Make the report."""
+ReportMaker = Callable[[bool, bool, int | None], CapacityReport]
+"""Makes the report, with details, with live figures, for the request in a slot."""
 
 
 def respond(
@@ -34,8 +31,8 @@ def respond(
     **headers: str,
 ) -> Response:
     """Return a response that may not be stored."""
-    sent = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    return Response(body, status, sent, content_type=content_type)
+    headers = {"Cache-Control": "no-store", **headers}
+    return Response(body, status, headers, content_type=content_type)
 
 
 class CapacityEndpoint:
@@ -54,10 +51,9 @@ class CapacityEndpoint:
     def report(self, environ: Mapping[str, Any]) -> Response:
         """Answer with the report."""
         details = self._is_authorized(environ)
+        live = details or self._is_inside
         try:
-            report = self._make_report(
-                details=details, live=details or self._is_inside, asking=environ.get(SLOT_KEY)
-            )
+            report = self._make_report(details, live, environ.get(SLOT_KEY))
         except WorkerSizeConfigError as error:
             return respond(json.dumps({"status": "fail", "error": error.message}), 500)
         return respond(report.to_json())
@@ -65,13 +61,13 @@ class CapacityEndpoint:
     def metrics(self, environ: Mapping[str, Any]) -> Response:
         """Answer with the same figures for Prometheus."""
         if not self._is_inside and not self._is_authorized(environ):
-            return respond(_NO_TOKEN, 401, _TEXT, WWW_Authenticate="Bearer")
+            return respond(_NO_TOKEN, 401, _TEXT, **{"WWW-Authenticate": "Bearer"})
         try:
             from .metrics import render
         except ImportError:
             return respond(_NO_CLIENT, 501, _TEXT)
         try:
-            report = self._make_report(details=False, live=True, asking=environ.get(SLOT_KEY))
+            report = self._make_report(False, True, environ.get(SLOT_KEY))
         except WorkerSizeConfigError as error:
             return respond(f"{error.message}\n", 500, _TEXT)
         body, content_type = render(report, environ.get("HTTP_ACCEPT", ""))
@@ -89,11 +85,5 @@ class CapacityEndpoint:
 
 
 _TEXT = "text/plain; charset=utf-8"
-_NO_TOKEN = (
-    "Metrics on this port need the token: send 'Authorization: Bearer ...' with the value of "
-    "NOW_LMS_HEALTH_TOKEN, or ask the health port.\n"
-)
-_NO_CLIENT = (
-    "prometheus_client is not installed where the app runs: pip install "
-    "'flask-workersize[metrics]', then restart.\n"
-)
+_NO_TOKEN = "Send NOW_LMS_HEALTH_TOKEN as 'Authorization: Bearer ...', or use the health port.\n"
+_NO_CLIENT = "prometheus_client is missing: pip install 'flask-workersize[metrics]' and restart.\n"

@@ -1,4 +1,4 @@
-"""What the report says of what was learnt from traffic, and what follows from it."""
+"""What the report shows of what was measured from traffic, and what follows from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OFF_SHARE = 0.25
 
 
 LEARN_LINE = "NOW_LMS_SIZING_PROFILE=learn"
-"""What lets the next start plan from what was learnt."""
+"""What lets the next start plan from what was measured."""
 
 
 class MeasuredReport(BaseModel):
@@ -28,15 +28,11 @@ class MeasuredReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    requests: int = Field(ge=1, description="requests that it was learnt from")
-    cpu_ms: float = Field(
-        ge=0, description="CPU time of a request, in milliseconds, the server's part included"
-    )
+    requests: int = Field(ge=1, description="requests that it was measured from")
+    cpu_ms: float = Field(ge=0, description="CPU time of a request, in milliseconds")
     wait_ms: float = Field(ge=0, description="time that a request waits, in milliseconds")
     shared_memory_mb: float = Field(ge=0, description="memory that is needed once, in MB")
-    worker_memory_mb: float = Field(
-        ge=0, description="the most memory of its own that a worker was seen with, in MB"
-    )
+    worker_memory_mb: float = Field(ge=0, description="the most private memory of a worker, in MB")
     advice: list[str] = Field(description="the lines to set for workers and threads")
 
     @classmethod
@@ -65,18 +61,17 @@ class MeasuredReport(BaseModel):
         )
 
     def warnings(self, plan: SizingPlan) -> Iterable[str]:
-        """Yield what is to be said where measured memory is far from what was planned."""
+        """Yield a warning if measured memory is far from what was planned."""
         once, own = ceil(self.shared_memory_mb), max(1, ceil(self.worker_memory_mb))
         measured = once + plan.workers * own
         off = measured / plan.estimated_memory_mb - 1
         if abs(off) <= OFF_SHARE:
             return
         source = plan.sources["worker_memory_mb"]
-        remedy = f"set {LEARN_LINE}: what the server learns then, its next start plans with"
+        remedy = f"set {LEARN_LINE} to plan the next start with what was measured"
         if source not in ("default", MEASURED):
             # It wins over a profile.
             remedy = f"{source} should be {-(-measured // plan.workers)}"
-        yield (
-            f"measured are {once} MB shared + {plan.workers} × {own} MB = {measured} MB, planned "
-            f"were {plan.estimated_memory_mb} MB ({off:+.0%}): {remedy}."
-        )
+        total = f"{once} MB shared + {plan.workers} × {own} MB = {measured} MB"
+        planned = f"planned were {plan.estimated_memory_mb} MB ({off:+.0%})"
+        yield f"measured are {total}, {planned}: {remedy}."

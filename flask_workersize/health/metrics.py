@@ -32,15 +32,9 @@ class _ReportCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         report = self._report
-        yield InfoMetricFamily(
-            f"{_PREFIX}plan",
-            "How the server is sized.",
-            {
-                "server": report.server,
-                "worker_class": report.worker_class or "",
-                "limited_by": report.limited_by,
-            },
-        )
+        names = ("server", "worker_class", "limited_by")
+        labels = {name: getattr(report, name) or "" for name in names}
+        yield InfoMetricFamily(f"{_PREFIX}plan", "How the server is sized.", labels)
         for field, metric in _PLANNED.items():
             yield from self._family(GaugeMetricFamily, field, metric)
         for field, figure in FIGURES.items():

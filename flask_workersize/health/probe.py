@@ -1,4 +1,4 @@
-"""The health port: a small WSGI app that needs no worker, and tells live from ready."""
+"""The health port: a small WSGI app that needs no worker, and separates live from ready."""
 
 from __future__ import annotations
 

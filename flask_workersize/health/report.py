@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..runtime.figures import LiveFigures, live_figures
 from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
-from ..sizing.plan import MB, SizingPlan
+from ..sizing.plan import MB, Limit, SizingPlan
+from ..sizing.validators import ServerName
 from .measured import MeasuredReport
 
 
@@ -28,24 +29,15 @@ class WorkerReport(BaseModel):
     busy: int = Field(ge=0, description="requests that run")
     running_seconds: float = Field(ge=0, description="for how long the longest of them has run")
     served: int = Field(ge=0, description="requests that it has served")
-    busy_seconds: float = Field(
-        ge=0, description="time that its threads have spent on them, summed up"
-    )
-    cpu_seconds: float = Field(
-        ge=0,
-        description="time that they have computed for them, the server's part included",
-    )
+    busy_seconds: float = Field(ge=0, description="time its threads spent on them, summed up")
+    cpu_seconds: float = Field(ge=0, description="CPU time of them, the server's part included")
     rss_mb: float | None = Field(
-        description="resident memory, in MB; pages that it shares with others count in full; null "
-        "until it is sampled"
+        description="resident memory, in MB, shared pages included; null until it is sampled"
     )
     pss_mb: float | None = Field(
-        description="the same with each shared page divided among the processes that share it; "
-        "null if the system does not report it"
+        description="the same with shared pages divided among their processes; null if not reported"
     )
-    uss_mb: float | None = Field(
-        description="private memory, in MB; null if the system does not report it"
-    )
+    uss_mb: float | None = Field(description="private memory, in MB; null if not reported")
     first_mb: float | None = Field(description="private memory when it was ready, in MB")
     warm_mb: float | None = Field(description="private memory once its caches were full, in MB")
     peak_mb: float | None = Field(description="the most private memory it has had, in MB")
@@ -56,25 +48,22 @@ class WorkerReport(BaseModel):
     def of(cls, row: WorkerStats) -> WorkerReport:
         """Make the report of a worker."""
         memory = row.memory
+        kinds = ("rss", "pss", "uss", "first", "warm", "peak")
+        sizes = {kind: getattr(memory, f"{kind}_bytes", None) for kind in kinds}
         return cls(
             pid=row.pid,
-            age_seconds=_rounded(row.lived_seconds),
+            age_seconds=round(row.lived_seconds, 3),
             ready=row.is_ready,
-            silent_seconds=_rounded(row.silent_seconds),
+            silent_seconds=round(row.silent_seconds, 3),
             slots=row.slots,
             busy=row.busy,
-            running_seconds=_rounded(max(row.running_seconds, default=0.0)),
+            running_seconds=round(max(row.running_seconds, default=0.0), 3),
             served=row.served,
             busy_seconds=round(row.busy_ns / 1e9, 6),
             cpu_seconds=round(row.cpu_ns / 1e9, 6),
-            rss_mb=_mb(memory and memory.rss_bytes),
-            pss_mb=_mb(memory and memory.pss_bytes),
-            uss_mb=_mb(memory and memory.uss_bytes),
-            first_mb=_mb(memory and memory.first_bytes),
-            warm_mb=_mb(memory and memory.warm_bytes),
-            peak_mb=_mb(memory and memory.peak_bytes),
-            memory_age_seconds=memory and _rounded(memory.age_seconds),
+            memory_age_seconds=memory and round(memory.age_seconds, 3),
             memory_served=memory and memory.served,
+            **{f"{kind}_mb": size and round(size / MB, 3) for kind, size in sizes.items()},
         )
 
 
@@ -84,23 +73,20 @@ class PlanReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: Literal["pass", "warn"] = Field(
-        description='"pass", or "warn" if the plan does not fit into available memory, or the '
-        "memory guard cannot help"
+        description='"warn" if the plan does not fit into memory, or the memory guard cannot help'
     )
     serving: bool = Field(
-        description="whether this app is served under the plan; false in a process that "
-        "flask-workersize did not launch, where the plan is what it would be"
+        description="whether this app is served under the plan; false if flask-workersize did not "
+        "launch this process"
     )
-    server: Literal["gunicorn", "waitress"] = Field(description="the WSGI server")
+    server: ServerName = Field(description="the WSGI server")
     workers: int = Field(ge=1, description="worker processes; 1 for waitress")
     threads: int = Field(ge=1, description="threads a worker")
     concurrency: int = Field(ge=1, description="requests that can run at once, workers × threads")
     worker_class: Literal["sync", "gthread"] | None = Field(
         description="gunicorn's worker class; null for waitress"
     )
-    limited_by: Literal["cpu", "memory", "explicit", "min_workers", "max_workers"] = Field(
-        description="which bound set the size"
-    )
+    limited_by: Limit = Field(description="which bound set the size")
     worker_memory_mb: int = Field(
         ge=1, description="memory each worker is assumed to need, in MB; if measured, its own"
     )
@@ -127,9 +113,7 @@ class CapacityReport(LiveFigures, PlanReport):
         None, description="with the token: each worker, in no particular order"
     )
     measured: MeasuredReport | None = Field(
-        None,
-        description="with the token: what the app costs, as its traffic shows, and the "
-        "recommended settings; null before enough is known",
+        None, description="with the token: what the app costs, and recommended settings"
     )
     sources: dict[str, str] | None = Field(
         None, description="with the token: where each value came from"
@@ -163,7 +147,8 @@ class CapacityReport(LiveFigures, PlanReport):
         :param measured: what the app costs; ``None`` before enough is known
         :returns: the report; what was left out is unset
         """
-        shown = {name: getattr(plan, name) for name in PlanReport.model_fields if name in _PLANNED}
+        planned = PlanReport.model_fields
+        shown = {name: value for name, value in vars(plan).items() if name in planned}
         if now is not None:
             shown |= live_figures(now)
             if details:
@@ -182,17 +167,6 @@ class CapacityReport(LiveFigures, PlanReport):
     def to_json(self) -> str:
         """Return the report as JSON; what is unset is left out."""
         return self.model_dump_json(exclude_unset=True)
-
-
-_PLANNED = frozenset(SizingPlan.__dataclass_fields__)
-
-
-def _rounded(seconds: float) -> float:
-    return round(seconds, 3)
-
-
-def _mb(size: int | None) -> float | None:
-    return None if size is None else round(size / MB, 3)
 
 
 def _without_folder(note: str) -> str:

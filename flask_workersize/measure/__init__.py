@@ -1,1 +1,1 @@
-"""Learn what an app really costs, and plan from that instead of from a guess."""
+"""Measure what an app really costs, and plan from that instead of from a guess."""

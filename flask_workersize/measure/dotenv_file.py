@@ -28,6 +28,5 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             os.chown(path, before.st_uid, before.st_gid)
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
-        raise WorkerSizeStartError(
-            f"The lines cannot be written to {path.name}: {why}. Copy them by hand."
-        ) from None
+        problem = f"The lines cannot be written to {path.name}: {why}. Copy them by hand."
+        raise WorkerSizeStartError(problem) from None

@@ -1,4 +1,4 @@
-"""Say what was measured, and what follows, in lines for a person."""
+"""What was measured, and what follows, in lines for a person."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..sizing.advice import Advice
+from ..sizing.plan import counted
 from ..sizing.profile import AppCosts, SizingProfile
-from .load_test import Answers
+from .load_test import SUCCESS, Answers
 
 
 def table(profile: SizingProfile) -> Iterable[str]:
     """Yield what was measured; in parentheses the least and the most that was seen."""
+    made_with = f"{profile.server}, Python {profile.python}"
     how = "preloaded" if profile.preload else "not preloaded"
-    yield (
-        f"measured: {profile.app}, {profile.requests} requests, {profile.server}, "
-        f"Python {profile.python}, {how}"
-    )
+    yield f"measured: {profile.app}, {profile.requests} requests, {made_with}, {how}"
     growth = f"{profile.growth_mb} MB per 1,000 requests"
     rows = {
         "shared memory": f"{profile.shared_mb} MB once, for all workers",
@@ -24,7 +23,7 @@ def table(profile: SizingProfile) -> Iterable[str]:
         "own memory when warm": f"{profile.warm_mb} MB",
         "own memory at its peak": f"{profile.peak_mb} MB",
         "memory per thread": f"{profile.thread_mb} MB",
-        "growth": growth + (", and it still grows" if profile.grows else ", which may be noise"),
+        "growth": growth + (", still growing" if profile.grows else ", which may be noise"),
         "CPU time": f"{profile.cpu_ms} ms a request",
         "waiting time": f"{profile.wait_ms} ms",
     }
@@ -33,37 +32,34 @@ def table(profile: SizingProfile) -> Iterable[str]:
 
 
 def leak(profile: SizingProfile) -> Iterable[str]:
-    """Yield what is to be said of a worker that grows."""
+    """Yield a warning if a worker grows."""
     if profile.grows:
         bound = max(int(2 * profile.warm_mb.high), int(profile.peak_mb.value)) + 1
         yield (
-            "a worker still grows: it may leak. The memory guard recycles the largest before "
-            "memory runs out; to bound each worker, set "
-            f"NOW_LMS_WORKER_MEMORY_MAX_MB={bound}. To be surer, use more --requests."
+            "a worker still grows: it may leak. To bound each worker, set "
+            f"NOW_LMS_WORKER_MEMORY_MAX_MB={bound}; to be surer, use more --requests."
         )
 
 
 def errors(answers: Sequence[Answers]) -> Iterable[str]:
-    """Yield what was answered otherwise than with a page, by path."""
-    for path in dict.fromkeys(path for item in answers for path in item.statuses):
-        counts = sum((item.statuses.get(path, Counter()) for item in answers), Counter[int]())
-        bad = {code or "no answer": n for code, n in counts.items() if not 200 <= code < 300}
-        if bad:
-            told = ", ".join(f"{count} × {what}" for what, count in bad.items())
-            yield f"{path} answered: {told}. These requests count as well."
+    """Yield the answers that are no success, by path and status."""
+    counts = sum((item.counts for item in answers), Counter[tuple[str, int]]())
+    for (path, status), count in counts.items():
+        if status not in SUCCESS:
+            what = f"{count} × {status or 'no answer'}"
+            yield f"{path} answered: {what}. These requests count as well."
 
 
-def because(advice: Advice, costs: AppCosts, cpus: float) -> str:
-    """Return a proposal and how it came about."""
-    used = min(cpus, 1.0) if advice.server == "waitress" else cpus
-    alone = " (one process)" if used < cpus else ""
-    formula = (
-        f"{used:g} CPU{'' if used == 1 else 's'}{alone} × (1 + {costs.wait_ms:.1f} ms waiting / "
-        f"{costs.cpu_ms:.1f} ms computing) = {advice.slots:.1f} requests at once"
-    )
+def recommendation(advice: Advice, costs: AppCosts, cpus: float) -> Iterable[str]:
+    """Yield a proposal, how it came about, and the lines to set."""
     shape = f"{advice.workers} × {advice.threads} (workers × threads)"
+    used = counted(cpus, "CPU")
     if advice.server == "waitress":
         shape = f"{advice.threads} threads in one process"
-    more = ", and some to spare" if advice.workers * advice.threads > advice.slots else ""
+        used = counted(min(cpus, 1.0), "CPU") + " (one process)"
+    times = f"1 + {costs.wait_ms:.1f} ms waiting / {costs.cpu_ms:.1f} ms computing"
+    more = ", plus headroom" if advice.workers * advice.threads > advice.slots else ""
     short = "; memory allows no more" if advice.is_short else ""
-    return f"{shape}, since {formula}{more}{short}"
+    formula = f"{used} × ({times}) = {advice.slots:.1f} concurrent requests"
+    yield f"Recommended settings: {shape}, since {formula}{more}{short}"
+    yield from (f"  {line}" for line in advice.dotenv_lines())

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import IO, Any
@@ -32,11 +32,7 @@ START_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
 """How long an answer may take."""
 
-STOP_SECONDS = 40.0
-"""How long the server may take to stop: the default grace, and some more."""
-
-SAMPLE_SECONDS = 5.0
-"""How long the monitor may take to sample the memory of all workers."""
+SUCCESS = range(200, 300)
 
 _HOST = "127.0.0.1"
 
@@ -45,27 +41,23 @@ _HOST = "127.0.0.1"
 class Answers:
     """How often each status came, by path (0 is no answer at all), and where redirects led."""
 
-    statuses: dict[str, Counter[int]] = field(default_factory=dict)
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     moved_to: dict[str, str] = field(default_factory=dict)
 
     def note(self, path: str, status: int, location: str | None = None) -> None:
         """Count an answer."""
-        self.statuses.setdefault(path, Counter())[status] += 1
+        self.counts[path, status] += 1
         if location:
             self.moved_to[path] = location
 
     @property
     def good(self) -> int:
-        """Answers that are what was asked for."""
-        return sum(map(self.good_of, self.statuses))
-
-    def good_of(self, path: str) -> int:
-        """Return how many answers of a path are what was asked for."""
-        return sum(n for status, n in self.statuses[path].items() if 200 <= status < 300)
+        """Answers that are a success."""
+        return sum(n for (_, status), n in self.counts.items() if status in SUCCESS)
 
 
 class LoadTest:
-    """serve-prod with clients beside it: they ask for ``paths``, in turn."""
+    """serve-prod with clients beside it: they request ``paths``, in turn."""
 
     def __init__(
         self,
@@ -84,7 +76,7 @@ class LoadTest:
         """Send requests, so many at once, and wait for their answers; ``done`` counts them."""
         pool = ThreadPoolExecutor(clients)
         try:
-            for _ in pool.map(self._ask, islice(self._paths, count)):
+            for _ in pool.map(self._request, islice(self._paths, count)):
                 done(1)
         finally:
             # Ctrl-C does not wait for those that were not sent yet.
@@ -92,7 +84,8 @@ class LoadTest:
 
     def observe(self, meter: TrafficMeter) -> None:
         """Show the meter what the server counts and holds, once its memory was sampled."""
-        deadline = time.monotonic() + SAMPLE_SECONDS
+        # The monitor may take some seconds to sample the memory of all workers.
+        deadline = time.monotonic() + 5
         while True:
             report, now = self._report(), time.monotonic()
             ready = [item for item in report.processes or () if item.ready]
@@ -104,7 +97,7 @@ class LoadTest:
         totals = Totals(report.served or 0, round(busy * 1e9), round(cpu * 1e9))
         meter.observe(now, totals, {item.pid: _memory(item) for item in ready})
 
-    def _ask(self, path: str) -> None:
+    def _request(self, path: str) -> None:
         try:
             answer, _ = _get(self._port, path, {"User-Agent": "flask-workersize"})
         except (OSError, http.client.HTTPException):
@@ -114,19 +107,13 @@ class LoadTest:
 
     def _report(self) -> CapacityReport:
         headers = {"Authorization": f"Bearer {self._token}"}
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            try:
-                body = _get(self._health_port, "/_health/capacity", headers)[1]
-                return CapacityReport.model_validate_json(body)
-            except (OSError, http.client.HTTPException, ValueError):
-                # Not if the monitor was started again meanwhile.
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise WorkerSizeStartError(
-                        "The server ended while it was measured: a request may have ended it. "
-                        "Try other paths with --path."
-                    ) from None
-                time.sleep(0.1)
+        try:
+            body = _get(self._health_port, "/_health/capacity", headers)[1]
+            return CapacityReport.model_validate_json(body)
+        except (OSError, http.client.HTTPException, ValueError):
+            raise WorkerSizeStartError(
+                "The server ended while it was measured: a request may have ended it."
+            ) from None
 
 
 def _memory(item: WorkerReport) -> WorkerMemory:
@@ -143,19 +130,19 @@ def load_test(
     """Serve the app as in production, on a free port of the loopback interface."""
     port, health_port = _free_ports()
     token = secrets.token_hex()
-    asked = ["--wsgi-server", "gunicorn", "--workers", str(workers), "--threads", str(threads)]
-    with tempfile.TemporaryFile() as said, _ended_by_signals():
+    shape = ["--wsgi-server", "gunicorn", "--workers", str(workers), "--threads", str(threads)]
+    with tempfile.TemporaryFile() as output, _ended_by_signals():
         process = subprocess.Popen(
-            [*command, "serve-prod", *asked, "--bind", f"{_HOST}:{port}"],
+            [*command, "serve-prod", *shape, "--bind", f"{_HOST}:{port}"],
             env=_environ(health_port, token),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             # Ctrl-C is for the measuring, which then ends the server.
             start_new_session=True,
         )
         try:
-            _await_ready(process, health_port, said)
+            _await_ready(process, health_port, output)
             yield LoadTest(process, (port, health_port), token, paths)
         finally:
             _stop(process)
@@ -182,13 +169,12 @@ def _ended_by_signals() -> Iterator[None]:
 def _environ(health_port: int, token: str) -> dict[str, str]:
     foreign = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    return {
-        **kept,
+    return kept | {
         "NOW_LMS_HEALTH_PORT": str(health_port),
         "NOW_LMS_HEALTH_HOST": _HOST,
         "NOW_LMS_HEALTH_TOKEN": token,
         "NOW_LMS_SIZING_PROFILE": "off",
-        # Who grows is to be seen, not to be recycled.
+        # Growth is to be measured, not to be recycled.
         "NOW_LMS_MEMORY_GUARD": "off",
         "NOW_LMS_DRAIN_SECONDS": "0",
     }
@@ -202,49 +188,43 @@ def _free_ports() -> tuple[int, int]:
 
 
 def _get(port: int, path: str, headers: dict[str, str]) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection(_HOST, port, timeout=ANSWER_SECONDS)
-    try:
+    with closing(http.client.HTTPConnection(_HOST, port, timeout=ANSWER_SECONDS)) as connection:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         return answer, answer.read()
-    finally:
-        connection.close()
 
 
-def _await_ready(process: subprocess.Popen[bytes], health_port: int, said: IO[bytes]) -> None:
+def _await_ready(process: subprocess.Popen[bytes], health_port: int, output: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, http.client.HTTPException):
             if _get(health_port, "/ready", {})[0].status == 200:
                 return
         time.sleep(0.05)
-    if process.poll() is None:
-        raise WorkerSizeStartError(
-            f"The app is not ready after {START_SECONDS:g} s. Start it with flask serve-prod and "
-            "see what it waits for."
-        )
-    raise WorkerSizeStartError(f"The app does not start: {_last_words(said)}")
+    problem = f"is not ready after {START_SECONDS:g} s"
+    if process.poll() is not None:
+        problem = f"does not start: {_last_error(output)}"
+    raise WorkerSizeStartError(f"The app {problem}. Start it with flask serve-prod to see why.")
 
 
-def _last_words(said: IO[bytes]) -> str:
-    """Return what a server says last: the line of its error."""
-    said.seek(0)
-    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
+def _last_error(output: IO[bytes]) -> str:
+    """Return what a server logged last: the line of its error."""
+    output.seek(0)
+    lines = output.read().decode(errors="replace").splitlines()
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     if errors:
-        return errors[-1]
-    # What the app says may hold a secret: of its last line only the kind of error.
-    kind = re.match(r"[\w.]+(?:Error|Exception)\b", lines[-1]) if lines else None
-    told = f"it ended with {kind[0]}" if kind else "it ended without a word"
-    return f"{told}. Start it with flask serve-prod and see what it says."
+        return errors[-1].removesuffix(".")
+    # What the app prints may hold a secret: of its last line only the kind of error.
+    kind = re.match(r"\s*([\w.]+(?:Error|Exception))\b", lines[-1]) if lines else None
+    return f"it ended with {kind[1]}" if kind else "it ended without an error message"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-    if process.poll() is None:
+    process.terminate()
+    try:
+        # The default grace, and some more.
+        process.wait(40)
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -12,7 +12,7 @@ from ..monitor.guard import WARM_REQUESTS
 from ..monitor.learning import TrafficMeter
 from ..sizing.plan import MB
 from ..sizing.profile import Estimate, SizingProfile
-from .load_test import Answers, LoadTest, load_test
+from .load_test import SUCCESS, Answers, LoadTest, load_test
 
 ROUNDS = 10
 """Times that figures are taken of one-threaded workers: their spread is what one is worth."""
@@ -24,7 +24,7 @@ ROUND_REQUESTS = 8
 """Requests in each round at least: the memory of each worker is sampled after it."""
 
 PHASE_SECONDS = 90.0
-"""How long each of the two load tests may ask, however slow the app is."""
+"""How long each of the two load tests may send, however slow the app is."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def measure(
         check(first.answers)
     if not (meter.cpu_ms and meter.peaks_mb()):
         raise WorkerSizeConfigError(
-            "The workers end after a few requests each, so nothing can be measured: leave out "
-            "max_requests while measuring."
+            "The workers end after a few requests each: leave out max_requests while measuring."
         )
     answers, thread_mb = [first.answers], [0.0]
     if task.threads > 1:
@@ -117,39 +116,37 @@ def _parts(requests: int, most: int) -> Iterable[int]:
         yield requests * (number + 1) // parts - requests * number // parts
 
 
-_NO_PAGE = "There is no such page: choose paths that exist with --path."
 _REASONS = {
-    404: _NO_PAGE,
-    410: _NO_PAGE,
+    404: "There is no such page: choose other paths with --path.",
+    410: "There is no such page: choose other paths with --path.",
     400: "The app refuses that: perhaps it does not trust the host 127.0.0.1.",
-    429: "The app limits how often it may be asked: measure without that limit.",
+    429: "The app limits how often it is requested: measure without that limit.",
 }
 
 
 def check(answers: Answers) -> None:
     """Refuse to measure a path that never answers: what it costs would not be what users get."""
-    useless = [path for path in answers.statuses if not answers.good_of(path)]
+    useful = {path for path, status in answers.counts if status in SUCCESS}
+    useless = list(dict.fromkeys(path for path, _ in answers.counts if path not in useful))
     if not useless:
         return
-    statuses = {status for path in useless for status in answers.statuses[path] if status}
+    statuses = sorted({status for path, status in answers.counts if path in useless and status})
     moved_to = next((answers.moved_to[p] for p in useless if p in answers.moved_to), "")
-    what = ", ".join(map(str, sorted(statuses))) or "nothing"
-    raise WorkerSizeConfigError(
-        f"Nothing to measure: {', '.join(useless)} answered {what}. {_why(statuses, moved_to)}"
-    )
+    what = f"{', '.join(useless)} answered {', '.join(map(str, statuses)) or 'nothing'}"
+    raise WorkerSizeConfigError(f"Nothing to measure: {what}. {_why(statuses, moved_to)}")
 
 
-def _why(statuses: set[int], moved_to: str) -> str:
-    if statuses & {401, 403} or "login" in moved_to:
+def _why(statuses: Sequence[int], moved_to: str) -> str:
+    if 401 in statuses or 403 in statuses or "login" in moved_to:
         return "That needs a login: choose paths that are open with --path."
     if not statuses:
         return "The server hangs up: see what it logs under flask serve-prod."
-    if max(statuses) >= 500:
+    if statuses[-1] >= 500:
         return "The app fails: see what it logs under flask serve-prod."
     if moved_to.startswith("https:"):
-        return "The app insists on https, which the proxy before it has: turn that off here."
-    if min(statuses) < 400:
-        led = moved_to.partition("?")[0]
-        return f"That leads elsewhere{f' ({led})' if led else ''}: choose where to with --path."
-    reasons = [_REASONS[status] for status in sorted(statuses) if status in _REASONS]
-    return next(iter(reasons), "The app refuses that: choose paths that are open with --path.")
+        return "The app insists on https: turn that off while measuring."
+    if statuses[0] < 400:
+        address = moved_to.partition("?")[0] or "no address"
+        return f"That leads elsewhere ({address}): choose another path with --path."
+    reasons = [_REASONS[status] for status in statuses if status in _REASONS]
+    return next(iter(reasons), "The app refuses that: choose other paths with --path.")

@@ -56,7 +56,11 @@ def launch(
     plan, server_options = check_options(app, settings, plan)
     state = get_state(app)
     deployment = Deployment(
-        settings, state.resources, plan, ProfileLocation.of(app), state.held_bytes
+        settings,
+        state.resources,
+        plan,
+        ProfileLocation(app.import_name, app.instance_path),
+        state.held_bytes,
     )
     if app.debug:
         say(logging.WARNING, DEBUG_WARNING)

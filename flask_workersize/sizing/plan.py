@@ -81,35 +81,42 @@ class SizingPlan:
         return {**asdict(self), "warnings": list(self.warnings), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        """Say in one line what was chosen and why, with the numbers."""
-        shape = f"{_count(self.workers, 'worker')} × {_count(self.threads, 'thread')}"
+        """Return what was chosen and why in one line, with the numbers."""
+        shape = f"{counted(self.workers, 'worker')} × {counted(self.threads, 'thread')}"
         if self.server == "waitress":
-            shape = f"{_count(self.threads, 'thread')} in one process"
+            shape = f"{counted(self.threads, 'thread')} in one process"
         return f"{self.server}: {shape} ({self.reason}), about {self.estimated_memory_mb} MB"
 
     @property
     def reason(self) -> str:
         """Which bound won, and the figures of both."""
+        if self.limited_by == "memory":
+            return f"memory: {self.memory_formula}; CPU bound {self.cpu_bound}"
+        if self.limited_by == "cpu":
+            return f"CPU: {self.cpu_formula} = {self.cpu_bound}; {self.memory_formula}"
+        explicit = "workers" if self.server == "gunicorn" else "threads"
+        source = self.sources[explicit if self.limited_by == "explicit" else self.limited_by]
+        memory = f"memory bound {self.memory_bound}: {self.memory_formula}"
+        return f"{source}; CPU bound {self.cpu_bound}, {memory}"
+
+    @property
+    def cpu_formula(self) -> str:
+        """What ``cpu_bound`` is rounded down from."""
+        return f"2 × {self.cpus:g} CPUs + 1"
+
+    @property
+    def memory_formula(self) -> str:
+        """What ``memory_bound`` is rounded down from."""
         available, own = f"{self.memory_available_mb} MB available", f"{self.worker_memory_mb} MB"
         if self.memory_headroom_percent:
             available += f" × {100 - self.memory_headroom_percent} %"
-        memory = f"{available} / {own} a worker"
-        if self.sources.get("worker_memory_mb") == MEASURED:
-            left = f"{available} - {self.shared_memory_mb} MB shared"
-            memory = f"({left}) / {own} a worker, measured"
-            if self.server == "waitress":
-                each = f"{round(self.thread_memory_mb, 2):g} MB a thread"
-                memory = f"1 + ({left} - {own}) / {each}, measured"
-        if self.limited_by == "memory":
-            return f"memory: {memory}; CPU bound {self.cpu_bound}"
-        if self.limited_by == "cpu":
-            return f"CPU: 2 × {self.cpus:g} CPUs + 1 = {self.cpu_bound}; {memory}"
-        counted = "workers" if self.server == "gunicorn" else "threads"
-        name = counted if self.limited_by == "explicit" else self.limited_by
-        return (
-            f"{self.sources[name]}; CPU bound {self.cpu_bound}, memory bound {self.memory_bound}: "
-            f"{memory}"
-        )
+        if self.sources["worker_memory_mb"] != MEASURED:
+            return f"{available} / {own} a worker"
+        left = f"{available} - {self.shared_memory_mb} MB shared"
+        if self.server == "waitress":
+            return f"1 + ({left} - {own}) / {self.thread_memory_mb:.4g} MB a thread, measured"
+        threads = f" × {self.threads} threads" if self.threads > 1 else ""
+        return f"({left}) / {own} a worker{threads}, measured"
 
 
 def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:
@@ -118,9 +125,7 @@ def available_for(settings: SizingSettings, resources: Resources, held_bytes: in
     If the app was measured, the plan takes off all that is needed once. What of it the launcher
     held already was not available any more: it would be taken off twice.
     """
-    if settings.profile is None:
-        return resources
-    return with_held(resources, held_bytes, settings.profile.costs.shared_mb)
+    return with_held(resources, held_bytes, settings.memory_of_a_worker(1)[0])
 
 
 def with_held(resources: Resources, held_bytes: int, shared_mb: int) -> Resources:
@@ -147,12 +152,11 @@ def compute_plan(
         (settings.threads or 1) if server == "gunicorn" else 1
     )
     memory_bound = _memory_bound(settings, usable, server)
-    size = _gunicorn_size if server == "gunicorn" else _waitress_size
-    workers, threads, limited_by = size(settings, cpu_bound, memory_bound)
+    workers, threads, limited_by = _size(settings, cpu_bound, memory_bound, server)
     with_threads = settings.memory_of_a_worker(threads)[1]
     estimate = shared + workers * with_threads
     fits = estimate * MB <= usable
-    misfit = _does_not_fit(settings, resources, (workers, with_threads, shared), limited_by)
+    misfit = _misfit(settings, resources, (workers, with_threads, shared), limited_by)
     return SizingPlan(
         server=server,
         workers=workers,
@@ -178,42 +182,32 @@ def compute_plan(
 
 def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
     """Return how many workers fit, times their threads if a worker was measured with them."""
-    if settings.profile is None:
-        return usable // (settings.worker_memory_mb * MB)
-    if server == "waitress":
+    if settings.profile and server == "waitress":
         return settings.profile.costs.threads_within(usable // MB)
     threads = settings.threads or 1
     shared, own = settings.memory_of_a_worker(threads)
+    workers = max(usable - shared * MB, 0) // (own * MB)
     # The guide's division by the threads, which follows, is undone.
-    return max(usable - shared * MB, 0) // (own * MB) * threads
+    return workers * threads if settings.profile else workers
 
 
-def _gunicorn_size(
-    settings: SizingSettings, cpu_bound: int, memory_bound: int
+def _size(
+    settings: SizingSettings, cpu_bound: int, memory_bound: int, server: ServerName
 ) -> tuple[int, int, Limit]:
+    """Return workers, threads, and what bounds them."""
     threads = settings.threads or 1
+    limited_by: Limit = "cpu" if cpu_bound <= memory_bound else "memory"
+    bound = max(1, min(cpu_bound, memory_bound))
+    if server == "waitress":
+        return (1, bound, limited_by) if settings.threads is None else (1, threads, "explicit")
     if settings.workers is not None:
         return settings.workers, threads, "explicit"
-    bound, limited_by = _lesser(cpu_bound, memory_bound)
     workers = max(1, bound // threads)
     if workers < settings.min_workers:
         workers, limited_by = settings.min_workers, "min_workers"
     if settings.max_workers is not None and workers > settings.max_workers:
         workers, limited_by = settings.max_workers, "max_workers"
     return workers, threads, limited_by
-
-
-def _waitress_size(
-    settings: SizingSettings, cpu_bound: int, memory_bound: int
-) -> tuple[int, int, Limit]:
-    if settings.threads is not None:
-        return 1, settings.threads, "explicit"
-    bound, limited_by = _lesser(cpu_bound, memory_bound)
-    return 1, max(1, bound), limited_by
-
-
-def _lesser(cpu_bound: int, memory_bound: int) -> tuple[int, Limit]:
-    return (cpu_bound, "cpu") if cpu_bound <= memory_bound else (memory_bound, "memory")
 
 
 def _worker_class(server: ServerName, threads: int) -> Literal["sync", "gthread"] | None:
@@ -243,12 +237,13 @@ _PLANNED = (
 )
 
 
-def _does_not_fit(
+def _misfit(
     settings: SizingSettings,
     resources: Resources,
     memory: tuple[int, int, int],
     limited_by: Limit,
 ) -> str:
+    """Return why a plan does not fit, and what to do."""
     workers, own, shared = memory
     available = f"{resources.memory_available // MB} MB available"
     if settings.memory_headroom_percent:
@@ -256,23 +251,16 @@ def _does_not_fit(
     needed = f"{workers} × {own} MB = {shared + workers * own} MB"
     if settings.profile is not None:
         needed = f"{shared} MB shared + {needed}, as measured"
+    what, remedy = "not even one worker fits", "give the machine more memory"
     if limited_by in ("explicit", "min_workers") and workers > 1:
-        setting = "workers" if limited_by == "explicit" else "min_workers"
-        return (
-            f"{settings.source_of(setting)} does not fit: {needed}, {available}; lower it, or use "
-            "threads, which share the memory of a worker."
-        )
-    if settings.profile is None:
-        return (
-            f"not even one worker fits: {needed}, {available}; give the machine more memory, or "
-            "set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs."
-        )
-    if own > settings.memory_of_a_worker(1)[1] and settings.threads is not None:
-        return (
-            f"one worker with its threads does not fit: {needed}, {available}; lower "
-            f"{settings.source_of('threads')}, or give the machine more memory."
-        )
-    return f"not even one worker fits: {needed}, {available}; give the machine more memory."
+        what = settings.source_of("workers" if limited_by == "explicit" else "min_workers")
+        what, remedy = f"{what} does not fit", "lower it, or use threads, which share memory"
+    elif settings.profile is None:
+        remedy += ", or set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs"
+    elif own > settings.memory_of_a_worker(1)[1] and settings.threads is not None:
+        what = "one worker with its threads does not fit"
+        remedy += f", or lower {settings.source_of('threads')}"
+    return f"{what}: {needed}, {available}; {remedy}."
 
 
 def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[str, ...]:
@@ -285,5 +273,6 @@ def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, as "1 worker" or "2.5 CPUs"."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

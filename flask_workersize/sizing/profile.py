@@ -6,17 +6,19 @@ with the version of its schema in it.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median_high
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -36,14 +38,17 @@ _MOST = 1e9
 _MOST_BYTES = 64 * 1024
 
 
+_Number = Annotated[float, Field(ge=-_MOST, le=_MOST), AfterValidator(partial(round, ndigits=3))]
+
+
 class Estimate(BaseModel):
     """A measured number with its spread."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    value: float = Field(ge=-_MOST, le=_MOST)
-    low: float = Field(ge=-_MOST, le=_MOST)
-    high: float = Field(ge=-_MOST, le=_MOST)
+    value: _Number
+    low: _Number
+    high: _Number
 
     @model_validator(mode="after")
     def _is_within_its_spread(self) -> Self:
@@ -54,18 +59,14 @@ class Estimate(BaseModel):
     @classmethod
     def of(cls, values: Iterable[float], value: float | None = None) -> Self:
         """Make a figure of what was seen: its median, or another number that is planned with."""
-        seen = sorted(values)
-        middle = seen[len(seen) // 2] if value is None else value
-        return cls._rounded(middle, min(seen[0], middle), max(seen[-1], middle))
+        seen = list(values)
+        middle = median_high(seen) if value is None else value
+        return cls(value=middle, low=min(*seen, middle), high=max(*seen, middle))
 
     @classmethod
     def around(cls, value: float, error: float) -> Self:
         """Make a figure of a number and its standard error, to either side."""
-        return cls._rounded(value, value - error, value + error)
-
-    @classmethod
-    def _rounded(cls, value: float, low: float, high: float) -> Self:
-        return cls(value=round(value, 3), low=round(low, 3), high=round(high, 3))
+        return cls(value=value, low=value - error, high=value + error)
 
     def __str__(self) -> str:
         """Return the number and its spread, with one decimal."""
@@ -73,8 +74,14 @@ class Estimate(BaseModel):
 
 
 def _not_negative(figure: Estimate) -> Estimate:
-    if min(figure.value, figure.low, figure.high) < 0:
+    if figure.low < 0:
         raise ValueError("below nothing")
+    return figure
+
+
+def _not_zero(figure: Estimate) -> Estimate:
+    if not figure.value:
+        raise ValueError("a worker without memory of its own")
     return figure
 
 
@@ -112,18 +119,12 @@ class AppCosts:
         return max(self.thread_mb, LEAST_THREAD_MB)
 
     def threads_within(self, usable_mb: int) -> int:
-        """Return how many threads one process may have; 0 where it does not fit with one.
+        """Return how many threads one process may have; 0 if it does not fit with one.
 
         :param usable_mb: memory that it may need, in MB, with what is needed once
         """
-        if self.shared_mb + self.private_mb(1) > usable_mb:
-            return 0
-        spare = usable_mb - self.shared_mb - self.peak_mb
-        # A sum of decimals may be a hair above a whole number of MB.
-        threads = 1 + int(spare / self.each_thread_mb + 1)
-        while self.shared_mb + self.private_mb(threads) > usable_mb:
-            threads -= 1
-        return threads
+        possible = range(1, int(usable_mb / LEAST_THREAD_MB) + 2)
+        return bisect_right(possible, usable_mb - self.shared_mb, key=self.private_mb)
 
 
 class SizingProfile(BaseModel):
@@ -131,40 +132,57 @@ class SizingProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    version: Literal[1] = Field(1, alias="schema", description="version of this schema")
-    app: str = Field(description="name of the app, Flask's import_name")
-    made_at: AwareDatetime = Field(description="when it was measured")
-    made_by: Literal["measure", "learn"] = Field(
-        description='"measure" from requests that were sent for it, "learn" from real traffic'
-    )
-    python: str = Field(description="version of Python")
-    server: str = Field(description="the server and its version")
-    flask_workersize: str = Field(description="version of flask-workersize")
-    preload: bool = Field(description="whether the app was loaded before the workers were forked")
-    requests: int = Field(ge=1, description="requests that it was measured with")
-    shared_mb: Amount = Field(
-        description="memory that is needed once, for all workers; what is planned with is the most"
-    )
-    boot_mb: Amount = Field(description="a worker's own memory when it has started")
-    warm_mb: Amount = Field(description="the same after its first requests")
-    peak_mb: Amount = Field(description="the same at its most; what is planned with is the most")
-    thread_mb: Amount = Field(
-        description="memory of each thread more, at its most; 0 where it was learnt: the peak has "
-        "the threads that there were",
-    )
-    growth_mb: Estimate = Field(
-        description="own memory that 1,000 requests more have added; its spread is its standard "
-        "error, to either side"
-    )
-    grows: bool = Field(description="whether it was still growing at the end")
-    cpu_ms: Amount = Field(description="CPU time of a request, the server's part included")
-    wait_ms: Amount = Field(description="time that a request waits: for a database, for a service")
+    version: Literal[1] = Field(alias="schema")
 
-    @model_validator(mode="after")
-    def _is_larger_than_nothing(self) -> Self:
-        if not self.peak_mb.value:
-            raise ValueError("a worker without memory of its own")
-        return self
+    app: str
+    """Name of the app, Flask's ``import_name``."""
+
+    made_at: AwareDatetime
+
+    made_by: Literal["measure", "learn"]
+    """From requests that were sent for it, or from real traffic."""
+
+    python: str
+
+    server: str
+    """The server and its version."""
+
+    flask_workersize: str
+
+    preload: bool
+    """Whether the app was loaded before the workers were forked."""
+
+    requests: int = Field(ge=1)
+    """Requests that it was measured with."""
+
+    shared_mb: Amount
+    """Memory that is needed once, for all workers; the most is planned with."""
+
+    boot_mb: Amount
+    """A worker's own memory when it has started."""
+
+    warm_mb: Amount
+    """The same after its first requests."""
+
+    peak_mb: Annotated[Amount, AfterValidator(_not_zero)]
+    """The same at its most; the most is planned with."""
+
+    thread_mb: Amount
+    """Memory of each thread more, at its most; 0 if it was learnt: the peak has the threads that
+    there were."""
+
+    growth_mb: Estimate
+    """Own memory that 1,000 requests more added; its spread is its standard error, to either
+    side."""
+
+    grows: bool
+    """Whether it was still growing at the end."""
+
+    cpu_ms: Amount
+    """CPU time of a request, the server's part included."""
+
+    wait_ms: Amount
+    """Time that a request waits: for a database, for a service."""
 
     @property
     def of_server(self) -> str:
@@ -222,17 +240,17 @@ class SizingProfile(BaseModel):
         """Read the file."""
         with open(path, "rb") as file:
             raw = file.read(_MOST_BYTES + 1)
-        try:
-            told = json.loads(raw[:_MOST_BYTES])
-        except (ValueError, RecursionError):
-            raise ValueError("it is no JSON") from None
-        if not isinstance(told, dict) or len(raw) > _MOST_BYTES:
+        if len(raw) > _MOST_BYTES:
             raise ValueError("it is no sizing profile")
-        if told.get("schema") != 1:
-            raise ValueError("its schema is not 1: another version of flask-workersize wrote it")
         try:
-            return cls.model_validate(told)
+            return cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "peak_mb"
-            raise ValueError(f"its {place} is missing or not valid") from None
+            place = ".".join(map(str, first["loc"]))
+            why = f"its {place} is missing or not valid"
+            if not place:
+                is_json = first["type"] != "json_invalid"
+                why = "it is no sizing profile" if is_json else "it is no JSON"
+            elif place == "schema":
+                why = "its schema is not 1: another version of flask-workersize wrote it"
+            raise ValueError(why) from None

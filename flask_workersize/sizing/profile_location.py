@@ -1,12 +1,10 @@
-"""Where the sizing profile of an app is found, and whether it is to be believed."""
+"""Where the sizing profile of an app is found, and whether it can be trusted."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from platform import python_version
 
 from .profile import SizingProfile
 from .validators import ServerName
@@ -15,14 +13,7 @@ FILE_NAME = "workersize-profile.json"
 """What the file is called in the app's instance folder."""
 
 REMEDY = "Measure again with flask workersize measure, or set NOW_LMS_SIZING_PROFILE=off."
-"""What to do about a profile that is not to be believed."""
-
-_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-class _App(Protocol):
-    import_name: str
-    instance_path: str
+"""What to do about a profile that cannot be trusted."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +22,6 @@ class ProfileLocation:
 
     app: str
     folder: str
-
-    @classmethod
-    def of(cls, app: _App) -> ProfileLocation:
-        """Return where the profile of a Flask app is looked for."""
-        return cls(app.import_name, app.instance_path)
 
     @property
     def path(self) -> Path:
@@ -51,10 +37,8 @@ def find_profile(
         profile = SizingProfile.load(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return error.strerror or "it cannot be read"
-    except ValueError as error:
-        return str(error)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
     if location is not None and profile.app != location.app:
         return "it is another app's"
     if profile.preload != preload:
@@ -64,13 +48,10 @@ def find_profile(
 
 def doubts_of(profile: SizingProfile, server: ServerName) -> tuple[str, ...]:
     """Return the warning about a profile that may be wrong for a server, if there is one."""
-    doubts = "; ".join(_doubts(profile, server))
-    return (f"The sizing profile may be wrong: {doubts}. {REMEDY}",) if doubts else ()
-
-
-def _doubts(profile: SizingProfile, server: ServerName) -> Iterable[str]:
+    doubts = []
     if (profile.of_server, server) == ("waitress", "gunicorn"):
-        yield "it was learnt under waitress, whose memory is all in one process"
-    python = ".".join(profile.python.split(".")[:2])
-    if python != _PYTHON:
-        yield f"it was made with Python {python}, this is {_PYTHON}"
+        doubts.append("it was learnt under waitress, whose memory is all in one process")
+    made, here = (".".join(text.split(".")[:2]) for text in (profile.python, python_version()))
+    if made != here:
+        doubts.append(f"it was made with Python {made}, this is {here}")
+    return (f"The sizing profile may be wrong: {'; '.join(doubts)}. {REMEDY}",) if doubts else ()

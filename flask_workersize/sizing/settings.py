@@ -6,7 +6,6 @@ The name of a field is the name of its setting: variables, keys and options foll
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from .profile import SizingProfile
 from .profile_location import REMEDY, ProfileLocation, doubts_of, find_profile
 from .sources import (
     CONFIG_PREFIX,
-    DEFAULT_SERVER,
     ArgsParser,
     SettingNames,
     SettingSources,
@@ -34,14 +32,16 @@ from .validators import (
     Guard,
     Host,
     Networks,
+    Percent,
     Port,
     Positive,
     ProfileChoice,
+    RecyclePercent,
     Seconds,
     Server,
-    Whole,
     explain,
     refusal,
+    unknown,
 )
 
 DEFAULT_WORKER_MEMORY_MB = 200
@@ -57,22 +57,17 @@ The guide leaves nothing, since 200 MB a worker leave enough; a measured number 
 itself. Of the guide's advice ("Leave 20-30% for OS and other processes") it is the part above
 which the memory guard begins to act."""
 
-_GUNICORN = "gunicorn"
-_WAITRESS = "waitress"
-
 _NOT_DERIVED = (
-    SettingNames("workers", ("WORKERS", "WEB_CONCURRENCY"), "-w", {_GUNICORN: "workers"}),
-    SettingNames(
-        "threads", ("THREADS",), server_option={_GUNICORN: "threads", _WAITRESS: "threads"}
-    ),
+    SettingNames("workers", ("WORKERS", "WEB_CONCURRENCY"), "-w", {"gunicorn": "workers"}),
+    SettingNames("threads", ("THREADS",), None, {"gunicorn": "threads", "waitress": "threads"}),
     SettingNames("worker_memory_mb", ("WORKER_MEMORY_MB",)),
     SettingNames("wsgi_server", ("WSGI_SERVER",)),
-    SettingNames("host", server_option={_WAITRESS: "host"}),
-    SettingNames("port", ("LMS_PORT", "PORT"), server_option={_WAITRESS: "port"}),
-    SettingNames("timeout", (), "-t", {_GUNICORN: "timeout", _WAITRESS: "channel_timeout"}),
-    SettingNames("graceful_timeout", server_option={_GUNICORN: "graceful_timeout"}),
-    SettingNames("bind", (), "-b", {_GUNICORN: "bind"}),
-    SettingNames("preload", server_option={_GUNICORN: "preload_app"}),
+    SettingNames("host", server_option={"waitress": "host"}),
+    SettingNames("port", ("LMS_PORT", "PORT"), server_option={"waitress": "port"}),
+    SettingNames("timeout", (), "-t", {"gunicorn": "timeout", "waitress": "channel_timeout"}),
+    SettingNames("graceful_timeout", server_option={"gunicorn": "graceful_timeout"}),
+    SettingNames("bind", (), "-b", {"gunicorn": "bind"}),
+    SettingNames("preload", server_option={"gunicorn": "preload_app"}),
 )
 
 
@@ -88,31 +83,19 @@ class SizingSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    workers: CountOrAuto = Field(
-        None, description='worker processes of gunicorn, at least 1, or "auto"'
-    )
-    threads: CountOrAuto = Field(
-        None, description='threads per gunicorn worker, or all of waitress, at least 1, or "auto"'
-    )
+    workers: CountOrAuto = Field(None, description='workers of gunicorn, at least 1, or "auto"')
+    threads: CountOrAuto = Field(None, description='threads per worker, at least 1, or "auto"')
     worker_memory_mb: Positive = Field(
         DEFAULT_WORKER_MEMORY_MB, description="memory that one worker needs, in MB, at least 1"
     )
-    min_workers: Positive = Field(
-        1, description="fewest workers that are calculated for gunicorn, at least 1"
-    )
-    max_workers: Positive | None = Field(
-        None, description="most workers that are calculated for gunicorn, at least 1"
-    )
-    memory_headroom_percent: Whole = Field(
+    min_workers: Positive = Field(1, description="fewest workers to calculate, at least 1")
+    max_workers: Positive | None = Field(None, description="most workers to calculate, at least 1")
+    memory_headroom_percent: Percent = Field(
         0,
-        ge=0,
-        le=99,
         description="share of available memory that is left alone, 0 to 99 %; with a sizing "
         f"profile, {MEASURED_HEADROOM_PERCENT} % if none is set",
     )
-    wsgi_server: Server = Field(
-        DEFAULT_SERVER, description='server to run, "gunicorn" or "waitress"'
-    )
+    wsgi_server: Server = Field("waitress", description='server, "gunicorn" or "waitress"')
     host: Host = Field("0.0.0.0", description="address to listen on")
     port: Port = Field(8080, description="port to listen on, 0 to 65535; 0 takes a free one")
     timeout: Seconds = Field(
@@ -124,13 +107,9 @@ class SizingSettings(BaseSettings):
         30, description="seconds that running requests have to end at a stop, at least 0"
     )
     bind: Addresses = Field(
-        None,
-        description="addresses to listen on, separated by commas: HOST:PORT, [IPV6]:PORT or "
-        "unix:PATH",
+        None, description="HOST:PORT, [IPV6]:PORT or unix:PATH to listen on, separated by commas"
     )
-    preload: bool = Field(
-        True, description="load the app once, before gunicorn's workers are forked: on or off"
-    )
+    preload: bool = Field(True, description="load the app before the fork: on or off")
     trusted_proxy: Networks = Field(
         None, description="addresses or networks of the reverse proxy, separated by commas, or *"
     )
@@ -138,35 +117,25 @@ class SizingSettings(BaseSettings):
         None, description="bearer token that opens the details of the capacity report"
     )
     health_port: Port | None = Field(
-        None,
-        description="second port, for probes and metrics, which needs no worker, 0 to 65535; 0 "
-        "takes a free one",
+        None, description="port for probes and metrics, 0 to 65535; 0 takes a free one"
     )
     health_host: Host | None = Field(None, description="address that the health port listens on")
     drain_seconds: Seconds = Field(
-        0,
-        description="seconds that the server goes on serving after SIGTERM, while /ready says no, "
-        "at least 0",
+        0, description="seconds to serve after SIGTERM, while /ready fails, at least 0"
     )
     memory_guard: Guard = Field(
         "on",
         description='"on" recycles workers before memory runs out, "off" does not, "exit" also '
-        "ends waitress, for the service manager to start it again",
+        "ends waitress, for the service manager to restart it",
     )
-    memory_recycle_percent: Whole = Field(
-        70,
-        ge=1,
-        le=89,
-        description="share of the memory limit above which workers are recycled, 1 to 89 %; from "
-        "90 % on workers are removed",
+    memory_recycle_percent: RecyclePercent = Field(
+        70, description="share of the memory limit above which workers are recycled, 1 to 89 %"
     )
     worker_memory_max_mb: Positive | None = Field(
         None, description="own memory above which a worker is recycled, in MB, at least 1"
     )
     sizing_profile: ProfileChoice = Field(
-        None,
-        description='file with what the app was measured to cost; "off" for none, "learn" to '
-        "write it while serving",
+        None, description='profile of the app; "off" for none, "learn" to write it while serving'
     )
 
     profile: SizingProfile | None = Field(None, repr=False, exclude=True)
@@ -233,10 +202,7 @@ class SizingSettings(BaseSettings):
             return self
         found = find_profile(Path(path), location, self.preload)
         if isinstance(found, SizingProfile):
-            made = self.measured_by(found, doubts_of(found, self.wsgi_server))
-            if self.sizing_profile is not None or made.profile is None:
-                return made
-            return made._with(sources={**made.sources, "sizing_profile": "instance folder"})
+            return self.measured_by(found, doubts_of(found, self.wsgi_server))
         if self.profile_path:
             raise WorkerSizeConfigError(
                 f"{self.source_of('sizing_profile')} names a sizing profile that cannot be used: "
@@ -257,9 +223,11 @@ class SizingSettings(BaseSettings):
         """Return the settings with a profile, unless a number for the memory of a worker is set."""
         if self.source_of("worker_memory_mb") not in ("default", MEASURED):
             return self
-        sources = {**self.sources, "worker_memory_mb": MEASURED}
-        if self.source_of("memory_headroom_percent") == "default":
-            sources["memory_headroom_percent"] = "default with a profile"
+        found = {
+            "sizing_profile": "instance folder",
+            "memory_headroom_percent": "default with a profile",
+        }
+        sources = {**found, **self.sources, "worker_memory_mb": MEASURED}
         headroom = self.measured_headroom_percent
         return self._with(
             *doubts, profile=profile, sources=sources, memory_headroom_percent=headroom
@@ -293,30 +261,22 @@ class SizingSettings(BaseSettings):
         return (init_settings,)
 
     @model_validator(mode="after")
-    def _min_below_max(self) -> Self:
+    def _agree(self) -> Self:
         if self.max_workers is not None and self.min_workers > self.max_workers:
             low, high = self.source_of("min_workers"), self.source_of("max_workers")
             raise refusal(f"{low} is above {high}: lower the minimum or raise the maximum.")
-        return self
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
         if self.health_port and self.health_port in [port for _, port in self._tcp]:
-            raise refusal(
-                f"{self.source_of('health_port')} is a port that the app listens on: choose "
-                "another one."
-            )
+            source = self.source_of("health_port")
+            raise refusal(f"{source} is a port that the app listens on: choose another one.")
         return self
 
     def for_platform(self, platform: str) -> Self:
         """Return the settings that hold on a ``sys.platform``: gunicorn does not run on Windows."""
         if platform != "win32" or self.wsgi_server != "gunicorn":
             return self
-        return self._with(
-            f"{self.source_of('wsgi_server')} asks for gunicorn, which does not run on Windows: "
-            "waitress is used instead.",
-            wsgi_server="waitress",
-        )
+        source = self.source_of("wsgi_server")
+        warning = f"{source}: gunicorn does not run on Windows, using waitress instead."
+        return self._with(warning, wsgi_server="waitress")
 
     def source_of(self, name: str) -> str:
         """Return where the value of a setting came from: a name, or "default"."""
@@ -357,7 +317,7 @@ DEFAULT_HEALTH_URL = "/_health/capacity"
 
 CONFIG_KEYS = frozenset(
     {config_key(name) for name in NAMES}
-    | {HEALTH_URL_KEY, PLAN_KEY, options_key(_GUNICORN), options_key(_WAITRESS)}
+    | {HEALTH_URL_KEY, PLAN_KEY, options_key("gunicorn"), options_key("waitress")}
 )
 
 
@@ -369,7 +329,4 @@ def _joined(host: str, port: int) -> str:
 def _check_keys(config: Mapping[str, Any]) -> None:
     for key in config:
         if isinstance(key, str) and key.startswith(CONFIG_PREFIX) and key not in CONFIG_KEYS:
-            near = difflib.get_close_matches(key, CONFIG_KEYS, n=1, cutoff=0)
-            raise WorkerSizeConfigError(
-                f"app.config has an unknown key {key!r}: did you mean {near[0]!r}?"
-            )
+            raise unknown(f"app.config has an unknown key {key!r}", key, CONFIG_KEYS)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from ..errors import WorkerSizeConfigError
 
 PREFERRED_PREFIX = "NOW_LMS_"
 CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
-DEFAULT_SERVER: Final = "waitress"
 
 ArgsParser = Callable[[str], Mapping[str, Any]]
 """Returns what the text of ``GUNICORN_CMD_ARGS`` sets, by gunicorn's names."""
@@ -105,11 +104,7 @@ class SettingSources:
     @cached_property
     def _server(self) -> str:
         chosen = next(self._candidates("wsgi_server"), None)
-        return str(chosen.value).lower() if chosen else DEFAULT_SERVER
-
-    @cached_property
-    def _server_options(self) -> Mapping[str, Any]:
-        return server_options(self.config, self._server)
+        return str(chosen.value).lower() if chosen else "waitress"
 
     @cached_property
     def _command_args(self) -> Mapping[str, Any]:
@@ -142,7 +137,7 @@ class SettingSources:
         yield self.config.get(key), f"app.config {key}", Layer.CONFIG
         if names.server_option and (key := names.server_option.get(self._server)):
             entry = f"app.config {options_key(self._server)}[{key!r}]"
-            yield self._server_options.get(key), entry, Layer.SERVER_OPTIONS
+            yield server_options(self.config, self._server).get(key), entry, Layer.SERVER_OPTIONS
 
     def _strongest(self, name: str) -> SettingValue | None:
         candidates = list(self._candidates(name))
@@ -150,22 +145,20 @@ class SettingSources:
             for link in filter(_is_service_link, list(candidates)):
                 candidates.remove(link)
                 self.warnings.append(
-                    f"{link.source} is skipped: it holds a {link.value.partition('://')[0]}:// "
-                    "address, which Kubernetes sets in each pod for a Service of that name; set "
-                    "enableServiceLinks: false in the pod's spec."
+                    f"{link.source} is skipped: it holds the address of a Kubernetes Service of "
+                    "that name; set enableServiceLinks: false in the pod's spec."
                 )
         if not candidates:
             return None
-        # Names of the environment that contradict each other; the values stay unsaid.
-        spoken = [item for item in candidates if Layer.PREFERRED <= item.layer <= Layer.LEGACY]
-        others = [item.source for item in spoken if item.text != spoken[0].text]
-        if others and spoken[0] is candidates[0]:
-            wins = spoken[0].source
-            self.warnings.append(
-                f"{' and '.join([wins, *others])} are set to different values: {wins} wins; unset "
-                "the other."
-            )
-        return candidates[0]
+        # Names of the environment that contradict each other; the values are not shown.
+        first = candidates[0]
+        if Layer.PREFERRED <= first.layer <= Layer.LEGACY:
+            rivals = [item for item in candidates if item.layer <= Layer.LEGACY]
+            names = [first.source, *(item.source for item in rivals if item.text != first.text)]
+            if len(names) > 1:
+                wins = f"{first.source} wins; unset the other."
+                self.warnings.append(f"{' and '.join(names)} are set to different values: {wins}")
+        return first
 
     def _warn_of_near_misses(self) -> None:
         """Warn of a variable that is almost the name of a setting: nobody else would.
@@ -175,19 +168,15 @@ class SettingSources:
         known = [variable for names in self.names.values() for variable in names.variables]
         for variable in self.environ:
             if variable.startswith(PREFERRED_PREFIX) and variable not in known:
-                near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
-                self.warnings += [
-                    f"{variable} is not a setting: did you mean {name}?" for name in near
-                ]
+                for name in difflib.get_close_matches(variable, known, n=1, cutoff=0.9):
+                    self.warnings.append(f"{variable} is not a setting: did you mean {name}?")
 
     def _prefer_stronger_address(self, found: dict[str, SettingValue]) -> None:
-        """Let ``--port`` win over ``NOW_LMS_BIND``: it is the stronger word on the same matter."""
+        """Let ``--port`` win over ``NOW_LMS_BIND``: its source is the stronger one."""
         for name in ("port", "host"):
             if "bind" in found and name in found and found[name].layer < found["bind"].layer:
-                self.warnings.append(
-                    f"{found.pop('bind').source} is not used: {found[name].source} is the stronger "
-                    "setting."
-                )
+                bind, stronger = found.pop("bind").source, found[name].source
+                self.warnings.append(f"{bind} is not used: {stronger} is the stronger setting.")
 
 
 def _is_service_link(found: SettingValue) -> bool:
@@ -210,8 +199,6 @@ def server_options(config: Mapping[str, Any], server: str) -> Mapping[str, Any]:
     """Return the further options of a server in ``app.config``; refuse what is no mapping."""
     options = config.get(options_key(server)) or {}
     if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
-        raise WorkerSizeConfigError(
-            f"app.config {options_key(server)} is not a mapping: set it to a dictionary of "
-            f"{server} options, by name."
-        )
+        key = options_key(server)
+        raise WorkerSizeConfigError(f"app.config {key} is not a dictionary of {server} options.")
     return options

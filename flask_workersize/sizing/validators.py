@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
@@ -42,8 +42,12 @@ def _whole_number_or_auto(value: Any) -> Any:
     return None if value is None or is_auto else _whole_number(value)
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+def _word(value: Any) -> Any:
+    """Return a word in lower case; a switch has many names."""
+    if not isinstance(value, str | bool):
+        return value
+    word = str(value).lower()
+    return _SWITCH.get(word, word)
 
 
 def _listed(value: Any) -> Any:
@@ -70,12 +74,6 @@ def _addresses(value: Any) -> Any:
     return value
 
 
-def _host(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[^\s/]+", value):
-        raise refusal("is not an address")
-    return value
-
-
 def _networks(value: Any) -> Any:
     value = _listed(value)
     try:
@@ -87,50 +85,42 @@ def _networks(value: Any) -> Any:
     return value
 
 
-def _guard(value: Any) -> Any:
-    """Accept what a switch is called everywhere, too; pydantic would refuse "true"."""
-    text = str(value).strip().lower() if isinstance(value, str | bool) else ""
-    word = _SWITCH.get(text, text)
-    if word not in ("on", "off", "exit"):
-        raise refusal('is not "on", "off" or "exit"')
-    return word
-
-
 def _profile_choice(value: Any) -> Any:
     """Accept a path, or a word for none or for learning."""
-    if value is None or value is False:
-        return None if value is None else "off"
-    if not isinstance(value, str) or "\0" in value:
+    if _word(value) in ("off", "learn"):
+        return _word(value)
+    if value is not None and (not isinstance(value, str) or "\0" in value):
         raise refusal('is not a path, "off" or "learn"')
-    word = "off" if _SWITCH.get(value.lower()) == "off" else value.lower()
-    return word if word in ("off", "learn") else value
+    return value
 
 
 ServerName = Literal["gunicorn", "waitress"]
 
 _WHOLE = BeforeValidator(_whole_number)
 
-Whole = Annotated[int, _WHOLE]
 Positive = Annotated[int, Field(ge=1), _WHOLE]
 CountOrAuto = Annotated[
     int | None, Field(ge=1, le=MOST_PROCESSES), BeforeValidator(_whole_number_or_auto)
 ]
+Percent = Annotated[int, Field(ge=0, le=99), _WHOLE]
+RecyclePercent = Annotated[int, Field(ge=1, le=89), _WHOLE]
 Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
 Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
-Server = Annotated[ServerName, BeforeValidator(_lower)]
-Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_guard)]
+Server = Annotated[ServerName, BeforeValidator(_word)]
+Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_word)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
-Host = Annotated[str, BeforeValidator(_host)]
+Host = Annotated[str, Field(pattern=r"^[^\s/]+$")]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 
 _PROBLEMS = {
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
-    "literal_error": "is not a known server",
+    "literal_error": "is not a known value",
     "bool_parsing": 'is neither "on" nor "off"',
     "bool_type": 'is neither "on" nor "off"',
     "string_type": "is not a text",
+    "string_pattern_mismatch": "is not an address",
 }
 
 
@@ -143,9 +133,14 @@ def explain(
         return WorkerSizeConfigError(first["ctx"]["problem"])
     name = str(first["loc"][0])
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1, cutoff=0)
-        return WorkerSizeConfigError(f"There is no setting {name!r}: did you mean {near[0]!r}?")
+        return unknown(f"There is no setting {name!r}", name, fields)
     problem = first.get("ctx", {}).get("problem") or _PROBLEMS.get(first["type"], "is not valid")
     return WorkerSizeConfigError(
         f"{sources.get(name, name)} {problem} ({fields[name].description})."
     )
+
+
+def unknown(problem: str, name: str, known: Iterable[str]) -> WorkerSizeConfigError:
+    """Return the error for a name that is none of those that are known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return WorkerSizeConfigError(f"{problem}: did you mean {near[0]!r}?")

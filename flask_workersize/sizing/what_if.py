@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from ..errors import WorkerSizeConfigError
 from ..resources import Resources
@@ -19,13 +20,8 @@ def on_another_machine(resources: Resources, cpus: str | None, memory: str | Non
         resources = replace(resources, cpus=_parse_cpus(cpus), cpu_source="--cpus", cpu_at=None)
     if memory is not None:
         size = parse_memory(memory)
-        resources = replace(
-            resources,
-            memory_limit=size,
-            memory_available=size,
-            memory_source="--memory",
-            memory_at=None,
-        )
+        resources = replace(resources, memory_limit=size, memory_available=size)
+        resources = replace(resources, memory_source="--memory", memory_at=None)
     return resources
 
 
@@ -56,7 +52,7 @@ def memory_needed_mb(settings: SizingSettings, workers: int, threads: int | None
     return -(-(shared + workers * own) * 100 // (100 - settings.memory_headroom_percent))
 
 
-def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | int | str]:
+def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
     """Return what it would take to run one worker more, or one thread more under waitress.
 
     The guide's formula, solved for CPUs and for memory.
@@ -66,24 +62,22 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, float | in
     """
     is_waitress = plan.server == "waitress"
     counted = "thread" if is_waitress else "worker"
-    needed: dict[str, float | int | str] = {"what": counted}
+    more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
+    needed: dict[str, Any] = {"what": counted}
     if plan.limited_by == "explicit":
         needed["setting"] = plan.sources[f"{counted}s"]
-        more = (1, plan.threads + 1) if is_waitress else (plan.workers + 1, plan.threads)
-        memory_mb = memory_needed_mb(settings, *more)
-        if memory_mb > plan.memory_available_mb:
-            needed["memory_available_mb"] = memory_mb
-        return needed
-    if not is_waitress and plan.workers == settings.max_workers:
-        needed["setting"] = plan.sources["max_workers"]
-    # The bounds count threads, and a worker takes as many of them as it has.
-    bound = plan.concurrency + (1 if is_waitress else plan.threads)
-    if plan.cpu_bound < bound:
-        needed["cpus"] = (bound - 1) / 2
-    if plan.memory_bound < bound:
-        # Where the memory of a worker was not measured, the guide counts it for each thread.
-        more = (bound, 1)
-        if settings.profile is not None:
-            more = (1, bound) if is_waitress else (bound // plan.threads, plan.threads)
+        is_short = memory_needed_mb(settings, *more) > plan.memory_available_mb
+    else:
+        if not is_waitress and plan.workers == settings.max_workers:
+            needed["setting"] = plan.sources["max_workers"]
+        # The bounds count threads, and a worker takes as many of them as it has.
+        bound = plan.concurrency + (1 if is_waitress else plan.threads)
+        if plan.cpu_bound < bound:
+            needed["cpus"] = (bound - 1) / 2
+        is_short = plan.memory_bound < bound
+        if settings.profile is None:
+            # The guide counts the memory of a worker for each thread.
+            more = (bound, 1)
+    if is_short:
         needed["memory_available_mb"] = memory_needed_mb(settings, *more)
     return needed

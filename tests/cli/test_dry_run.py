@@ -48,7 +48,7 @@ def explained(show_all: bool = False) -> list[str]:
 
 def test_explanation_leaves_out_what_nobody_set_and_no_plan_needs() -> None:
     assert explained()[1:9] == [
-        "asked:",
+        "settings:",
         "  workers                  2              calculated",
         "  threads                  1              default",
         "  worker_memory_mb         150 MB         NOW_LMS_WORKER_MEMORY_MB",
@@ -65,7 +65,7 @@ def test_explanation_of_all_says_every_value_and_its_source() -> None:
     assert lines == [
         "gunicorn: 2 workers × 1 thread (memory: 512 MB available × 80 % / 150 MB a worker; "
         "CPU bound 6), about 300 MB",
-        "asked:",
+        "settings:",
         "  workers                  2              calculated",
         "  threads                  1              default",
         "  worker_memory_mb         150 MB         NOW_LMS_WORKER_MEMORY_MB",
@@ -91,8 +91,9 @@ def test_explanation_of_all_says_every_value_and_its_source() -> None:
         "  memory limit             65536 MB       host",
         "  memory available         512 MB         now",
         "bounds:",
-        "  CPU bound                6              2 × 2.5 CPUs + 1, rounded down",
-        "  memory bound             2              512 MB × 80 % / 150 MB, rounded down  <- binds",
+        "  CPU bound                6              2 × 2.5 CPUs + 1",
+        "  memory bound             2              512 MB available × 80 % / 150 MB a worker  "
+        "<- binds",
         "  limited by               memory",
         "  estimated memory         300 MB         2 × 150 MB",
         "one worker more needs 563 MB available memory",

@@ -89,8 +89,8 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
     assert table["CPUs"] == ["1.5", f"cgroup2:cpu.max  {FOLDER}/lms.service/cpu.max"]
     assert table["memory limit"] == ["512 MB", f"cgroup2:memory.high  {FOLDER}/memory.high"]
     assert table["memory available"] == ["450 MB", "now"]
-    assert table["CPU bound"] == ["4", "2 × 1.5 CPUs + 1, rounded down"]
-    assert table["memory bound"] == ["2", "450 MB × 80 % / 150 MB, rounded down  <- binds"]
+    assert table["CPU bound"] == ["4", "2 × 1.5 CPUs + 1"]
+    assert table["memory bound"] == ["2", "450 MB available × 80 % / 150 MB a worker  <- binds"]
     assert table["limited by"] == ["memory", ""]
     assert table["estimated memory"] == ["300 MB", "2 × 150 MB"]
     lines = done.stdout.splitlines()
@@ -121,7 +121,7 @@ def test_table_leaves_out_what_is_at_its_default_and_feeds_no_plan() -> None:
 
 def test_each_block_has_its_title_in_this_order() -> None:
     lines = run().stdout.splitlines()
-    assert [line for line in lines if line.endswith(":")] == ["asked:", "found:", "bounds:"]
+    assert [line for line in lines if line.endswith(":")] == ["settings:", "found:", "bounds:"]
 
 
 @pytest.mark.parametrize(

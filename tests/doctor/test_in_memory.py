@@ -140,6 +140,6 @@ def test_extension_that_looks_different_is_a_note_and_not_a_traceback() -> None:
     app.extensions["cache"] = object()
     found = [str(each) for each in examine(app, plan()) if each.level == "unseen"]
     assert found == [
-        "Flask-Limiter: not what is known of it (AttributeError). Look at it yourself.",
-        "Flask-Caching: not what is known of it (AttributeError). Look at it yourself.",
+        "Flask-Limiter: this check failed (AttributeError). Check it yourself.",
+        "Flask-Caching: this check failed (AttributeError). Check it yourself.",
     ]

@@ -44,7 +44,7 @@ def test_pool_of_another_size() -> None:
 @pytest.mark.parametrize("options", [{"pool_size": 0}, {"max_overflow": -1}])
 def test_pool_without_an_end(options: dict[str, int]) -> None:
     (line,) = told(SERVER, SQLALCHEMY_ENGINE_OPTIONS=options)
-    assert "4 workers can open connections without an end" in line
+    assert "4 workers can open connections without limit" in line
 
 
 def test_bind_is_named_by_its_key() -> None:

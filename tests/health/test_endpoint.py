@@ -38,7 +38,7 @@ BEARER = {"Authorization": f"Bearer {SECRET}"}
 FLASK = tuple(int(part) for part in version("flask").split(".")[:2])
 
 
-def report(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
+def report(details: bool, live: bool, asking: int | None) -> CapacityReport:
     now = live_figures(row((1.0,)), row()) if live else None
     return CapacityReport.of(PLAN, serving=True, details=details, now=now)
 
@@ -301,9 +301,9 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[bool, bool, int | None]] = []
 
-    def __call__(self, *, details: bool, live: bool, asking: int | None) -> CapacityReport:
+    def __call__(self, details: bool, live: bool, asking: int | None) -> CapacityReport:
         self.calls.append((details, live, asking))
-        return report(details=details, live=live, asking=asking)
+        return report(details, live, asking)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_metrics_are_never_those_of_one_worker(
 
 @pytest.mark.parametrize("answer", ["report", "metrics"])
 def test_settings_that_are_not_valid_are_said_in_one_line(answer: str) -> None:
-    def refuse(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
+    def refuse(details: bool, live: bool, asking: int | None) -> CapacityReport:
         raise WorkerSizeConfigError("THREADS is not a whole number.")
 
     made = CapacityEndpoint(refuse, lambda: None, is_inside=True)

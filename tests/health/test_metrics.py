@@ -213,7 +213,7 @@ def test_without_prometheus_client_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "flask_workersize.health.metrics")
 
-    def make(*, details: bool, live: bool, asking: int | None) -> CapacityReport:
+    def make(details: bool, live: bool, asking: int | None) -> CapacityReport:
         return report()
 
     endpoint = CapacityEndpoint(make, lambda: None, is_inside=True)

@@ -161,7 +161,7 @@ class Port:
         endpoint = CapacityEndpoint(self._report, lambda: SecretStr(SECRET), is_inside=True)
         self.app = ProbeApp(endpoint, self.board.read, ProbeRules(settings.timeout))
 
-    def _report(self, *, details: bool, live: bool, asking: int | None) -> Any:
+    def _report(self, details: bool, live: bool, asking: int | None) -> Any:
         return report_of(self.deployment, self.board, details, live, asking)
 
     def serve(self, ready: int = 2) -> None:

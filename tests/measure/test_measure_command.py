@@ -74,7 +74,7 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     assert len(told) == 8
     for name in ("shared memory", "own memory at its peak", "CPU time", "waiting time", "growth"):
         assert name in told
-    assert "with it, here: gunicorn: " in done.stdout
+    assert "Plan with this profile: gunicorn: " in done.stdout
     assert "Measuring" in done.stderr
     (server,) = start.servers
     assert server.members() == []
@@ -115,7 +115,7 @@ def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_pat
     assert told["sources"]["worker_memory_mb"] == "measured"
 
 
-def test_one_client_alone_needs_one_trial(start: Starter, tmp_path: Path) -> None:
+def test_one_client_alone_needs_one_load_test(start: Starter, tmp_path: Path) -> None:
     done = measure(start, tmp_path, "--path", "/none", "--requests", "40", "--concurrency", "1")
     assert done.status == 0, done.stderr
     assert saved(tmp_path).requests == 40 + 50
@@ -208,8 +208,8 @@ def test_measuring_that_is_ended_leaves_no_server(
     command = flask("workersize", "measure", "--path", "/both", "--requests", "5000", app=APP)
     server = start.launch(command, None, **env)
     process = psutil.Process(server.pid)
-    # The launcher of the trial, its monitor and its workers.
-    await_that(lambda: len(process.children(recursive=True)) == 4, "the trial runs")
+    # The launcher of the load test, its monitor and its workers.
+    await_that(lambda: len(process.children(recursive=True)) == 4, "the load test runs")
     members = process.children(recursive=True)
     server.signal(number)
     if under_nohup:
@@ -238,7 +238,7 @@ def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Pat
     done = measure(start, tmp_path, *args, NOW_LMS_WORKER_MEMORY_MB="150", **GUNICORN)
     assert done.status == 0
     assert "NOW_LMS_WORKERS=" in env.read_text()
-    assert "Note: plans go on with NOW_LMS_WORKER_MEMORY_MB: unset it" in done.stdout
+    assert "Note: NOW_LMS_WORKER_MEMORY_MB overrides the profile; unset it" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -368,8 +368,8 @@ def test_warning_says_what_to_set_so_that_the_guide_s_formula_is_right() -> None
     assert (
         "measured are 60 MB shared + 5 × 300 MB = 1560 MB, planned were 1000 MB (+56%)" in warning
     )
-    remedy = "what the server learns then, its next start plans with."
-    assert warning.endswith(f": set NOW_LMS_SIZING_PROFILE=learn: {remedy}")
+    remedy = "set NOW_LMS_SIZING_PROFILE=learn to plan the next start with what was measured."
+    assert warning.endswith(f": {remedy}")
     environ = {"WORKER_MEMORY_MB": "100"}
     (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan(environ, 2, 1024))
     assert warning.endswith(": WORKER_MEMORY_MB should be 312.")

@@ -74,7 +74,7 @@ def test_run_py_that_cannot_serve_says_so_in_one_line(
 
 def test_unknown_server_given_to_serve_is_refused_by_name(start: Starter) -> None:
     done = start.run(script(APPS / "run_app.py", "uwsgi"))
-    assert "serve(server=...) is not a known server" in done.assert_one_line_error(2)
+    assert "serve(server=...) is not a known value" in done.assert_one_line_error(2)
 
 
 @pytest.mark.parametrize(

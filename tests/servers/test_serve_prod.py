@@ -168,8 +168,7 @@ def test_waitress_serves_instead_of_gunicorn_on_windows_with_a_warning(start: St
     assert [member.pid for member in server.members()] == [server.pid]
     said = [line for line in server.stderr.splitlines() if "Windows" in line]
     assert said == [
-        "Warning: --wsgi-server asks for gunicorn, which does not run on Windows: waitress is "
-        "used instead."
+        "Warning: --wsgi-server: gunicorn does not run on Windows, using waitress instead."
     ]
     assert server.stop() == 0
     assert "Traceback" not in server.stderr

@@ -112,7 +112,8 @@ def test_waitress_says_what_its_process_needs() -> None:
         "/ 2 MB a thread, measured; CPU bound 5), about 94 MB"
     )
     told = explain(settings, machine, made)
-    assert "1 + (94 MB - 60 MB shared - 30 MB) / 2 MB a thread  <- binds" in told
+    formula = "1 + (94 MB available - 60 MB shared - 30 MB) / 2 MB a thread, measured"
+    assert f"{formula}  <- binds" in told
 
 
 def test_start_line_has_the_headroom_among_its_numbers() -> None:
@@ -139,7 +140,8 @@ def test_explanation_has_the_formula_with_its_numbers() -> None:
     told = explain(settings, machine, compute_plan(settings, machine, "gunicorn"))
     assert "worker_memory_mb         32 MB          measured" in told
     assert (
-        "24             (512 MB × 90 % - 60 MB shared) / 32 MB, rounded down, × 2 threads" in told
+        "24             (512 MB available × 90 % - 60 MB shared) / 32 MB a worker × 2 threads, "
+        "measured" in told
     )
     assert "60 MB shared + 2 × 32 MB" in told
 
@@ -161,7 +163,7 @@ def test_threads_that_do_not_fit_are_named(server: ServerName) -> None:
     (warning,) = plan(measured(environ), 2, 200, server).warnings
     assert warning.startswith(
         "one worker with its threads does not fit: 60 MB shared + 1 × 156 MB = 216 MB, as measured,"
-        " 200 MB available; lower THREADS"
+        " 200 MB available; give the machine more memory, or lower THREADS"
     )
 
 

@@ -143,7 +143,7 @@ def test_explicit_workers_that_do_not_fit_are_warned_of_with_the_sum() -> None:
     assert not tight.fits
     assert tight.warnings == (
         "WORKERS does not fit: 9 × 200 MB = 1800 MB, 512 MB available; lower it, or use threads, "
-        "which share the memory of a worker.",
+        "which share memory.",
     )
 
 

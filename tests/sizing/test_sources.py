@@ -221,8 +221,8 @@ def test_service_link_is_skipped_with_one_warning(variable: str) -> None:
     settings = load({variable: "tcp://10.0.0.1:80"}, config={"WORKERSIZE_PORT": 5000})
     assert settings.port == 5000
     assert settings.warnings == (
-        f"{variable} is skipped: it holds a tcp:// address, which Kubernetes sets in each pod for "
-        "a Service of that name; set enableServiceLinks: false in the pod's spec.",
+        f"{variable} is skipped: it holds the address of a Kubernetes Service of that name; set "
+        "enableServiceLinks: false in the pod's spec.",
     )
 
 
@@ -231,8 +231,8 @@ def test_service_link_in_the_health_port_is_skipped_with_one_warning() -> None:
     settings = load({"NOW_LMS_HEALTH_PORT": "tcp://10.0.0.1:80"})
     assert settings.health_port is None
     assert settings.warnings == (
-        "NOW_LMS_HEALTH_PORT is skipped: it holds a tcp:// address, which Kubernetes sets in each "
-        "pod for a Service of that name; set enableServiceLinks: false in the pod's spec.",
+        "NOW_LMS_HEALTH_PORT is skipped: it holds the address of a Kubernetes Service of that "
+        "name; set enableServiceLinks: false in the pod's spec.",
     )
 
 
@@ -252,7 +252,7 @@ def test_name_after_a_service_link_is_tried() -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_link_to_a_service_of_any_protocol_is_skipped(protocol: str) -> None:
     (warning,) = load({"LMS_PORT": f"{protocol}://10.0.0.1:53"}).warnings
-    assert warning.startswith(f"LMS_PORT is skipped: it holds a {protocol}:// address")
+    assert warning.startswith("LMS_PORT is skipped: it holds the address of a Kubernetes Service")
     assert "enableServiceLinks: false" in warning
 
 
@@ -404,7 +404,7 @@ def test_refused_option_of_a_server_is_named() -> None:
 def test_options_that_are_no_mapping_are_refused(server: str, value: Any) -> None:
     key = f"WORKERSIZE_{server.upper()}_OPTIONS"
     line = refused({"WSGI_SERVER": server}, config={key: value})
-    assert line.startswith(f"app.config {key} is not a mapping")
+    assert line.startswith(f"app.config {key} is not a dictionary of {server} options")
 
 
 # Where to listen
