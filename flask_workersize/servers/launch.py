@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask
 
 from ..app_state import adopt, get_state, prepare
-from ..errors import WorkerSizeStartError, exit_with_one_line
+from ..errors import WorkerSizeStartError, one_line_errors
 from ..log import say
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
@@ -36,9 +36,8 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
         also 0 when it has stopped
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
-    exit_with_one_line(
-        lambda: launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
-    )
+    with one_line_errors():
+        launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
 
 
 def launch(

@@ -275,7 +275,7 @@ def test_hooks_of_the_users_own_run_after_ours_also_after_a_reload(start: Starte
 def test_on_starting_that_does_not_call_ours_is_one_line(start: Starter) -> None:
     done = start.run(gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="2")
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
-    assert "'on_starting' of its own that does not call" in line
+    assert "'on_starting' that does not call" in line
     assert done.status == 1
     assert "Traceback" not in done.stderr
 

@@ -48,21 +48,31 @@ _PLANNED = frozenset(
 """Options that feed the plan: they are taken from it."""
 
 
-def gunicorn_options(
-    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
-) -> dict[str, Any]:
-    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
-    options: dict[str, Any] = {
+def own_options(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
+    """Return the settings that gunicorn gets from us, however it is started."""
+    options = {
         "accesslog": "-",
         "errorlog": "-",
         "keepalive": 5,
         "control_socket_disable": True,
+        "workers": plan.workers,
+        "threads": plan.threads,
+        "worker_class": plan.worker_class,
+        "preload_app": settings.preload,
+        "timeout": settings.timeout,
+        "graceful_timeout": settings.graceful_timeout,
     }
+    return options | TRUSTING_NOBODY if settings.trusted_proxy else options
+
+
+def gunicorn_options(
+    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
+) -> dict[str, Any]:
+    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
+    options = own_options(settings, plan)
     if os.access(_SHARED_MEMORY, os.W_OK):
         # Heartbeats on a disk can block, and a read-only container has no other such folder.
         options["worker_tmp_dir"] = _SHARED_MEMORY
-    if settings.trusted_proxy:
-        options |= TRUSTING_NOBODY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
         (GUNICORN_ARGS, settings.gunicorn_args),
@@ -70,14 +80,9 @@ def gunicorn_options(
         others = {name: value for name, value in given.items() if name not in _PLANNED}
         _check_options(where, others)
         options |= others
-    return options | {
-        "workers": plan.workers,
-        "threads": plan.threads,
-        "worker_class": _worker_class(options.get("worker_class"), plan),
-        "preload_app": settings.preload,
-        "timeout": settings.timeout,
-        "graceful_timeout": settings.graceful_timeout,
-    }
+    # A single thread may run in a gthread worker if asked for; several need one.
+    is_threaded = WORKER_CLASSES[options["worker_class"]] == "gthread"
+    return options | {"worker_class": "gthread" if is_threaded else plan.worker_class}
 
 
 def parse_command_args(text: str) -> dict[str, Any]:
@@ -150,8 +155,3 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
             "processes and threads, which such a worker uses otherwise. Remove it, or start "
             "gunicorn with its own command."
         )
-
-
-def _worker_class(asked: str | None, plan: SizingPlan) -> str | None:
-    """Return the class of the plan; a single thread may run in a gthread worker if asked for."""
-    return "gthread" if WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class

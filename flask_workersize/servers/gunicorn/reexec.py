@@ -19,7 +19,7 @@ from wsgiref.types import WSGIApplication
 from flask.cli import ScriptInfo
 
 from ...app_state import adopt
-from ...errors import WorkerSizeConfigError, exit_with_one_line
+from ...errors import WorkerSizeConfigError, one_line_errors
 from ...runtime.deployment import Deployment, current
 from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
@@ -74,4 +74,5 @@ def load(app_import: AppImport, deployment: Deployment, board: Scoreboard) -> WS
 
 
 if __name__ == "__main__":
-    exit_with_one_line(lambda: take_over(int(sys.argv[1])))
+    with one_line_errors():
+        take_over(int(sys.argv[1]))

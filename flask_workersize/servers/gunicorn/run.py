@@ -22,7 +22,7 @@ from ...log import say
 from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
-from ..health_port import HealthPort
+from ..health_port import announce_health_port
 from ..listeners import close_listeners, open_listeners
 from ..proxy import trusting
 from .arbiter import GracefulArbiter
@@ -70,7 +70,7 @@ def run_master(
     board: Scoreboard,
 ) -> None:
     """Open the addresses and be gunicorn's master."""
-    hooks = Hooks(deployment, board, HealthPort(deployment), _owner(options))
+    hooks = Hooks(deployment, board, _owner(options))
     launcher = os.getpid()
     try:
         _serve(load, options, deployment, hooks)
@@ -108,7 +108,7 @@ def _serve(
     else:
         application.change("bind", _listen(deployment.settings.addresses, options))
     deployment.announce()
-    hooks.port.announce()
+    announce_health_port(hooks.port)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, CONF_FILE_NOTE)
     arbiter.run()

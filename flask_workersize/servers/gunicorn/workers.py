@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,9 +24,7 @@ from ..stopping import (
     WatchedSocket,
     hang_up_if_silent,
 )
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that end a worker."""
+from .hooks import STOP_SIGNALS
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -43,7 +40,7 @@ _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 its worker stops meanwhile."""
 
 
-class _GracefulWorker:
+class GracefulWorker:
     """What both kinds of worker add to gunicorn's."""
 
     stop_signal: StopSignal
@@ -96,21 +93,18 @@ class _GracefulWorker:
         self.is_leaving[0] = 1
         return self.stop_signal.is_sent()
 
-    def _connections(self) -> Iterable[socket.socket]:
-        """Return the sockets whose clients may be silent."""
-        return list(self._open)
-
     def _hang_up_silent(self) -> None:
         """Keep silent clients from holding a stop, in a thread: the main one waits for them."""
         self.stop_signal.wait()
         time.sleep(SILENCE_SECONDS)
         while True:
-            for connection in self._connections():
-                hang_up_if_silent(connection)
+            for connection in list(self._open):
+                # gthread's own connection changes its socket where TLS starts.
+                hang_up_if_silent(getattr(connection, "sock", connection))
             time.sleep(_CUT_EVERY_SECONDS)
 
 
-class SyncWorker(_GracefulWorker, sync.SyncWorker):
+class SyncWorker(GracefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
     def run(self) -> None:
@@ -144,7 +138,7 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
             watched.close()
 
 
-class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
+class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
@@ -261,6 +255,3 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
             self._open.discard(conn)
             if not was_alive:
                 self.alive = False
-
-    def _connections(self) -> Iterable[socket.socket]:
-        return [conn.sock for conn in list(self._open)]
