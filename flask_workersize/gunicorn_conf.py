@@ -64,7 +64,7 @@ def on_starting(server: Any) -> None:
     decided = _follow(server.cfg)
     current.deployment, current.is_final = decided, True
     current.board = Scoreboard(decided.plan.workers, decided.plan.threads)
-    hooks_module.hooks = hooks = Hooks(decided, current.board, server.cfg, is_ours=False)
+    hooks_module.hooks = hooks = Hooks(decided, current.board, is_ours=False)
     hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)

@@ -16,7 +16,7 @@ from waitress import wasyncore
 from waitress.server import create_server
 from waitress.trigger import trigger
 
-from ..app_state import report_of
+from ..app_state import WorkerSizingState
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import logger, say
@@ -122,9 +122,8 @@ def _open_probe(
         return ExitStack()
     # It would be read as the app's: this process has no other waitress.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    settings = deployment.settings
-    endpoint = CapacityEndpoint(
-        partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
-    )
-    app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
-    return ProbeServer(app, port)
+    settings, plan = deployment.settings, deployment.plan
+    state = WorkerSizingState(deployment.resources, settings, plan)
+    state.deployment, state.board, state.serving = deployment, board, True
+    endpoint = CapacityEndpoint(state.report, state.token, is_inside=True)
+    return ProbeServer(ProbeApp(endpoint, board.read, ProbeRules(settings.timeout)), port)

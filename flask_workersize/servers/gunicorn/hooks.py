@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
-from ...monitor.process import Monitor
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
@@ -30,15 +29,11 @@ from ..proxy import trusting
 class Hooks:
     """The hooks of one deployment."""
 
-    def __init__(
-        self, deployment: Deployment, board: Scoreboard, cfg: Any, is_ours: bool = True
-    ) -> None:
+    def __init__(self, deployment: Deployment, board: Scoreboard, is_ours: bool = True) -> None:
         self.board = board
         self.port = open_health_port(deployment.settings)
         make_scaler = ArbiterScaler if is_ours else SignalScaler
-        # The monitor gives up the privileges that workers give up.
-        settle = partial(set_owner_process, cfg.uid, cfg.gid, initgroups=cfg.initgroups)
-        self.monitor: Monitor = make_monitor(deployment, board, self.port, make_scaler, settle)
+        self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
         self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
@@ -109,8 +104,13 @@ class Hooks:
         self.monitor.stop()
         close_listeners(self.port)
 
+    def _settle(self) -> None:
+        """Give up, in the monitor, the privileges that workers give up."""
+        set_owner_process(self._cfg.uid, self._cfg.gid, initgroups=self._cfg.initgroups)
+
     def chain_into(self, cfg: Any) -> None:
         """Set these hooks, each followed by the one that the settings have."""
+        self._cfg = cfg
         for name in _HOOKS:
             setting = cfg.settings[name]
             hook, theirs = getattr(self, name), setting.get()

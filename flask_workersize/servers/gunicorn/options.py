@@ -96,10 +96,8 @@ def parse_command_args(text: str) -> dict[str, Any]:
     parser.exit = _refuse_text  # type: ignore[method-assign]
     try:
         words = shlex.split(text)
-    except ValueError:
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} cannot be read: a quote is not closed, or it ends in a backslash."
-        ) from None
+    except ValueError as error:
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {error}.") from None
     with redirect_stdout(StringIO()):
         known, unknown = parser.parse_known_args(words)
     if unknown:
@@ -110,9 +108,7 @@ def parse_command_args(text: str) -> dict[str, Any]:
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has a word that belongs to no option; the app is not named there."
-        )
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word of no option: name no app there.")
     return given
 
 
@@ -125,10 +121,7 @@ def _refuse_args(message: str) -> NoReturn:
 
 def _refuse_text(status: int = 0, message: str | None = None) -> NoReturn:
     # argparse ends the process after these, which it also takes shortened or run together.
-    raise WorkerSizeConfigError(
-        f"{GUNICORN_ARGS} has -h, --help, -v or --version, which prints a text and serves nothing. "
-        "Remove it."
-    )
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has -h, --help, -v or --version: remove it.")
 
 
 def _check_options(where: str, options: Mapping[str, Any]) -> None:
@@ -137,21 +130,16 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
         if name not in scratch.settings:
             raise WorkerSizeConfigError(f"{where} has {name!r}, which gunicorn does not know.")
         if name in _NOT_HERE and value:
-            raise WorkerSizeConfigError(
-                f"{where} has {name!r}, which has no effect here: {_NOT_HERE[name]}."
-            )
+            raise WorkerSizeConfigError(f"{where}: {name!r} has no effect; {_NOT_HERE[name]}.")
         try:
             scratch.set(name, value)
             if name == "raw_env":
                 scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
-            raise WorkerSizeConfigError(
-                f"{where} has a value for {name!r} that gunicorn does not take."
-            ) from None
+            raise WorkerSizeConfigError(f"{where} has a wrong value for {name!r}.") from None
     worker_class = options.get("worker_class", "sync")
     if worker_class not in WORKER_CLASSES:
         raise WorkerSizeConfigError(
-            f"{where} sets a worker class that is neither sync nor gthread: the plan counts "
-            "processes and threads, which such a worker uses otherwise. Remove it, or start "
-            "gunicorn with its own command."
+            f"{where} sets a worker class that is neither sync nor gthread; no plan can be "
+            "made for it. Remove it, or start gunicorn with its own command."
         )

@@ -34,18 +34,16 @@ def reexec(
     """Replace this process by one that serves the app without loading it."""
     if app_import is None:
         raise WorkerSizeConfigError(
-            f"{deployment.settings.source_of('preload')} asks each worker to load the app itself, "
-            "but this process was given a loaded one: start it with flask --app ... serve-prod, "
-            "or leave preload on."
+            f"{deployment.settings.source_of('preload')} needs an app that is not loaded yet: use "
+            "flask --app ... serve-prod, or leave preload on."
         )
     try:
         # A function or a class would make the new process import the app.
         passed = json.dumps(dict(options))
     except TypeError:
         raise WorkerSizeConfigError(
-            f"app.config {options_key('gunicorn')} holds an object that cannot be passed to a "
-            "process which has not loaded the app: name hooks and classes as 'module.name', or "
-            "leave preload on."
+            f"app.config {options_key('gunicorn')} holds an object, which no new process can be "
+            "given: name hooks and classes as 'module.name', or leave preload on."
         ) from None
     # A file without a name: what it holds may be secret, and may be more than a pipe takes.
     with tempfile.TemporaryFile() as file:

@@ -15,7 +15,6 @@ from wsgiref.types import WSGIApplication
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.config import Config
 
 from ...errors import WorkerSizeStartError
 from ...log import say
@@ -70,7 +69,7 @@ def run_master(
     board: Scoreboard,
 ) -> None:
     """Open the addresses and be gunicorn's master."""
-    hooks = Hooks(deployment, board, _owner(options))
+    hooks = Hooks(deployment, board)
     launcher = os.getpid()
     try:
         _serve(load, options, deployment, hooks)
@@ -82,9 +81,7 @@ def run_master(
         # Its loop reports its own errors: this is what gunicorn refuses before it starts.
         line = str(error).strip().partition("\n")[0]
         reason = line.removeprefix("Error: ").rstrip(" .:") or type(error).__name__
-        raise WorkerSizeStartError(
-            f"gunicorn cannot start: {reason}. Correct its options."
-        ) from None
+        raise WorkerSizeStartError(f"gunicorn cannot start: {reason}.") from None
     finally:
         hooks.on_exit(None)
 
@@ -106,11 +103,11 @@ def _serve(
         # gunicorn takes the sockets, and the other two variables away.
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
-        application.change("bind", _listen(deployment.settings.addresses, options))
+        application.change("bind", _listen(deployment.settings.addresses, application.cfg))
     deployment.announce()
     announce_health_port(hooks.port)
     if os.path.exists("gunicorn.conf.py"):
-        say(logging.INFO, CONF_FILE_NOTE)
+        say(logging.INFO, _CONF_FILE)
     arbiter.run()
 
 
@@ -120,43 +117,30 @@ def _check_temporary_folder(options: Mapping[str, Any]) -> None:
         tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
     except OSError:
         raise WorkerSizeStartError(
-            "gunicorn found no writable folder for its heartbeats: mount a tmpfs on /dev/shm or "
-            "/tmp."
+            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
         ) from None
 
 
-def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
     """Open the addresses ourselves, for one line where that fails; gunicorn takes them over."""
-    scratch = _owner(options)
-    listeners = open_listeners(addresses, scratch.backlog)
+    listeners = open_listeners(addresses, cfg.backlog)
     for listener in listeners:
         path = listener.getsockname()
         if isinstance(path, str):
-            os.chmod(path, 0o777 & ~scratch.umask)
+            os.chmod(path, 0o777 & ~cfg.umask)
             try:
-                os.chown(path, scratch.uid, scratch.gid)
+                os.chown(path, cfg.uid, cfg.gid)
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Cannot change the owner of unix:{path} to the user and group of the workers: "
-                    "only root may. Remove both options."
+                    f"Only root may give unix:{path} to another user: remove user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
-def _owner(options: Mapping[str, Any]) -> Any:
-    """Return the part of gunicorn's settings that says who owns the workers and the sockets."""
-    scratch = Config()
-    for name in ("backlog", "umask", "user", "group", "initgroups"):
-        if name in options:
-            scratch.set(name, options[name])
-    return scratch
-
-
-CONF_FILE_NOTE = (
-    "gunicorn.conf.py in this folder is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS or "
-    "GUNICORN_CMD_ARGS, or run gunicorn yourself with a file that begins with "
-    "'from flask_workersize.gunicorn_conf import *'."
+_CONF_FILE = (
+    "gunicorn.conf.py is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS, or run gunicorn "
+    "yourself and begin that file with 'from flask_workersize.gunicorn_conf import *'."
 )
 
 

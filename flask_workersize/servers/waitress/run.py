@@ -30,12 +30,12 @@ from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ...sizing.sources import options_key
 from .. import systemd
 from ..health_port import announce_health_port, make_monitor, open_health_port
 from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
 from ..proxy import trusting
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
+from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
 """Exit status of a server that ended before the kernel would have ended it (sysexits.h,
@@ -44,7 +44,7 @@ OUT_OF_MEMORY_STATUS = 75
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
-def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[str, Any]) -> None:
+def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
     with ExitStack() as stack:
@@ -57,9 +57,6 @@ def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
         server = _Server(trusting(app, settings), listeners, options, board)
-        deployment.announce()
-        announce_health_port(port)
-        say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
         asked = _Asked(settings.drain_seconds, server.wake)
         handlers: dict[int, Callable[[int, Any], None]] = {
             signal.SIGTERM: asked,
@@ -69,6 +66,9 @@ def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[
             handlers[signal.SIGHUP] = lambda signum, frame: say(logging.WARNING, _HUP)
         for number, handler in handlers.items():
             stack.callback(signal.signal, number, signal.signal(number, handler))
+        deployment.announce()
+        announce_health_port(port)
+        say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
         server.run(asked, monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(asked, settings.graceful_timeout, drains=not inherited)
@@ -147,9 +147,7 @@ class _Server:
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
-            raise WorkerSizeConfigError(
-                f"waitress refuses the addresses or app.config {options_key('waitress')}: {error}"
-            ) from None
+            raise WorkerSizeConfigError(f"Addresses or {WHERE} refused: {error}") from None
         self._threads = created.task_dispatcher
         self._use_poll = created.adj.asyncore_use_poll
         self._servers: list[Any] = [
