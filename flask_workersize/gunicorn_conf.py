@@ -26,7 +26,6 @@ from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
-from .servers.gunicorn import hooks as hooks_module
 from .servers.gunicorn.hooks import Hooks
 from .servers.gunicorn.options import WORKER_CLASSES, own_options, parse_command_args
 from .servers.health_port import announce_health_port
@@ -54,6 +53,9 @@ _options = own_options(_decided.settings, _decided.plan)
 _options["bind"] = list(_decided.settings.addresses)
 globals().update(_options)
 
+_hooks: list[Hooks] = []
+"""Those of this server, from :func:`on_starting` on."""
+
 __all__ = ["on_reload", "on_starting", "pre_fork"]
 __all__ += list(_options)
 
@@ -64,7 +66,8 @@ def on_starting(server: Any) -> None:
     decided = _follow(server.cfg)
     current.deployment, current.is_final = decided, True
     current.board = Scoreboard(decided.plan.workers, decided.plan.threads)
-    hooks_module.hooks = hooks = Hooks(decided, current.board, is_ours=False)
+    hooks = Hooks(decided, current.board, is_ours=False)
+    _hooks.append(hooks)
     hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
@@ -81,14 +84,14 @@ def on_starting(server: Any) -> None:
 
 def on_reload(server: Any) -> None:
     """Install our hooks again: a reload has read the configuration anew."""
-    if hooks_module.hooks is not None:
-        hooks_module.hooks.chain_into(server.cfg)
+    for hooks in _hooks:
+        hooks.chain_into(server.cfg)
 
 
 @one_line_errors()
 def pre_fork(server: Any, worker: Any) -> None:
     """Refuse to go on without :func:`on_starting`; it replaces this hook by ours."""
-    if hooks_module.hooks is None:
+    if not _hooks:
         raise WorkerSizeStartError(
             "gunicorn's configuration has an 'on_starting' that does not call "
             "flask_workersize.gunicorn_conf.on_starting(server). Call it there."

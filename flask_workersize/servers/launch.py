@@ -22,6 +22,7 @@ from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
 from ..sizing.validators import ServerName
 from .app_import import AppImport
+from .proxy import trusting
 
 _DEBUG = "debug mode is on: errors show code and values to visitors. Unset FLASK_DEBUG and --debug."
 _ONE_PROCESS = "--workers has no effect: waitress has one process. Set --threads, or use gunicorn."
@@ -81,7 +82,7 @@ def _run(
         from .waitress.run import run
     else:
         from .gunicorn.run import run
-    run(app, deployment, board, options)
+    run(lambda: trusting(app, deployment.settings), deployment, board, options)
 
 
 def gunicorn_args(text: str) -> Mapping[str, Any]:

@@ -120,7 +120,7 @@ class GracefulArbiter(Arbiter):
                 "loads new code. Restart, or set NOW_LMS_PRELOAD=off."
             )
         # A reload starts as many workers as the configuration has.
-        self.app.change("workers", self._hooks.board.wanted)
+        self.app.options["workers"] = self._hooks.board.wanted
         super().handle_hup()
 
     def handle_usr2(self) -> None:

@@ -117,9 +117,6 @@ class Hooks:
             cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
 
 
-hooks: Hooks | None = None
-"""Those of a gunicorn that was started directly: a reload executes its configuration again."""
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that end a worker."""
 

@@ -25,7 +25,7 @@ from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
 from ..app_import import AppImport
 from ..proxy import trusting
-from .run import run_master
+from .run import run
 
 
 def reexec(
@@ -61,7 +61,7 @@ def take_over(descriptor: int) -> None:
         app_import, deployment, passed = pickle.load(file)
     current.deployment = deployment
     board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
-    run_master(lambda: load(app_import, deployment, board), json.loads(passed), deployment, board)
+    run(lambda: load(app_import, deployment, board), deployment, board, json.loads(passed))
 
 
 def load(app_import: AppImport, deployment: Deployment, board: Scoreboard) -> WSGIApplication:

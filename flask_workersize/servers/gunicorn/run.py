@@ -8,12 +8,10 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
-from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from ...errors import WorkerSizeStartError
@@ -21,58 +19,38 @@ from ...log import say
 from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
+from ..app_import import LoadApp
 from ..health_port import announce_health_port
 from ..listeners import close_listeners, open_listeners
-from ..proxy import trusting
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .workers import SyncWorker, ThreadWorker
 
 
 class _Application(BaseApplication):
-    """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
+    """gunicorn's seam for a server of one's own ("Custom Application" in its docs)."""
 
-    ``load`` returns the WSGI app; it is called before the fork with preload, else in each worker.
-    """
-
-    def __init__(
-        self, load: Callable[[], WSGIApplication], options: dict[str, Any], hooks: Hooks
-    ) -> None:
+    def __init__(self, load: LoadApp, hooks: Hooks, options: dict[str, Any]) -> None:
         self._load = load
-        self._options = options
         self._hooks = hooks
+        self.options = options
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in self._options.items():
+        for name, value in self.options.items():
             self.cfg.set(name, value)
         self._hooks.chain_into(self.cfg)
 
     def load(self) -> Any:
         return self._load()
 
-    def change(self, name: str, value: Any) -> None:
-        """Change a setting, also for each reload."""
-        self._options[name] = value
-        self.cfg.set(name, value)
 
-
-def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
-    """Serve until gunicorn has stopped."""
-    run_master(lambda: trusting(app, deployment.settings), options, deployment, board)
-
-
-def run_master(
-    load: Callable[[], WSGIApplication],
-    options: dict[str, Any],
-    deployment: Deployment,
-    board: Scoreboard,
-) -> None:
-    """Open the addresses and be gunicorn's master."""
+def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
+    """Open the addresses and be gunicorn's master, until it has stopped."""
     hooks = Hooks(deployment, board)
     launcher = os.getpid()
     try:
-        _serve(load, options, deployment, hooks)
+        _serve(load, deployment, hooks, options)
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
@@ -86,15 +64,10 @@ def run_master(
         hooks.on_exit(None)
 
 
-def _serve(
-    load: Callable[[], WSGIApplication],
-    options: dict[str, Any],
-    deployment: Deployment,
-    hooks: Hooks,
-) -> None:
+def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[str, Any]) -> None:
     worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
     options = {**options, "worker_class": worker_class}
-    application = _Application(load, options, hooks)
+    application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
     _check_temporary_folder(options)
     # Not before: what the master writes to from here on is not shared with the monitor.
@@ -103,7 +76,8 @@ def _serve(
         # gunicorn takes the sockets, and the other two variables away.
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
-        application.change("bind", _listen(deployment.settings.addresses, application.cfg))
+        options["bind"] = _listen(deployment.settings.addresses, application.cfg)
+        application.cfg.set("bind", options["bind"])
     deployment.announce()
     announce_health_port(hooks.port)
     if os.path.exists("gunicorn.conf.py"):

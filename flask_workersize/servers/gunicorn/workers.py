@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from gunicorn.workers import gthread, sync
+from gunicorn.workers.base import Worker
 
 from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
@@ -40,12 +41,10 @@ _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 its worker stops meanwhile."""
 
 
-class GracefulWorker:
+class GracefulWorker(Worker):
     """What both kinds of worker add to gunicorn's."""
 
     stop_signal: StopSignal
-    alive: bool
-    sockets: list[socket.socket]
     row: WorkerRecord | None = None
     _asked_to_stop = False
     _in_a_hurry = False
@@ -58,11 +57,11 @@ class GracefulWorker:
         """Watch for the stop of the server, then start as gunicorn's."""
         self._open: set[Any] = set()
         threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
-        super().init_process()  # type: ignore[misc]
+        super().init_process()
 
     def init_signals(self) -> None:
         """Leave Ctrl-C to the master: it reaches the whole process group."""
-        super().init_signals()  # type: ignore[misc]
+        super().init_signals()
         # A handler, not SIG_IGN, which programs started by the app would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
@@ -71,12 +70,12 @@ class GracefulWorker:
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note that the stop was asked for by a signal, not by ``max_requests``."""
         self._asked_to_stop = True
-        super().handle_exit(sig, frame)  # type: ignore[misc]
+        super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """End at once, with whatever is queued."""
         self._in_a_hurry = True
-        super().handle_quit(sig, frame)  # type: ignore[misc]
+        super().handle_quit(sig, frame)
 
     def _server_stops(self) -> bool:
         """Return whether the queue is to be served because the server stops.
@@ -149,8 +148,6 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
     _accepted_at = 0.0
     _accepting: bool
     pending_conns: Any
-    keepalived_conns: Any
-    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""

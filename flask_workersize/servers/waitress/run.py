@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
@@ -31,9 +30,9 @@ from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from .. import systemd
+from ..app_import import LoadApp
 from ..health_port import announce_health_port, make_monitor, open_health_port
 from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
-from ..proxy import trusting
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
 from .options import WHERE
 
@@ -44,7 +43,7 @@ OUT_OF_MEMORY_STATUS = 75
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
-def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
+def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
     with ExitStack() as stack:
@@ -56,7 +55,7 @@ def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str
         inherited = systemd.take_inherited()
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
-        server = _Server(trusting(app, settings), listeners, options, board)
+        server = _Server(load(), listeners, options, board)
         asked = _Asked(settings.drain_seconds, server.wake)
         handlers: dict[int, Callable[[int, Any], None]] = {
             signal.SIGTERM: asked,
