@@ -60,39 +60,25 @@ class WorkerSizingState:
     def report(
         self, details: bool = False, live: bool = False, asking: int | None = None
     ) -> CapacityReport:
-        """Return what the outside is told."""
+        """Return what the outside is told, with or without what happens now."""
         plan = self.get_plan()
+        now = measured = None
         if live and self.serving and self.deployment and self.board:
-            return report_of(self.deployment, self.board, details, asking=asking)
+            connections = queued_connections(self.board.listeners)
+            now = replace(self.board.read(asking), connections=connections)
+            measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
-            plan, serving=self.serving, detection_notes=self.resources.notes, details=details
+            plan,
+            serving=self.serving,
+            detection_notes=self.resources.notes,
+            details=details,
+            now=now,
+            measured=measured,
         )
 
     def token(self) -> SecretStr | None:
         """Return the token that opens the details of the report."""
         return self.settings.health_token if self.settings else None
-
-
-def report_of(
-    deployment: Deployment,
-    board: Scoreboard,
-    details: bool,
-    live: bool = True,
-    asking: int | None = None,
-) -> CapacityReport:
-    """Return what the outside is told of a deployment, with or without what happens now."""
-    now = measured = None
-    if live:
-        now = replace(board.read(asking), connections=queued_connections(board.listeners))
-        measured = MeasuredReport.of(now.traffic, deployment) if now.traffic else None
-    return CapacityReport.of(
-        deployment.plan,
-        serving=True,
-        detection_notes=deployment.resources.notes,
-        details=details,
-        now=now,
-        measured=measured,
-    )
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:
@@ -169,18 +155,16 @@ def adopt_current() -> None:
 def compare(app: Flask, launched_plan: SizingPlan) -> None:
     """Warn once that ``app.config`` asks for another size than gunicorn was started with."""
     plan = get_state(app).plan
-    if plan is None:
+    if plan is None or not current.warns:
         return
     by_config = any(source.startswith("app.config") for source in plan.sources.values())
-    same = (plan.workers, plan.threads) == (launched_plan.workers, launched_plan.threads)
-    if same or not by_config or not current.warns:
-        return
-    say(
-        logging.WARNING,
-        f"app.config of {app.name!r} asks for {plan.workers} × {plan.threads} (workers × threads); "
-        f"gunicorn was started from the environment with {launched_plan.workers} × "
-        f"{launched_plan.threads}, which holds: set NOW_LMS_ variables, or use flask serve-prod.",
-    )
+    asked, holds = (f"{item.workers} × {item.threads}" for item in (plan, launched_plan))
+    if by_config and asked != holds:
+        say(
+            logging.WARNING,
+            f"app.config of {app.name!r} asks for {asked} (workers × threads); gunicorn started "
+            f"with {holds} from the environment. Set NOW_LMS_ variables, or use flask serve-prod.",
+        )
 
 
 def health_url(app: Flask) -> str | None:
@@ -189,6 +173,6 @@ def health_url(app: Flask) -> str | None:
     if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it has to start with "/" and must not hold a '
-        f'variable, as in "{DEFAULT_HEALTH_URL}". None leaves the route out.'
+        f'app.config {HEALTH_URL_KEY} is not a path: it must start with "/" and hold no variable. '
+        "None leaves the route out."
     )

@@ -6,14 +6,12 @@ They never raise, and they read the machine's CPUs and memory alone: in a contai
 
 from __future__ import annotations
 
-import logging
 import os
 
 import psutil
 
+from .log import logger
 from .sizing.settings import DEFAULT_WORKER_MEMORY_MB, NAMES
-
-logger = logging.getLogger(__package__)
 
 
 def calculate_optimal_workers(
@@ -68,14 +66,11 @@ def get_worker_config_from_env() -> tuple[int, int]:
 
 def _number(name: str) -> int | None:
     """Return the first number that is set for a setting; empty is not set."""
-    for variable in NAMES[name].variables:
-        text = os.environ.get(variable, "").strip()
-        if not text:
-            continue
-        try:
-            return int(text)
-        except ValueError:
-            if text.lower() != "auto":
-                logger.warning("%s is not a whole number: it is ignored.", variable)
-            return None
-    return None
+    given = [item for item in NAMES[name].variables if os.environ.get(item, "").strip()]
+    if not given or os.environ[given[0]].strip().lower() == "auto":
+        return None
+    try:
+        return int(os.environ[given[0]])
+    except ValueError:
+        logger.warning("%s is not a whole number: it is ignored.", given[0])
+        return None

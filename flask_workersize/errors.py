@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
@@ -28,10 +29,11 @@ class WorkerSizeStartError(_OneLine, click.ClickException):
     """A server that could not be started, a port in use for example. The exit status is 1."""
 
 
-def exit_with_one_line(work: Callable[[], None]) -> None:
-    """Do what a script asks for, and end it with one line and a status where that fails."""
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a script with one line and a status if it fails."""
     try:
-        work()
+        yield
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None

@@ -57,14 +57,15 @@ class WorkerSizing:
                 "both WorkerSizing(app) and init_app(app) are called. Remove one of them."
             )
         deployment = current.deployment
-        if deployment is None:
-            state = WorkerSizingState(detect_resources(), held_bytes=held_memory(os.getpid()))
-        else:
-            state = WorkerSizingState(deployment.resources, held_bytes=deployment.held_bytes)
-        state.gunicorn_args = gunicorn_args
-        app.extensions[EXTENSION_KEY] = state
+        app.extensions[EXTENSION_KEY] = state = WorkerSizingState(
+            deployment.resources if deployment else detect_resources(),
+            held_bytes=deployment.held_bytes if deployment else held_memory(os.getpid()),
+            gunicorn_args=gunicorn_args,
+        )
         current.apps.add(app)
+        url: str | None = DEFAULT_HEALTH_URL
         try:
+            url = health_url(app)
             prepare(app, {"wsgi_server": deployment.plan.server} if deployment else None)
             if deployment and current.is_final:
                 compare(app, deployment.plan)
@@ -74,15 +75,8 @@ class WorkerSizing:
             adopt(app, deployment, current.board)
         app.cli.add_command(serve_prod)
         app.cli.add_command(workersize)
-        _install_report(app, state)
-
-
-def _install_report(app: Flask, state: WorkerSizingState) -> None:
-    endpoint = CapacityEndpoint(state.report, state.token)
-    try:
-        url = health_url(app)
-    except WorkerSizeConfigError:
-        url = DEFAULT_HEALTH_URL
-    if url is not None:
-        app.register_blueprint(capacity_blueprint(endpoint, url))
-        app.wsgi_app = CapacityShortcut(app.wsgi_app, endpoint, url)  # type: ignore[method-assign]
+        if url is not None:
+            endpoint = CapacityEndpoint(state.report, state.token)
+            app.register_blueprint(capacity_blueprint(endpoint, url))
+            shortcut = CapacityShortcut(app.wsgi_app, endpoint, url)
+            app.wsgi_app = shortcut  # type: ignore[method-assign]

@@ -15,100 +15,67 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from .app_state import compare
-from .errors import WorkerSizeConfigError, WorkerSizeStartError
+from .errors import WorkerSizeConfigError, WorkerSizeStartError, one_line_errors
 from .log import say
 from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
-from .servers.gunicorn import hooks as hooks_module
 from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import WORKER_CLASSES, parse_command_args
-from .servers.health_port import HealthPort
-from .servers.proxy import TRUSTING_NOBODY
+from .servers.gunicorn.options import WORKER_CLASSES, own_options, parse_command_args
+from .servers.health_port import announce_health_port
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
-
-__all__ = [
-    "accesslog",
-    "bind",
-    "control_socket_disable",
-    "errorlog",
-    "graceful_timeout",
-    "keepalive",
-    "on_reload",
-    "on_starting",
-    "pre_fork",
-    "preload_app",
-    "threads",
-    "timeout",
-    "worker_class",
-    "workers",
-]
 
 _FOLLOWED = ("workers", "threads", "timeout", "graceful_timeout")
 
 
+@one_line_errors()
 def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Deployment:
     """Plan, or end gunicorn with one line."""
-    try:
-        settings = SizingSettings.load(
-            options={"wsgi_server": "gunicorn", **options},
-            option_source="gunicorn --{option}",
-            gunicorn_args=parse_command_args,
-        ).with_profile()
-    except WorkerSizeConfigError as error:
-        error.show()
-        sys.exit(error.exit_code)
+    settings = SizingSettings.load(
+        options={"wsgi_server": "gunicorn", **options},
+        option_source="gunicorn --{option}",
+        gunicorn_args=parse_command_args,
+    ).with_profile()
     plan = compute_plan(settings, available_for(settings, resources, held))
     return Deployment(settings, resources, plan, held_bytes=held)
 
 
-_decided = _decide(detect_resources(), held_memory(os.getpid()), {})
-current.deployment = _decided
+current.deployment = _decided = _decide(detect_resources(), held_memory(os.getpid()), {})
 
-workers = _decided.plan.workers
-threads = _decided.plan.threads
-worker_class = _decided.plan.worker_class
-bind = list(_decided.settings.addresses)
-preload_app = _decided.settings.preload
-timeout = _decided.settings.timeout
-graceful_timeout = _decided.settings.graceful_timeout
-keepalive = 5
-accesslog = "-"
-errorlog = "-"
-control_socket_disable = True
-if _decided.settings.trusted_proxy:
-    # Our own middleware decides whom to trust, the same for both servers.
-    globals().update(TRUSTING_NOBODY)
-    __all__ += list(TRUSTING_NOBODY)
+_options = own_options(_decided.settings, _decided.plan)
+_options["bind"] = list(_decided.settings.addresses)
+globals().update(_options)
+
+_hooks: list[Hooks] = []
+"""Those of this server, from :func:`on_starting` on."""
+
+__all__ = ["on_reload", "on_starting", "pre_fork"]
+__all__ += list(_options)
 
 
+@one_line_errors()
 def on_starting(server: Any) -> None:
     """Make the plan follow what gunicorn was really told, log it, start the monitor."""
     decided = _follow(server.cfg)
     current.deployment, current.is_final = decided, True
     current.board = Scoreboard(decided.plan.workers, decided.plan.threads)
-    try:
-        port = HealthPort(decided)
-    except WorkerSizeStartError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    hooks_module.hooks = hooks = Hooks(decided, current.board, port, server.cfg, is_ours=False)
+    hooks = Hooks(decided, current.board, is_ours=False)
+    _hooks.append(hooks)
     hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
-    port.announce()
+    announce_health_port(hooks.port)
     if decided.settings.drain_seconds:
-        say(logging.WARNING, NO_DRAIN_WARNING)
+        say(logging.WARNING, _NO_DRAIN)
     if server.cfg.on_reload is not on_reload:
-        say(logging.WARNING, OWN_ON_RELOAD_WARNING)
+        say(logging.WARNING, _OWN_ON_RELOAD)
     for warning in decided.plan.warnings:
         server.log.warning("%s", warning)
     for app in list(current.apps):
@@ -117,26 +84,24 @@ def on_starting(server: Any) -> None:
 
 def on_reload(server: Any) -> None:
     """Install our hooks again: a reload has read the configuration anew."""
-    if hooks_module.hooks is not None:
-        hooks_module.hooks.chain_into(server.cfg)
+    for hooks in _hooks:
+        hooks.chain_into(server.cfg)
 
 
+@one_line_errors()
 def pre_fork(server: Any, worker: Any) -> None:
     """Refuse to go on without :func:`on_starting`; it replaces this hook by ours."""
-    if hooks_module.hooks is None:
-        WorkerSizeStartError(
-            "gunicorn's configuration has an 'on_starting' of its own that does not call "
+    if not _hooks:
+        raise WorkerSizeStartError(
+            "gunicorn's configuration has an 'on_starting' that does not call "
             "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
-        ).show()
-        sys.exit(1)
+        )
 
 
-NO_DRAIN_WARNING = (
-    "NOW_LMS_DRAIN_SECONDS has no effect if you start gunicorn yourself: it stops in its own way. "
-    "Use flask serve-prod."
+_NO_DRAIN = (
+    "NOW_LMS_DRAIN_SECONDS has no effect if you start gunicorn yourself. Use flask serve-prod."
 )
-
-OWN_ON_RELOAD_WARNING = (
+_OWN_ON_RELOAD = (
     "gunicorn's configuration has an 'on_reload' of its own: call "
     "flask_workersize.gunicorn_conf.on_reload(server) in it, or a reload (HUP) drops the report."
 )
@@ -146,25 +111,17 @@ def _follow(cfg: Any) -> Deployment:
     """Plan again if gunicorn's command line asks for something else."""
     worker_class: Any = WORKER_CLASSES.get(cfg.worker_class_str)
     if worker_class is None:
-        WorkerSizeConfigError(
-            "gunicorn was started with a worker class that is neither sync nor gthread: the plan "
-            "counts processes and threads, which such a worker uses otherwise. Remove it, or "
-            "start gunicorn without flask_workersize.gunicorn_conf."
-        ).show()
-        sys.exit(2)
-    decided = current.deployment or _decided
+        raise WorkerSizeConfigError(
+            "gunicorn was started with a worker class that is neither sync nor gthread; no plan "
+            "can be made for it. Remove it, or start gunicorn without "
+            "flask_workersize.gunicorn_conf."
+        )
     told = {name: getattr(cfg, name) for name in _FOLLOWED}
-    options = {
-        name: value for name, value in told.items() if value != _planned_value(decided, name)
-    }
+    options = {name: value for name, value in told.items() if value != _options[name]}
     if "threads" in options:
         # gunicorn has read the workers above: they do not follow other threads any more.
         options["workers"] = cfg.workers
+    decided = _decided
     if options:
         decided = _decide(decided.resources, decided.held_bytes, options)
-    plan = replace(decided.plan, worker_class=worker_class)
-    return replace(decided, plan=plan)
-
-
-def _planned_value(decided: Deployment, name: str) -> Any:
-    return getattr(decided.plan, name, None) or getattr(decided.settings, name)
+    return replace(decided, plan=replace(decided.plan, worker_class=worker_class))

@@ -1,10 +1,15 @@
-"""Where a process that has not loaded the app finds it."""
+"""Where a server gets the app from, loaded or not."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from wsgiref.types import WSGIApplication
 
 from flask.cli import ScriptInfo
+
+LoadApp = Callable[[], WSGIApplication]
+"""Returns the WSGI app; gunicorn calls it before the fork with preload, else in each worker."""
 
 
 @dataclass(frozen=True)

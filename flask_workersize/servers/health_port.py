@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from waitress import wasyncore
 from waitress.server import create_server
 from waitress.trigger import trigger
 
-from ..app_state import report_of
+from ..app_state import WorkerSizingState
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import logger, say
@@ -23,10 +24,13 @@ from ..monitor.process import Closeable, Monitor
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
-from .listeners import close_listeners, open_listeners, url_of
+from ..sizing.settings import SizingSettings
+from .listeners import open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
+    # 100 silent ones need a few hundred KB.
+    "connection_limit": 1000,
     # A probe is one short request: a client that takes longer, or sends more, is none.
     "channel_timeout": 10,
     "cleanup_interval": 2,
@@ -36,23 +40,15 @@ _OPTIONS: dict[str, Any] = {
     "log_socket_errors": False,
     "ident": None,
 }
-_MOST_CONNECTIONS = 1000
-"""100 silent ones need a few hundred KB."""
 
 
 class ProbeServer:
     """waitress over the health port, in a thread of the monitor."""
 
-    def __init__(self, app: ProbeApp, listeners: list[socket.socket]) -> None:
+    def __init__(self, app: ProbeApp, listeners: Sequence[socket.socket]) -> None:
         self._map: Any = {}
         self._trigger = trigger(self._map)
-        self._server = create_server(
-            app,
-            map=self._map,
-            sockets=listeners,
-            connection_limit=_MOST_CONNECTIONS,
-            **_OPTIONS,
-        )
+        self._server = create_server(app, map=self._map, sockets=listeners, **_OPTIONS)
         self._thread = threading.Thread(target=self._run, name="workersize-probe", daemon=True)
         self._thread.start()
 
@@ -71,38 +67,41 @@ class ProbeServer:
         self._thread.join(1)
 
 
-class HealthPort:
-    """The listeners of the health port: the master keeps them for a monitor that takes over."""
+def open_health_port(settings: SizingSettings) -> list[socket.socket]:
+    """Open the health port: the master keeps its listeners for a monitor that takes over."""
+    address = settings.health_address
+    if sys.platform == "win32" and (address or settings.sizing_profile == "learn"):
+        say(logging.WARNING, _NO_MONITOR)
+        return []
+    if not address:
+        return []
+    if "GUNICORN_PID" in os.environ:
+        # gunicorn's own USR2 starts a second master beside the first, which has the port.
+        say(logging.WARNING, "the health port stays with the first master until that ends.")
+        return []
+    # Once, before the fork, it needs less memory than in the monitor.
+    with suppress(ImportError):
+        from ..health import metrics  # noqa: F401
+    return open_listeners([address], advice=_ADVICE)
 
-    def __init__(self, deployment: Deployment) -> None:
-        address = deployment.settings.health_address
-        if address and "GUNICORN_PID" in os.environ:
-            # gunicorn's own USR2 starts a second master beside the first, which has the port.
-            say(logging.WARNING, "the health port stays with the first master until that ends.")
-            address = None
-        self.listeners = open_listeners([address], advice=_ADVICE) if address else []
-        if address:
-            # Once, before the fork, it needs less memory than in the monitor.
-            with suppress(ImportError):
-                from ..health import metrics  # noqa: F401
 
-    def close(self) -> None:
-        """Close it, in a process that is not the monitor."""
-        close_listeners(self.listeners)
-
-    def announce(self) -> None:
-        """Log where it is."""
-        if self.listeners:
-            say(logging.INFO, f"Health port on {', '.join(map(url_of, self.listeners))}")
+def announce_health_port(port: Sequence[socket.socket]) -> None:
+    """Log where it is."""
+    if port:
+        say(logging.INFO, f"Health port on {', '.join(map(url_of, port))}")
 
 
 _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
+_NO_MONITOR = (
+    "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard and "
+    "NOW_LMS_SIZING_PROFILE=learn have no effect."
+)
 
 
 def make_monitor(
     deployment: Deployment,
     board: Scoreboard,
-    port: HealthPort,
+    port: Sequence[socket.socket],
     make_scaler: MakeScaler,
     settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
@@ -112,18 +111,19 @@ def make_monitor(
         partial(make_loop, deployment, board, make_scaler, os.getpid()),
         partial(_open_probe, deployment, board, port),
         settle,
-        kept=port.listeners,
+        kept=port,
     )
 
 
-def _open_probe(deployment: Deployment, board: Scoreboard, port: HealthPort) -> Closeable:
-    if not port.listeners:
+def _open_probe(
+    deployment: Deployment, board: Scoreboard, port: Sequence[socket.socket]
+) -> Closeable:
+    if not port:
         return ExitStack()
     # It would be read as the app's: this process has no other waitress.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    settings = deployment.settings
-    endpoint = CapacityEndpoint(
-        partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
-    )
-    app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
-    return ProbeServer(app, port.listeners)
+    settings, plan = deployment.settings, deployment.plan
+    state = WorkerSizingState(deployment.resources, settings, plan)
+    state.deployment, state.board, state.serving = deployment, board, True
+    endpoint = CapacityEndpoint(state.report, state.token, is_inside=True)
+    return ProbeServer(ProbeApp(endpoint, board.read, ProbeRules(settings.timeout)), port)

@@ -6,14 +6,14 @@ import contextvars
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from flask import Flask
 
 from ..app_state import adopt, get_state, prepare
-from ..errors import WorkerSizeStartError, exit_with_one_line
+from ..errors import WorkerSizeStartError, one_line_errors
 from ..log import say
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
@@ -22,6 +22,10 @@ from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
 from ..sizing.validators import ServerName
 from .app_import import AppImport
+from .proxy import trusting
+
+_DEBUG = "debug mode is on: errors show code and values to visitors. Unset FLASK_DEBUG and --debug."
+_ONE_PROCESS = "--workers has no effect: waitress has one process. Set --threads, or use gunicorn."
 
 
 def serve(app: Flask, server: ServerName | None = None) -> None:
@@ -36,9 +40,8 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
         also 0 when it has stopped
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
-    exit_with_one_line(
-        lambda: launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
-    )
+    with one_line_errors():
+        launch(app, {"wsgi_server": server}, option_source="serve(server=...)")
 
 
 def launch(
@@ -49,23 +52,16 @@ def launch(
 ) -> None:
     """Plan with the options of a command, log what was chosen, and run the server."""
     if threading.current_thread() is not threading.main_thread():
-        raise WorkerSizeStartError(
-            "Call serve() from the main thread; it installs signal handlers."
-        )
+        raise WorkerSizeStartError("Call serve() from the main thread; it handles signals.")
     settings, plan = prepare(app, options, option_source)
     plan, server_options = check_options(app, settings, plan)
     state = get_state(app)
-    deployment = Deployment(
-        settings,
-        state.resources,
-        plan,
-        ProfileLocation(app.import_name, app.instance_path),
-        state.held_bytes,
-    )
+    location = ProfileLocation(app.import_name, app.instance_path)
+    deployment = Deployment(settings, state.resources, plan, location, state.held_bytes)
     if app.debug:
-        say(logging.WARNING, DEBUG_WARNING)
+        say(logging.WARNING, _DEBUG)
     if plan.server == "waitress" and options.get("workers") is not None:
-        say(logging.WARNING, ONE_PROCESS_WARNING)
+        say(logging.WARNING, _ONE_PROCESS)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(_run, app, deployment, server_options, app_import)
@@ -75,19 +71,18 @@ def launch(
 def _run(
     app: Flask, deployment: Deployment, options: dict[str, Any], app_import: AppImport | None
 ) -> None:
-    is_waitress = deployment.plan.server == "waitress"
-    if not is_waitress and not deployment.settings.preload:
+    plan = deployment.plan
+    if plan.server == "gunicorn" and not deployment.settings.preload:
         from .gunicorn.reexec import reexec
 
         reexec(app_import, deployment, options)
-    board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
+    board = Scoreboard(plan.workers, plan.threads)
     adopt(app, deployment, board)
-    run: Callable[[Flask, Deployment, Scoreboard, dict[str, Any]], None]
-    if is_waitress:
+    if plan.server == "waitress":
         from .waitress.run import run
     else:
         from .gunicorn.run import run
-    run(app, deployment, board, options)
+    run(lambda: trusting(app, deployment.settings), deployment, board, options)
 
 
 def gunicorn_args(text: str) -> Mapping[str, Any]:
@@ -112,14 +107,3 @@ def check_options(
 
     options = gunicorn_options(app.config, settings, plan)
     return replace(plan, worker_class=options["worker_class"]), options
-
-
-ONE_PROCESS_WARNING = (
-    "--workers has no effect: waitress serves in one process. Set --threads, or use "
-    "--wsgi-server gunicorn."
-)
-
-DEBUG_WARNING = (
-    "debug mode is on: errors show code and values to every visitor; unset FLASK_DEBUG and leave "
-    "out --debug in production."
-)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,9 +27,9 @@ def open_listeners(
     try:
         for address in wanted:
             if address.startswith("unix:"):
-                opened.append(_open_unix(address.removeprefix("unix:"), backlog))
+                _open_unix(opened, address.removeprefix("unix:"), backlog)
             else:
-                opened += _open_tcp(address, backlog, is_alone=len(wanted) == 1)
+                _open_tcp(opened, address, backlog, is_alone=len(wanted) == 1)
     except (OSError, ValueError) as error:
         close_listeners(opened)
         raise WorkerSizeStartError(f"{_reason(address, error)} {advice}") from None
@@ -61,13 +60,12 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def _open_tcp(address: str, backlog: int, is_alone: bool) -> list[socket.socket]:
+def _open_tcp(opened: list[socket.socket], address: str, backlog: int, is_alone: bool) -> None:
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(
         host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    opened: list[socket.socket] = []
-    failed: OSError | None = None
+    before, failed = len(opened), None
     names = dict.fromkeys((family, name) for family, _, _, _, name in infos)
     # Alone, "::" stands for all addresses, as everywhere; beside others for IPv6.
     is_alone = is_alone and len(names) == 1 and socket.has_dualstack_ipv6()
@@ -80,35 +78,27 @@ def _open_tcp(address: str, backlog: int, is_alone: bool) -> list[socket.socket]
         except OSError as error:
             # A name like "localhost" can stand for a family that this machine does not have.
             if error.errno not in _UNUSABLE_FAMILY:
-                close_listeners(opened)
                 raise
             failed = error
-    if not opened and failed is not None:
+    if failed is not None and len(opened) == before:
         raise failed
-    return opened
 
 
-def _open_unix(path: str, backlog: int) -> socket.socket:
+def _open_unix(opened: list[socket.socket], path: str, backlog: int) -> None:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(path)
-        # As gunicorn does: the folder says who may connect, a proxy runs as another user.
-        os.chmod(path, 0o777)
-        listener.listen(backlog)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    opened.append(listener)
+    listener.bind(path)
+    # As gunicorn does: the folder says who may connect, a proxy runs as another user.
+    os.chmod(path, 0o777)
+    listener.listen(backlog)
 
 
 def _remove_stale(path: str) -> None:
     """Remove the file of a unix socket that nobody listens on any more."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return
-    if not stat.S_ISSOCK(mode):
+    if not Path(path).is_socket():
         raise FileExistsError(errno.EEXIST, "not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         if probe.connect_ex(path) == 0:

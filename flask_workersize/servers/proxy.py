@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -26,9 +26,6 @@ TRUSTING_NOBODY = {
 }
 """Settings of gunicorn that leave all these headers to our middleware; gunicorn itself trusts
 every peer on a unix socket."""
-
-_UNIX_PEERS = ("", "localhost")
-"""How gunicorn and waitress call the peer on a unix socket."""
 
 
 def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
@@ -61,12 +58,12 @@ class TrustedProxy:
         return app(environ, start_response)
 
     def _trusts(self, peer: str) -> bool:
-        if self._trusts_all or peer in _UNIX_PEERS:
+        # gunicorn and waitress call the peer on a unix socket "" and "localhost".
+        if self._trusts_all or peer in ("", "localhost"):
             return True
         try:
             address = ip_address(peer)
         except ValueError:
             return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
+        address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for network in self._networks)

@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ..resources.backlog import Listener, queued_connections
 
@@ -175,9 +176,7 @@ def silent_seconds(connection: socket.socket) -> float:
 
 def hang_up_if_silent(connection: socket.socket) -> None:
     """Stop waiting for what a silent client might still send; what is being sent to it goes on."""
-    try:
+    # It may be closed meanwhile, which is as good.
+    with suppress(OSError):
         if silent_seconds(connection) >= SILENCE_SECONDS:
             connection.shutdown(socket.SHUT_RD)
-    except OSError:
-        # It was closed meanwhile, which is as good.
-        pass

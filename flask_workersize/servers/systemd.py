@@ -11,18 +11,14 @@ _FIRST_FD = 3
 
 def inherited_count() -> int:
     """Return how many listening sockets were passed to this process."""
-    try:
-        for_us = int(os.environ.get("LISTEN_PID", "0")) == os.getpid()
-        return max(0, int(os.environ.get("LISTEN_FDS", "0"))) if for_us else 0
-    except ValueError:
-        return 0
+    count = os.environ.get("LISTEN_FDS", "")
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
+    return int(count) if is_ours and count.isdecimal() else 0
 
 
 def take_inherited() -> list[socket.socket]:
     """Return the listening sockets that were passed on, and hide them from children."""
     count = inherited_count()
-    if not count:
-        return []
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     return [socket.socket(fileno=_FIRST_FD + number) for number in range(count)]

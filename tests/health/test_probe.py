@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from werkzeug.test import Client, TestResponse
 
 from flask_workersize import compute_plan
-from flask_workersize.app_state import report_of
+from flask_workersize.app_state import WorkerSizingState
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.probe import ProbeApp, ProbeRules
 from flask_workersize.runtime.deployment import Deployment
@@ -156,13 +156,12 @@ class Port:
     def __init__(self, **environ: str) -> None:
         settings = load({"WSGI_SERVER": "gunicorn", "WORKERS": "2", **environ})
         machine = resources()
-        self.deployment = Deployment(settings, machine, compute_plan(settings, machine))
-        self.board = Scoreboard(2, self.deployment.plan.threads)
-        endpoint = CapacityEndpoint(self._report, lambda: SecretStr(SECRET), is_inside=True)
+        plan = compute_plan(settings, machine)
+        state = WorkerSizingState(machine, settings, plan, serving=True)
+        state.deployment = self.deployment = Deployment(settings, machine, plan)
+        state.board = self.board = Scoreboard(2, plan.threads)
+        endpoint = CapacityEndpoint(state.report, lambda: SecretStr(SECRET), is_inside=True)
         self.app = ProbeApp(endpoint, self.board.read, ProbeRules(settings.timeout))
-
-    def _report(self, details: bool, live: bool, asking: int | None) -> Any:
-        return report_of(self.deployment, self.board, details, live, asking)
 
     def serve(self, ready: int = 2) -> None:
         """Let workers be there that have loaded the app."""

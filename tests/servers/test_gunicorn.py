@@ -163,7 +163,7 @@ def test_options_of_app_config_feed_the_plan_as_the_weakest_word(start: Starter)
         ({}, "--workers", ["GUNICORN_CMD_ARGS", "--workers"]),
         ({}, "--workers three", ["GUNICORN_CMD_ARGS", "--workers"]),
         ({}, "--work 3", ["GUNICORN_CMD_ARGS"]),
-        ({}, "--timeout '240", ["GUNICORN_CMD_ARGS", "quote"]),
+        ({}, "--timeout '240", ["GUNICORN_CMD_ARGS", "quotation"]),
         ({}, "-k gevent", ["GUNICORN_CMD_ARGS", "neither sync nor gthread"]),
         ({}, "--config other.py", ["GUNICORN_CMD_ARGS", "config"]),
         ({}, "--reuse-port", ["GUNICORN_CMD_ARGS", "reuse_port"]),

@@ -95,7 +95,7 @@ def test_app_config_that_asks_for_another_size_gives_one_warning(
     assert the_plan(server, 2)["workers"] == 2
     (warning,) = warnings(server)
     assert "app.config of 'facts' asks for 5 × 1" in warning
-    assert "with 2 × 1, which holds" in warning
+    assert "gunicorn started with 2 × 1 from the environment" in warning
     server.signal(signal.SIGHUP)
     server.wait_for_line("Booting worker", count=4)
     server.wait_for_line("Worker exiting", count=2)
@@ -278,7 +278,7 @@ def test_hooks_of_the_users_own_run_after_ours_also_after_a_reload(start: Starte
 def test_on_starting_that_does_not_call_ours_is_one_line(start: Starter) -> None:
     done = start.run(gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="2")
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
-    assert "'on_starting' of its own that does not call" in line
+    assert "'on_starting' that does not call" in line
     assert done.status == 1
     assert "Traceback" not in done.stderr
 

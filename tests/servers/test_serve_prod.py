@@ -135,8 +135,8 @@ def test_option_for_workers_has_no_effect_under_waitress_and_one_line_says_so(
     assert started.get().status == 200
     said = [line for line in started.stderr.splitlines() if "has no effect" in line]
     assert said == count * [
-        "Warning: --workers has no effect: waitress serves in one process. Set --threads, or use "
-        "--wsgi-server gunicorn."
+        "Warning: --workers has no effect: waitress has one process. Set --threads, or use "
+        "gunicorn."
     ]
 
 

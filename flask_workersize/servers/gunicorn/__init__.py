@@ -5,11 +5,8 @@ gunicorn turns ``WEB_CONCURRENCY`` into a number when it is imported, and fails 
 """
 
 import os
-import re
 
-_value = os.environ.get("WEB_CONCURRENCY")
-if _value is not None and not re.fullmatch(r"\s*[+-]?[0-9]+\s*", _value):
-    del os.environ["WEB_CONCURRENCY"]
+_value = os.environ.pop("WEB_CONCURRENCY", None)
 try:
     import gunicorn.config  # noqa: F401
 finally:

@@ -5,6 +5,7 @@ It overrides what gunicorn does not document; tests/servers/test_canary_stopping
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from typing import Any, ClassVar
@@ -15,8 +16,8 @@ from gunicorn.errors import HaltServer
 from ...runtime.snapshot import State
 from .. import systemd
 from ..stopping import StopSignal, connections_to_accept
-from .hooks import Hooks
-from .workers import STOP_SIGNALS, SyncWorker, ThreadWorker
+from .hooks import STOP_SIGNALS, Hooks
+from .workers import GracefulWorker
 
 
 class GracefulArbiter(Arbiter):
@@ -30,10 +31,8 @@ class GracefulArbiter(Arbiter):
     def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
         self._hooks = hooks
         self._drain_seconds = drain_seconds
-        self._drain_until: float | None = None
-        self.stop_signal = StopSignal()
-        for worker_class in (SyncWorker, ThreadWorker):
-            worker_class.stop_signal = self.stop_signal
+        self._drain_until = math.inf
+        self.stop_signal = GracefulWorker.stop_signal = StopSignal()
         super().__init__(app)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
@@ -97,7 +96,7 @@ class GracefulArbiter(Arbiter):
 
     def handle_term(self) -> None:
         """Stop; if a drain is set, go on serving before, while ``/ready`` already fails."""
-        if self._drain_until is not None or not self._drain_seconds:
+        if self._drain_until < math.inf or not self._drain_seconds:
             raise StopIteration
         self._drain_until = time.monotonic() + self._drain_seconds
         self._hooks.board.state = State.DRAINING
@@ -106,8 +105,6 @@ class GracefulArbiter(Arbiter):
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
         """Wait for signals; the end of the drain is one."""
-        if self._drain_until is None:
-            return super().wait_for_signals(timeout)
         left = self._drain_until - time.monotonic()
         return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
 
@@ -123,7 +120,7 @@ class GracefulArbiter(Arbiter):
                 "loads new code. Restart, or set NOW_LMS_PRELOAD=off."
             )
         # A reload starts as many workers as the configuration has.
-        self.app.change("workers", self._hooks.board.wanted)
+        self.app.options["workers"] = self._hooks.board.wanted
         super().handle_hup()
 
     def handle_usr2(self) -> None:

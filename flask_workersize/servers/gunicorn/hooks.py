@@ -9,39 +9,32 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
-from ...monitor.process import Monitor
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ..health_port import HealthPort, make_monitor
+from ..health_port import make_monitor, open_health_port
+from ..listeners import close_listeners
 from ..proxy import trusting
 
 
 class Hooks:
     """The hooks of one deployment."""
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        board: Scoreboard,
-        port: HealthPort,
-        cfg: Any,
-        is_ours: bool = True,
-    ) -> None:
+    def __init__(self, deployment: Deployment, board: Scoreboard, is_ours: bool = True) -> None:
         self.board = board
+        self.port = open_health_port(deployment.settings)
         make_scaler = ArbiterScaler if is_ours else SignalScaler
-        self.monitor: Monitor = make_monitor(deployment, board, port, make_scaler, self._settle)
-        self.port = port
+        self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
-        self._cfg = cfg
         self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
@@ -49,7 +42,7 @@ class Hooks:
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
         if not self._is_ours:
-            for number in _STOPS:
+            for number in STOP_SIGNALS:
                 _keep_from_children(number)
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
@@ -63,11 +56,11 @@ class Hooks:
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
-        for number in _STOPS:
+        for number in STOP_SIGNALS:
             # Until a worker has handlers of its own it has the master's, which would swallow a
             # stop.
             signal.signal(number, signal.SIG_DFL)
-        self.port.close()
+        close_listeners(self.port)
         current.warns = worker.age == 1
         raise_oom_score()
         row = self.board.record_of(worker.age)
@@ -75,15 +68,12 @@ class Hooks:
             row.enter()
         for app in list(current.apps):
             after_fork(app)
-        if not self._is_ours and self._cfg.preload_app:
-            adopt_current()
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""
         if not self._is_ours:
             worker.wsgi = trusting(worker.wsgi, self._settings)
-            if not self._cfg.preload_app:
-                adopt_current()
+            adopt_current()
         row = self.board.record_of(worker.age)
         if row is None:
             return
@@ -112,7 +102,7 @@ class Hooks:
     def on_exit(self, server: Any) -> None:
         """End the monitor with the server."""
         self.monitor.stop()
-        self.port.close()
+        close_listeners(self.port)
 
     def _settle(self) -> None:
         """Give up, in the monitor, the privileges that workers give up."""
@@ -120,16 +110,15 @@ class Hooks:
 
     def chain_into(self, cfg: Any) -> None:
         """Set these hooks, each followed by the one that the settings have."""
+        self._cfg = cfg
         for name in _HOOKS:
             setting = cfg.settings[name]
-            theirs = None if setting.get() is setting.default else setting.get()
-            cfg.set(name, _chain(name, getattr(self, name), theirs))
+            hook, theirs = getattr(self, name), setting.get()
+            cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
 
 
-hooks: Hooks | None = None
-"""Those of a gunicorn that was started directly: a reload executes its configuration again."""
-
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that end a worker."""
 
 
 def _keep_from_children(number: int) -> None:
@@ -159,19 +148,11 @@ _HOOKS = (
 )
 
 
-def _chain(
-    name: str, ours: Callable[..., None], theirs: Callable[..., None] | None
-) -> Callable[..., None]:
-    if theirs is None:
-        return ours
+def _chain(ours: Callable[..., None], theirs: Callable[..., None]) -> Callable[..., None]:
+    # gunicorn counts the arguments of a hook, which wraps() keeps.
+    @wraps(ours)
+    def both(*args: Any) -> None:
+        ours(*args)
+        theirs(*args)
 
-    # gunicorn counts the arguments of a hook.
-    def hook_of_one(owner: Any) -> None:
-        ours(owner)
-        theirs(owner)
-
-    def hook_of_two(server: Any, worker: Any) -> None:
-        ours(server, worker)
-        theirs(server, worker)
-
-    return hook_of_one if name in ("when_ready", "post_worker_init", "on_exit") else hook_of_two
+    return both

@@ -48,21 +48,31 @@ _PLANNED = frozenset(
 """Options that feed the plan: they are taken from it."""
 
 
-def gunicorn_options(
-    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
-) -> dict[str, Any]:
-    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
-    options: dict[str, Any] = {
+def own_options(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
+    """Return the settings that gunicorn gets from us, however it is started."""
+    options = {
         "accesslog": "-",
         "errorlog": "-",
         "keepalive": 5,
         "control_socket_disable": True,
+        "workers": plan.workers,
+        "threads": plan.threads,
+        "worker_class": plan.worker_class,
+        "preload_app": settings.preload,
+        "timeout": settings.timeout,
+        "graceful_timeout": settings.graceful_timeout,
     }
+    return options | TRUSTING_NOBODY if settings.trusted_proxy else options
+
+
+def gunicorn_options(
+    config: Mapping[str, Any], settings: SizingSettings, plan: SizingPlan
+) -> dict[str, Any]:
+    """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
+    options = own_options(settings, plan)
     if os.access(_SHARED_MEMORY, os.W_OK):
         # Heartbeats on a disk can block, and a read-only container has no other such folder.
         options["worker_tmp_dir"] = _SHARED_MEMORY
-    if settings.trusted_proxy:
-        options |= TRUSTING_NOBODY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
         (GUNICORN_ARGS, settings.gunicorn_args),
@@ -70,14 +80,9 @@ def gunicorn_options(
         others = {name: value for name, value in given.items() if name not in _PLANNED}
         _check_options(where, others)
         options |= others
-    return options | {
-        "workers": plan.workers,
-        "threads": plan.threads,
-        "worker_class": _worker_class(options.get("worker_class"), plan),
-        "preload_app": settings.preload,
-        "timeout": settings.timeout,
-        "graceful_timeout": settings.graceful_timeout,
-    }
+    # A single thread may run in a gthread worker if asked for; several need one.
+    is_threaded = WORKER_CLASSES[options["worker_class"]] == "gthread"
+    return options | {"worker_class": "gthread" if is_threaded else plan.worker_class}
 
 
 def parse_command_args(text: str) -> dict[str, Any]:
@@ -91,10 +96,8 @@ def parse_command_args(text: str) -> dict[str, Any]:
     parser.exit = _refuse_text  # type: ignore[method-assign]
     try:
         words = shlex.split(text)
-    except ValueError:
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} cannot be read: a quote is not closed, or it ends in a backslash."
-        ) from None
+    except ValueError as error:
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {error}.") from None
     with redirect_stdout(StringIO()):
         known, unknown = parser.parse_known_args(words)
     if unknown:
@@ -105,9 +108,7 @@ def parse_command_args(text: str) -> dict[str, Any]:
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has a word that belongs to no option; the app is not named there."
-        )
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word of no option: name no app there.")
     return given
 
 
@@ -120,10 +121,7 @@ def _refuse_args(message: str) -> NoReturn:
 
 def _refuse_text(status: int = 0, message: str | None = None) -> NoReturn:
     # argparse ends the process after these, which it also takes shortened or run together.
-    raise WorkerSizeConfigError(
-        f"{GUNICORN_ARGS} has -h, --help, -v or --version, which prints a text and serves nothing. "
-        "Remove it."
-    )
+    raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has -h, --help, -v or --version: remove it.")
 
 
 def _check_options(where: str, options: Mapping[str, Any]) -> None:
@@ -132,26 +130,16 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
         if name not in scratch.settings:
             raise WorkerSizeConfigError(f"{where} has {name!r}, which gunicorn does not know.")
         if name in _NOT_HERE and value:
-            raise WorkerSizeConfigError(
-                f"{where} has {name!r}, which has no effect here: {_NOT_HERE[name]}."
-            )
+            raise WorkerSizeConfigError(f"{where}: {name!r} has no effect; {_NOT_HERE[name]}.")
         try:
             scratch.set(name, value)
             if name == "raw_env":
                 scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
-            raise WorkerSizeConfigError(
-                f"{where} has a value for {name!r} that gunicorn does not take."
-            ) from None
+            raise WorkerSizeConfigError(f"{where} has a wrong value for {name!r}.") from None
     worker_class = options.get("worker_class", "sync")
     if worker_class not in WORKER_CLASSES:
         raise WorkerSizeConfigError(
-            f"{where} sets a worker class that is neither sync nor gthread: the plan counts "
-            "processes and threads, which such a worker uses otherwise. Remove it, or start "
-            "gunicorn with its own command."
+            f"{where} sets a worker class that is neither sync nor gthread; no plan can be "
+            "made for it. Remove it, or start gunicorn with its own command."
         )
-
-
-def _worker_class(asked: str | None, plan: SizingPlan) -> str | None:
-    """Return the class of the plan; a single thread may run in a gthread worker if asked for."""
-    return "gthread" if WORKER_CLASSES.get(asked or "") == "gthread" else plan.worker_class

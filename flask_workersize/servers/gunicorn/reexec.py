@@ -19,13 +19,13 @@ from wsgiref.types import WSGIApplication
 from flask.cli import ScriptInfo
 
 from ...app_state import adopt
-from ...errors import WorkerSizeConfigError, exit_with_one_line
+from ...errors import WorkerSizeConfigError, one_line_errors
 from ...runtime.deployment import Deployment, current
 from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
 from ..app_import import AppImport
 from ..proxy import trusting
-from .run import run_master
+from .run import run
 
 
 def reexec(
@@ -34,18 +34,16 @@ def reexec(
     """Replace this process by one that serves the app without loading it."""
     if app_import is None:
         raise WorkerSizeConfigError(
-            f"{deployment.settings.source_of('preload')} asks each worker to load the app itself, "
-            "but this process was given a loaded one: start it with flask --app ... serve-prod, "
-            "or leave preload on."
+            f"{deployment.settings.source_of('preload')} needs an app that is not loaded yet: use "
+            "flask --app ... serve-prod, or leave preload on."
         )
     try:
         # A function or a class would make the new process import the app.
         passed = json.dumps(dict(options))
     except TypeError:
         raise WorkerSizeConfigError(
-            f"app.config {options_key('gunicorn')} holds an object that cannot be passed to a "
-            "process which has not loaded the app: name hooks and classes as 'module.name', or "
-            "leave preload on."
+            f"app.config {options_key('gunicorn')} holds an object, which no new process can be "
+            "given: name hooks and classes as 'module.name', or leave preload on."
         ) from None
     # A file without a name: what it holds may be secret, and may be more than a pipe takes.
     with tempfile.TemporaryFile() as file:
@@ -63,7 +61,7 @@ def take_over(descriptor: int) -> None:
         app_import, deployment, passed = pickle.load(file)
     current.deployment = deployment
     board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
-    run_master(lambda: load(app_import, deployment, board), json.loads(passed), deployment, board)
+    run(lambda: load(app_import, deployment, board), deployment, board, json.loads(passed))
 
 
 def load(app_import: AppImport, deployment: Deployment, board: Scoreboard) -> WSGIApplication:
@@ -74,4 +72,5 @@ def load(app_import: AppImport, deployment: Deployment, board: Scoreboard) -> WS
 
 
 if __name__ == "__main__":
-    exit_with_one_line(lambda: take_over(int(sys.argv[1])))
+    with one_line_errors():
+        take_over(int(sys.argv[1]))

@@ -8,72 +8,49 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
-from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.config import Config
 
 from ...errors import WorkerSizeStartError
 from ...log import say
 from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
-from ..health_port import HealthPort
+from ..app_import import LoadApp
+from ..health_port import announce_health_port
 from ..listeners import close_listeners, open_listeners
-from ..proxy import trusting
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .workers import SyncWorker, ThreadWorker
 
 
 class _Application(BaseApplication):
-    """gunicorn's seam for a server of one's own ("Custom Application" in its docs).
+    """gunicorn's seam for a server of one's own ("Custom Application" in its docs)."""
 
-    ``load`` returns the WSGI app; it is called before the fork with preload, else in each worker.
-    """
-
-    def __init__(
-        self, load: Callable[[], WSGIApplication], options: dict[str, Any], hooks: Hooks
-    ) -> None:
+    def __init__(self, load: LoadApp, hooks: Hooks, options: dict[str, Any]) -> None:
         self._load = load
-        self._options = options
         self._hooks = hooks
+        self.options = options
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in self._options.items():
+        for name, value in self.options.items():
             self.cfg.set(name, value)
         self._hooks.chain_into(self.cfg)
 
     def load(self) -> Any:
         return self._load()
 
-    def change(self, name: str, value: Any) -> None:
-        """Change a setting, also for each reload."""
-        self._options[name] = value
-        self.cfg.set(name, value)
 
-
-def run(app: Flask, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
-    """Serve until gunicorn has stopped."""
-    run_master(lambda: trusting(app, deployment.settings), options, deployment, board)
-
-
-def run_master(
-    load: Callable[[], WSGIApplication],
-    options: dict[str, Any],
-    deployment: Deployment,
-    board: Scoreboard,
-) -> None:
-    """Open the addresses and be gunicorn's master."""
-    hooks = Hooks(deployment, board, HealthPort(deployment), _owner(options))
+def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
+    """Open the addresses and be gunicorn's master, until it has stopped."""
+    hooks = Hooks(deployment, board)
     launcher = os.getpid()
     try:
-        _serve(load, options, deployment, hooks)
+        _serve(load, deployment, hooks, options)
     except SystemExit as stop:
         if os.getpid() != launcher:
             _leave_worker(stop.code)
@@ -82,22 +59,15 @@ def run_master(
         # Its loop reports its own errors: this is what gunicorn refuses before it starts.
         line = str(error).strip().partition("\n")[0]
         reason = line.removeprefix("Error: ").rstrip(" .:") or type(error).__name__
-        raise WorkerSizeStartError(
-            f"gunicorn cannot start: {reason}. Correct its options."
-        ) from None
+        raise WorkerSizeStartError(f"gunicorn cannot start: {reason}.") from None
     finally:
         hooks.on_exit(None)
 
 
-def _serve(
-    load: Callable[[], WSGIApplication],
-    options: dict[str, Any],
-    deployment: Deployment,
-    hooks: Hooks,
-) -> None:
+def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[str, Any]) -> None:
     worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
     options = {**options, "worker_class": worker_class}
-    application = _Application(load, options, hooks)
+    application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
     _check_temporary_folder(options)
     # Not before: what the master writes to from here on is not shared with the monitor.
@@ -106,11 +76,12 @@ def _serve(
         # gunicorn takes the sockets, and the other two variables away.
         os.environ.pop("LISTEN_FDNAMES", None)
     else:
-        application.change("bind", _listen(deployment.settings.addresses, options))
+        options["bind"] = _listen(deployment.settings.addresses, application.cfg)
+        application.cfg.set("bind", options["bind"])
     deployment.announce()
-    hooks.port.announce()
+    announce_health_port(hooks.port)
     if os.path.exists("gunicorn.conf.py"):
-        say(logging.INFO, CONF_FILE_NOTE)
+        say(logging.INFO, _CONF_FILE)
     arbiter.run()
 
 
@@ -120,43 +91,30 @@ def _check_temporary_folder(options: Mapping[str, Any]) -> None:
         tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
     except OSError:
         raise WorkerSizeStartError(
-            "gunicorn found no writable folder for its heartbeats: mount a tmpfs on /dev/shm or "
-            "/tmp."
+            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
         ) from None
 
 
-def _listen(addresses: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
     """Open the addresses ourselves, for one line where that fails; gunicorn takes them over."""
-    scratch = _owner(options)
-    listeners = open_listeners(addresses, scratch.backlog)
+    listeners = open_listeners(addresses, cfg.backlog)
     for listener in listeners:
         path = listener.getsockname()
         if isinstance(path, str):
-            os.chmod(path, 0o777 & ~scratch.umask)
+            os.chmod(path, 0o777 & ~cfg.umask)
             try:
-                os.chown(path, scratch.uid, scratch.gid)
+                os.chown(path, cfg.uid, cfg.gid)
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Cannot change the owner of unix:{path} to the user and group of the workers: "
-                    "only root may. Remove both options."
+                    f"Only root may give unix:{path} to another user: remove user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
 
-def _owner(options: Mapping[str, Any]) -> Any:
-    """Return the part of gunicorn's settings that says who owns the workers and the sockets."""
-    scratch = Config()
-    for name in ("backlog", "umask", "user", "group", "initgroups"):
-        if name in options:
-            scratch.set(name, options[name])
-    return scratch
-
-
-CONF_FILE_NOTE = (
-    "gunicorn.conf.py in this folder is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS or "
-    "GUNICORN_CMD_ARGS, or run gunicorn yourself with a file that begins with "
-    "'from flask_workersize.gunicorn_conf import *'."
+_CONF_FILE = (
+    "gunicorn.conf.py is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS, or run gunicorn "
+    "yourself and begin that file with 'from flask_workersize.gunicorn_conf import *'."
 )
 
 

@@ -11,11 +11,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from gunicorn.workers import gthread, sync
+from gunicorn.workers.base import Worker
 
 from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
@@ -25,9 +25,7 @@ from ..stopping import (
     WatchedSocket,
     hang_up_if_silent,
 )
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that end a worker."""
+from .hooks import STOP_SIGNALS
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -43,12 +41,10 @@ _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 its worker stops meanwhile."""
 
 
-class _GracefulWorker:
+class GracefulWorker(Worker):
     """What both kinds of worker add to gunicorn's."""
 
     stop_signal: StopSignal
-    alive: bool
-    sockets: list[socket.socket]
     row: WorkerRecord | None = None
     _asked_to_stop = False
     _in_a_hurry = False
@@ -61,11 +57,11 @@ class _GracefulWorker:
         """Watch for the stop of the server, then start as gunicorn's."""
         self._open: set[Any] = set()
         threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
-        super().init_process()  # type: ignore[misc]
+        super().init_process()
 
     def init_signals(self) -> None:
         """Leave Ctrl-C to the master: it reaches the whole process group."""
-        super().init_signals()  # type: ignore[misc]
+        super().init_signals()
         # A handler, not SIG_IGN, which programs started by the app would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
@@ -74,12 +70,12 @@ class _GracefulWorker:
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note that the stop was asked for by a signal, not by ``max_requests``."""
         self._asked_to_stop = True
-        super().handle_exit(sig, frame)  # type: ignore[misc]
+        super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """End at once, with whatever is queued."""
         self._in_a_hurry = True
-        super().handle_quit(sig, frame)  # type: ignore[misc]
+        super().handle_quit(sig, frame)
 
     def _server_stops(self) -> bool:
         """Return whether the queue is to be served because the server stops.
@@ -96,21 +92,18 @@ class _GracefulWorker:
         self.is_leaving[0] = 1
         return self.stop_signal.is_sent()
 
-    def _connections(self) -> Iterable[socket.socket]:
-        """Return the sockets whose clients may be silent."""
-        return list(self._open)
-
     def _hang_up_silent(self) -> None:
         """Keep silent clients from holding a stop, in a thread: the main one waits for them."""
         self.stop_signal.wait()
         time.sleep(SILENCE_SECONDS)
         while True:
-            for connection in self._connections():
-                hang_up_if_silent(connection)
+            for connection in list(self._open):
+                # gthread's own connection changes its socket where TLS starts.
+                hang_up_if_silent(getattr(connection, "sock", connection))
             time.sleep(_CUT_EVERY_SECONDS)
 
 
-class SyncWorker(_GracefulWorker, sync.SyncWorker):
+class SyncWorker(GracefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
     def run(self) -> None:
@@ -144,7 +137,7 @@ class SyncWorker(_GracefulWorker, sync.SyncWorker):
             watched.close()
 
 
-class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
+class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
@@ -155,8 +148,6 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
     _accepted_at = 0.0
     _accepting: bool
     pending_conns: Any
-    keepalived_conns: Any
-    worker_connections: int
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
@@ -261,6 +252,3 @@ class ThreadWorker(_GracefulWorker, gthread.ThreadWorker):
             self._open.discard(conn)
             if not was_alive:
                 self.alive = False
-
-    def _connections(self) -> Iterable[socket.socket]:
-        return [conn.sock for conn in list(self._open)]

@@ -19,6 +19,7 @@ MOST_CONNECTIONS = 1000
 """Connections that are open at once. At waitress' own 100 a page with many idle browsers looks
 like a hang; an idle connection costs a few KB."""
 
+WHERE = f"app.config {options_key('waitress')}"
 _ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
 
 
@@ -45,29 +46,22 @@ def waitress_options(
     try:
         Adjustments(**options)
     except ValueError as error:
-        raise WorkerSizeConfigError(
-            f"app.config {options_key('waitress')} is not valid: {str(error).rstrip('. ')}."
-        ) from None
+        raise WorkerSizeConfigError(f"{WHERE} is not valid: {error}") from None
     return options
 
 
 def _check_option(name: str, value: Any) -> None:
-    where = f"app.config {options_key('waitress')}"
     if name in _ADDRESS_OPTIONS:
-        raise WorkerSizeConfigError(
-            f"{where} has {name!r}: set addresses by NOW_LMS_HOST, NOW_LMS_PORT or NOW_LMS_BIND."
-        )
+        raise WorkerSizeConfigError(f"{WHERE} has {name!r}: use NOW_LMS_HOST, _PORT or _BIND.")
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
-        raise WorkerSizeConfigError(f"{where} has {name!r}, which waitress does not know.")
+        raise WorkerSizeConfigError(f"{WHERE} has {name!r}, which waitress does not know.")
     try:
         known[name](value)
     except (TypeError, ValueError):
-        raise WorkerSizeConfigError(
-            f"{where} has a value for {name!r} that waitress does not take."
-        ) from None
+        raise WorkerSizeConfigError(f"{WHERE} has a wrong value for {name!r}.") from None
     if name == "connection_limit" and int(value) < 1:
-        raise WorkerSizeConfigError(f"{where} has a {name!r} below 1: nobody would be answered.")
+        raise WorkerSizeConfigError(f"{WHERE} has a {name!r} below 1: nobody would be answered.")
 
 
 def _connection_limit() -> int:

@@ -13,12 +13,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
@@ -30,85 +29,50 @@ from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ...sizing.sources import options_key
 from .. import systemd
-from ..health_port import HealthPort, make_monitor
+from ..app_import import LoadApp
+from ..health_port import announce_health_port, make_monitor, open_health_port
 from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
-from ..proxy import trusting
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
-
-HUP_NOTE = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
+from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
 """Exit status of a server that ended before the kernel would have ended it (sysexits.h,
 "EX_TEMPFAIL": try again)."""
 
-NO_MONITOR_WARNING = (
-    "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard and "
-    "NOW_LMS_SIZING_PROFILE=learn have no effect."
-)
+_HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
-def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[str, Any]) -> None:
+def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
-    if sys.platform == "win32":
-        if settings.health_port is not None or settings.sizing_profile == "learn":
-            say(logging.WARNING, NO_MONITOR_WARNING)
-        _serve(app, deployment, board, options)
-        return
-    port = HealthPort(deployment)
-    monitor = make_monitor(deployment, board, port, NullScaler)
-    monitor.start()
-    try:
-        with _handling({signal.SIGHUP: _ignore_hup}):
-            _serve(app, deployment, board, options, port.announce, monitor.keep)
-    finally:
-        monitor.stop()
-        port.close()
+    with ExitStack() as stack:
+        port = open_health_port(settings)
+        stack.callback(close_listeners, port)
+        monitor = make_monitor(deployment, board, port, NullScaler)
+        monitor.start()
+        stack.callback(monitor.stop)
+        inherited = systemd.take_inherited()
+        listeners = inherited or open_listeners(settings.addresses)
+        stack.callback(close_listeners, listeners, remove=not inherited)
+        server = _Server(load(), listeners, options, board)
+        asked = _Asked(settings.drain_seconds, server.wake)
+        handlers: dict[int, Callable[[int, Any], None]] = {
+            signal.SIGTERM: asked,
+            signal.SIGINT: asked,
+        }
+        if sys.platform != "win32":
+            handlers[signal.SIGHUP] = lambda signum, frame: say(logging.WARNING, _HUP)
+        for number, handler in handlers.items():
+            stack.callback(signal.signal, number, signal.signal(number, handler))
+        deployment.announce()
+        announce_health_port(port)
+        say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
+        server.run(asked, monitor.keep)
+        # What systemd has passed on stays open there: the next server takes its queue.
+        server.stop(asked, settings.graceful_timeout, drains=not inherited)
     if board.is_exit_asked:
         raise SystemExit(OUT_OF_MEMORY_STATUS)
-
-
-def _ignore_hup(signum: int, frame: Any) -> None:
-    say(logging.WARNING, HUP_NOTE)
-
-
-@contextmanager
-def _handling(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Handle signals, and restore at the end what handled them before."""
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _serve(  # noqa: PLR0913, PLR0917
-    app: Flask,
-    deployment: Deployment,
-    board: Scoreboard,
-    options: Mapping[str, Any],
-    announce: Callable[[], None] = lambda: None,
-    keep_monitor: Callable[[], None] = lambda: None,
-) -> None:
-    """Open the addresses and serve."""
-    settings = deployment.settings
-    inherited = systemd.take_inherited()
-    listeners = inherited or open_listeners(settings.addresses)
-    try:
-        server = _Server(trusting(app, settings), listeners, options, board)
-        deployment.announce()
-        announce()
-        say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
-        asked = _Asked(settings.drain_seconds, server.wake)
-        with _handling({signal.SIGTERM: asked, signal.SIGINT: asked}):
-            server.run(asked, keep_monitor)
-            # What systemd has passed on stays open there: the next server takes its queue.
-            server.stop(asked, settings.graceful_timeout, drains=not inherited)
-    finally:
-        close_listeners(listeners, remove=not inherited)
 
 
 class _Asked:
@@ -182,10 +146,7 @@ class _Server:
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
-            raise WorkerSizeConfigError(
-                f"waitress refuses these settings: {error} Correct the addresses, or app.config "
-                f"{options_key('waitress')}."
-            ) from None
+            raise WorkerSizeConfigError(f"Addresses or {WHERE} refused: {error}") from None
         self._threads = created.task_dispatcher
         self._use_poll = created.adj.asyncore_use_poll
         self._servers: list[Any] = [
