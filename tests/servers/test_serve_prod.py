@@ -257,7 +257,7 @@ def test_help_reads_well_even_where_the_settings_are_wrong(start: Starter) -> No
         "--threads NUMBER Threads per worker. [default: 1 for gunicorn, calculated for waitress]",
         "--worker-memory-mb MB Memory that one worker needs, in MB. [default: 200]",
         "--timeout SECONDS",
-        "--dry-run Print the plan and how it came about; start nothing.",
+        "--dry-run Print the plan and its reasons; start nothing.",
     ):
         assert phrase in text, phrase
 

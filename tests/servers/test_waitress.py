@@ -105,7 +105,7 @@ def test_option_that_a_plan_is_made_from_feeds_the_plan_as_the_weakest_word(
         ({"listen": "127.0.0.1:1"}, "'listen'"),
         ({"unix_socket": "lms.sock"}, "'unix_socket'"),
         ({"trusted_proxy_headers": "x-forwarded-for"}, "trusted_proxy"),
-        ([1], "not a mapping"),
+        ([1], "not a dictionary"),
     ],
 )
 def test_option_that_cannot_be_used_is_refused_by_name(
