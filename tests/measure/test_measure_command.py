@@ -181,9 +181,13 @@ def test_workers_that_end_after_a_few_requests_are_one_line(start: Starter, tmp_
 @pytest.fixture
 def hang_up() -> Iterator[Callable[[Any], object]]:
     """Return what sets how processes that are started take a hang-up."""
-    before = signal.getsignal(signal.SIGHUP)
+    numbers = (signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    # A shell lets its background jobs ignore Ctrl-C, which they pass on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda handler: signal.signal(signal.SIGHUP, handler)
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
