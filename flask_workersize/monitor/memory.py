@@ -298,7 +298,7 @@ class GuardTask(Task):
             self._surge, self._fewer = self._surge + surge, self._fewer + fewer
             self._scaler.set_target("guard", self._surge - self._fewer)
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
-            self._board.ask_to_exit()
+            self._board.is_exit_asked = True
             self._scaler.end_server()
         if kind in _DEEDS:
             self._acted_at = now
