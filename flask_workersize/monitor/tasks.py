@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from ..log import say
-from ..resources import Resources, detect_resources
+from ..resources import detect_resources
 from ..resources.gauge import MemoryGauge
 from ..resources.processes import held_memory
 from ..runtime.deployment import Deployment
@@ -31,10 +31,7 @@ def make_loop(
     """Return what the monitor does again and again."""
     settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
-
-    def detect() -> tuple[Resources, int]:
-        return detect_resources(), held_memory(master)
-
+    known = given.memory_limit, given.cpus
     gauge = MemoryGauge()
     scaler = make_scaler(board, master)
     guard = GuardTask(board, plan, rules_of(settings), scaler, gauge)
@@ -42,7 +39,9 @@ def make_loop(
         board,
         [
             OomDetector(board, plan, gauge.oom_kills),
-            LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
+            LimitFollower(
+                settings, plan, lambda: (detect_resources(), held_memory(master)), scaler, known
+            ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             guard.sampling,
             guard,

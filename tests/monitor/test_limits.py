@@ -56,7 +56,13 @@ class Site:
         settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
         self.machine = machine()
         plan = compute_plan(settings, self.machine, server)
-        self._follower = LimitFollower(settings, plan, lambda: (self.machine, 0), self.scaler)
+        self._follower = LimitFollower(
+            settings,
+            plan,
+            lambda: (self.machine, 0),
+            self.scaler,
+            (self.machine.memory_limit, self.machine.cpus),
+        )
         self.now = 1000.0
         self.run()
 

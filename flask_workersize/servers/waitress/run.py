@@ -25,7 +25,7 @@ from waitress.server import BaseWSGIServer, create_server
 
 from ...errors import WorkerSizeConfigError
 from ...log import say
-from ...monitor.scaling import NullScaler
+from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
@@ -58,7 +58,7 @@ def run(app: Flask, deployment: Deployment, board: Scoreboard, options: Mapping[
         _serve(app, deployment, board, options)
         return
     port = HealthPort(deployment)
-    monitor = make_monitor(deployment, board, port, NullScaler)
+    monitor = make_monitor(deployment, board, port, Scaler)
     monitor.start()
     try:
         with _handling({signal.SIGHUP: _ignore_hup}):
