@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..log import say
 from ..resources import Resources
-from ..resources.processes import process_memory
+from ..resources.processes import private_memory
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB, SizingPlan, available_for, compute_plan
 from ..sizing.settings import SizingSettings
@@ -82,8 +82,6 @@ def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
 
     Only what is private: what they share with the master stays used.
     """
-    me = process_memory(os.getpid())
-    held = (me.uss_bytes or 0) if me else 0
-    held += sum(row.private_bytes for row in snapshot.workers)
+    held = private_memory(os.getpid()) + sum(row.private_bytes for row in snapshot.workers)
     available = min(resources.memory_available + held, resources.memory_limit)
     return replace(resources, memory_available=available)

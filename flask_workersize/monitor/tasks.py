@@ -55,15 +55,10 @@ def _writer(deployment: Deployment) -> ProfileWriter | None:
     if settings.sizing_profile != "learn":
         return None
     if location is None:
-        say(logging.WARNING, NO_HOME_WARNING)
+        why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
+        say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
     return ProfileWriter(location.path, location.app, deployment.plan.server, settings.preload)
-
-
-NO_HOME_WARNING = (
-    "NOW_LMS_SIZING_PROFILE=learn writes no profile here: a gunicorn that was started directly "
-    "does not know the app's instance folder. Start it with flask serve-prod."
-)
 
 
 def rules_of(settings: SizingSettings) -> Rules | None:

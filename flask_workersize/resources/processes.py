@@ -96,6 +96,12 @@ def process_memory(pid: int) -> ProcessMemory | None:
     return ProcessMemory(full.rss, getattr(full, "pss", None), full.uss)
 
 
+def private_memory(pid: int) -> int:
+    """Return what would be free if a process ended, in bytes; 0 if it is gone, or not known."""
+    memory = process_memory(pid)
+    return (memory and memory.uss_bytes) or 0
+
+
 def start_time(pid: int) -> int:
     """Return when a process started: with its id, it names the process for good; 0 if it is gone.
 

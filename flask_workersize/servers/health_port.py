@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..app_state import report_of
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import logger, say
-from ..monitor.process import Closeable, Monitor
+from ..monitor.process import Monitor
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
@@ -116,7 +116,9 @@ def make_monitor(
     )
 
 
-def _open_probe(deployment: Deployment, board: Scoreboard, port: HealthPort) -> Closeable:
+def _open_probe(
+    deployment: Deployment, board: Scoreboard, port: HealthPort
+) -> AbstractContextManager[object]:
     if not port.listeners:
         return ExitStack()
     # It would be read as the app's: this process has no other waitress.
@@ -126,4 +128,4 @@ def _open_probe(deployment: Deployment, board: Scoreboard, port: HealthPort) -> 
         partial(report_of, deployment, board), lambda: settings.health_token, is_inside=True
     )
     app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
-    return ProbeServer(app, port.listeners)
+    return closing(ProbeServer(app, port.listeners))
