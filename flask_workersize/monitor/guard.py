@@ -22,10 +22,6 @@ from itertools import pairwise
 from ..runtime.snapshot import WorkerStats
 from ..sizing.plan import MB
 
-CRITICAL_SHARE = 0.9
-"""Share of the limit above which workers are removed. Closer to the limit the kernel takes back
-pages of the programs themselves, and everything slows down."""
-
 PACE_SECONDS = 0.05
 """Shortest time between two actions: less than a worker takes to leave and another to come."""
 
@@ -51,7 +47,8 @@ early, up to an hour."""
 LONGEST_CALM_SECONDS = 3600.0
 
 CRITICAL_SHARE = 0.9
-"""Share of the limit above which workers are removed, and a server of one process is not ready."""
+"""Share of the limit above which workers are removed, and a server of one process is not ready.
+Closer to the limit the kernel takes back pages of the programs themselves, and all slows down."""
 
 SAFE_SHARE = 0.97
 """Share of the limit that a second worker, beside the last one, may bring us to."""
@@ -133,12 +130,11 @@ class Observation:
     recent: tuple[Done, ...] = ()
     """What was done, the latest last."""
 
-    free_since: float | None = None
+    since: float = 0.0
+    """When memory last went above the share from which workers are recycled, or below it."""
+
     growth_bytes: float = 0.0
     """How much more is used in a second."""
-
-    short_since: float | None = None
-    """Since when memory has been above the share from which workers are recycled."""
 
     @property
     def ready(self) -> list[WorkerStats]:
@@ -160,11 +156,6 @@ class Observation:
     def others_bytes(self) -> int:
         """What is used, and not private to a worker."""
         return max(self.used_bytes - sum(worker.private_bytes for worker in self.workers), 0)
-
-    @property
-    def fresh_bytes(self) -> int:
-        """Private memory of a worker that has just started, as far as that is known."""
-        return min((one.memory.first_bytes or 0 for one in self.workers if one.memory), default=0)
 
 
 def is_short(used_bytes: int, limit_bytes: int, growth_bytes: float, rules: Rules) -> bool:
@@ -188,7 +179,8 @@ def decide(seen: Observation, rules: Rules) -> Action:
     last = acted[-1] if acted else None
     has_stand_in = last is not None and last.action.kind is Kind.REPLACE
     if _was_killed(seen) and _can_spare_one(seen) and not has_stand_in:
-        return Action(Kind.FEWER, None, KILLED)
+        reason = "The kernel killed a worker: the plan is too large for its peaks"
+        return Action(Kind.FEWER, None, reason)
     if not ready or _is_under_way(seen, last, rules):
         return NOTHING
     if has_stand_in:
@@ -198,9 +190,6 @@ def decide(seen: Observation, rules: Rules) -> Action:
     if last and seen.now < last.at + PACE_SECONDS:
         return NOTHING
     return _steady(seen, ready, rules)
-
-
-KILLED = "The kernel killed a worker: the plan is too large for its peaks"
 
 
 def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action:
@@ -275,9 +264,8 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
     all_warm = seen.others_bytes + len(ready) * each
     if max(seen.used_bytes, all_warm) < CRITICAL_SHARE * seen.limit_bytes:
         return NOTHING
-    return _one_fewer(
-        seen, f"Recycling won't help: a fresh worker needs {_mb(each)}. The plan is too large"
-    )
+    why = f"Recycling won't help: a fresh worker needs {_mb(each)}"
+    return _one_fewer(seen, f"{why}. The plan is too large")
 
 
 def _needed_bytes(worker: WorkerStats) -> int:
@@ -303,7 +291,7 @@ def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
     grown = sum(worker.grown_bytes for worker in seen.ready)
     if seen.used_bytes - grown < rules.recycle_share * seen.limit_bytes:
         return False
-    if seen.short_since is None or seen.now - seen.short_since < STUBBORN_SECONDS:
+    if seen.now - seen.since < STUBBORN_SECONDS:
         return False
     kinds = (Kind.RECYCLE, Kind.REPLACE)
     recycled = [done.at for done in seen.recent if done.action.kind in kinds]
@@ -327,13 +315,15 @@ def _recycle(seen: Observation, worker: WorkerStats, reason: str, rules: Rules) 
         return Action(Kind.WARN, None, "Recycling has not helped: something else holds memory")
     if len(seen.ready) > 1:
         return Action(Kind.RECYCLE, worker, reason)
-    if seen.used_bytes + seen.fresh_bytes <= SAFE_SHARE * seen.limit_bytes:
+    # As far as it is known what a worker needs that has just started.
+    fresh = min((one.memory.first_bytes or 0 for one in seen.workers if one.memory), default=0)
+    if seen.used_bytes + fresh <= SAFE_SHARE * seen.limit_bytes:
         return Action(Kind.REPLACE, worker, reason)
     return Action(Kind.WARN, worker, f"A worker {reason}; there is no room to start its successor")
 
 
 def _one_more(seen: Observation) -> Action:
-    if seen.wanted >= seen.planned or seen.free_since is None:
+    if seen.wanted >= seen.planned:
         return NOTHING
     changes = [done for done in seen.recent if done.action.kind in (Kind.FEWER, Kind.MORE)]
     # Each time that one more was one too many, wait twice as long.
@@ -342,8 +332,8 @@ def _one_more(seen: Observation) -> Action:
         for before, after in pairwise(changes)
     )
     patience = min(CALM_SECONDS * 2**in_vain, LONGEST_CALM_SECONDS)
-    killed = [] if seen.oom_kill_at is None else [seen.oom_kill_at]
-    since = max([seen.free_since, *killed, *(done.at for done in changes)])
+    killed = seen.since if seen.oom_kill_at is None else seen.oom_kill_at
+    since = max([seen.since, killed, *(done.at for done in changes)])
     then = seen.others_bytes + (seen.wanted + 1) * seen.peak_bytes
     if then > CRITICAL_SHARE * seen.limit_bytes or seen.now - since < patience:
         return NOTHING

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..log import say
-from ..resources.processes import process_memory, resident_memory
+from ..resources.processes import private_memory, resident_memory
 from ..runtime.layout import NANOSECONDS
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
@@ -218,12 +218,10 @@ def shared_memory(master: int, monitor: int, is_alone: bool = False) -> int:
 
     A server of one process is its own master: what is private to that counts as a worker's.
     """
-    mine = process_memory(monitor)
-    private = (mine.uss_bytes or 0) if mine else 0
-    if not is_alone:
-        return private + (resident_memory(master) or 0)
-    memory = process_memory(master)
-    return private + (memory.rss_bytes - (memory.uss_bytes or 0) if memory else 0)
+    shared = resident_memory(master) or 0
+    if is_alone:
+        shared -= private_memory(master)
+    return max(shared, 0) + private_memory(monitor)
 
 
 class ProfileWriter:
@@ -242,12 +240,10 @@ class ProfileWriter:
                 made.save(self._path)
         except OSError as error:
             if not self._has_failed:
-                self._has_failed = True
-                say(
-                    logging.WARNING,
-                    f"cannot write the profile to {self._path}: {error.strerror}. Let the user of "
-                    "the workers write there, or unset NOW_LMS_SIZING_PROFILE.",
-                )
+                problem = f"cannot write the profile to {self._path}: {error.strerror}"
+                remedy = "Let the workers' user write there, or unset NOW_LMS_SIZING_PROFILE"
+                say(logging.WARNING, f"{problem}. {remedy}.")
+            self._has_failed = True
 
 
 def _knows_more(path: Path, made: SizingProfile) -> bool:
@@ -259,9 +255,6 @@ def _knows_more(path: Path, made: SizingProfile) -> bool:
         there = SizingProfile.load(path)
     except (OSError, ValueError):
         return False
-
-    def of(profile: SizingProfile) -> tuple[str, bool, str]:
-        return profile.app, profile.preload, profile.of_server
-
+    is_same_app = there.app == made.app and there.preload == made.preload
     saw_more = there.requests > made.requests and there.peak_mb.value >= made.peak_mb.value
-    return of(there) == of(made) and saw_more
+    return is_same_app and there.of_server == made.of_server and saw_more

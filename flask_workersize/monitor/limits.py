@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..log import say
 from ..resources import Resources
-from ..resources.processes import process_memory
+from ..resources.processes import private_memory
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB, SizingPlan, available_for, compute_plan
 from ..sizing.settings import SizingSettings
@@ -24,8 +24,7 @@ class LimitFollower(Task):
     """Plans again when the limit on memory or on CPUs has changed.
 
     ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. ``known``
-    are the limit on memory, in bytes, and the CPUs that the plan was made with; those that are
-    found first if left out.
+    are the limit on memory, in bytes, and the CPUs that the plan was made with.
     """
 
     interval = INTERVAL_SECONDS
@@ -36,7 +35,7 @@ class LimitFollower(Task):
         plan: SizingPlan,
         detect: Callable[[], tuple[Resources, int]],
         scaler: Scaler,
-        known: tuple[int, float] | None = None,
+        known: tuple[int, float],
     ) -> None:
         self._settings = settings
         self._first = self._plan = plan
@@ -48,38 +47,34 @@ class LimitFollower(Task):
         """Read the limits, and follow them."""
         resources, held = self._detect()
         limits = (resources.memory_limit, resources.cpus)
-        before = self._known = self._known or limits
-        if limits == before:
+        if limits == self._known:
             return
         snapshot = look()
         # Before each worker was measured, what they hold would count as not available.
         if not snapshot.is_leaving and all(row.memory is not None for row in snapshot.ready):
-            self._known = limits
             # As at a start: what the launcher has loaded is a part of what is taken off once.
             as_before = with_workers_memory(resources, snapshot)
-            self._follow(before, resources, available_for(self._settings, as_before, held))
+            self._follow(limits, available_for(self._settings, as_before, held))
 
-    def _follow(
-        self, before: tuple[int, float], resources: Resources, as_before: Resources
-    ) -> None:
+    def _follow(self, limits: tuple[int, float], resources: Resources) -> None:
         old = self._plan
-        self._plan = plan = compute_plan(self._settings, as_before, old.server)
+        self._plan = plan = compute_plan(self._settings, resources, old.server)
+        (memory_before, cpus_before), (memory, cpus) = self._known, limits
+        self._known = limits
         changed = []
-        if resources.memory_limit != before[0]:
-            sizes = f"{before[0] // MB} MB to {resources.memory_limit // MB} MB"
+        if memory != memory_before:
+            sizes = f"{memory_before // MB} MB to {memory // MB} MB"
             changed.append(f"memory limit changed from {sizes}")
-        if resources.cpus != before[1]:
-            changed.append(f"CPUs changed from {before[1]:g} to {resources.cpus:g}")
+        if cpus != cpus_before:
+            changed.append(f"CPUs changed from {cpus_before:g} to {cpus:g}")
         reason = ", ".join(changed)
         if plan.workers != old.workers:
             self._scaler.set_target("limits", plan.workers - self._first.workers)
             workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
             say(logging.INFO, f"{reason}: scaling from {old.workers} to {workers}.")
         elif plan.threads != old.threads:
-            say(
-                logging.WARNING,
-                f"{reason}: restart to go from {old.threads} to {plan.threads} threads.",
-            )
+            threads = f"{old.threads} to {plan.threads} threads"
+            say(logging.WARNING, f"{reason}: restart to go from {threads}.")
 
 
 def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
@@ -87,8 +82,6 @@ def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
 
     Only what is private: what they share with the master stays used.
     """
-    me = process_memory(os.getpid())
-    held = (me.uss_bytes or 0) if me else 0
-    held += sum(row.private_bytes for row in snapshot.workers)
+    held = private_memory(os.getpid()) + sum(row.private_bytes for row in snapshot.workers)
     available = min(resources.memory_available + held, resources.memory_limit)
     return replace(resources, memory_available=available)

@@ -283,9 +283,8 @@ class GuardTask(Task):
             peak_bytes=self._peak,
             oom_kill_at=self._oom_kill_at,
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
-            free_since=self._since if self._is_free else None,
+            since=self._since,
             growth_bytes=growth,
-            short_since=None if self._is_free else self._since,
         )
 
     def _act(self, now: float, action: Action, rules: Rules) -> bool:
@@ -298,7 +297,7 @@ class GuardTask(Task):
             self._surge, self._fewer = self._surge + surge, self._fewer + fewer
             self._scaler.set_target("guard", self._surge - self._fewer)
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
-            self._board.ask_to_exit()
+            self._board.is_exit_asked = True
             self._scaler.end_server()
         if kind in _DEEDS:
             self._acted_at = now
@@ -332,10 +331,8 @@ class GuardTask(Task):
     def _advice(self, kind: Kind, seen: Observation, rules: Rules) -> str:
         """Return what to set if the plan is too large."""
         if kind is Kind.EXIT and not rules.exits:
-            return (
-                " Give it more memory, or find what grows. NOW_LMS_MEMORY_GUARD=exit ends it "
-                "before the kernel does, so that the service manager restarts it."
-            )
+            remedy = "NOW_LMS_MEMORY_GUARD=exit has the service manager restart it in time."
+            return f" Give it more memory, or find what grows. {remedy}"
         if kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
             return ""
         workers = guard.fitting_workers(seen, rules)

@@ -96,10 +96,8 @@ class OomDetector(Task):
         if count > 1:
             named += f", and {count - 1} more"
         planned = f"{self._plan.workers} × {self._plan.worker_memory_mb} MB"
-        say(
-            logging.ERROR,
-            f"{named} (limit {limit_mb} MB, plan {planned}). {self._advice(size, limit_mb)}",
-        )
+        advice = self._advice(size, limit_mb)
+        say(logging.ERROR, f"{named} (limit {limit_mb} MB, plan {planned}). {advice}")
 
     def _advice(self, size_mb: int | None, limit_mb: int) -> str:
         if self._plan.server == "waitress":
@@ -114,8 +112,5 @@ class OomDetector(Task):
     def _say_killed(self, count: int) -> None:
         names = ", ".join(str(row.pid) for row in self._gone if row.pid) or "unknown"
         kernel = "does not count OOM kills" if self._before is None else "counted no OOM kill"
-        say(
-            logging.WARNING,
-            f"{count} worker{'' if count == 1 else 's'} crashed or got killed by a signal "
-            f"(process {names}); the kernel {kernel}.",
-        )
+        workers = f"{count} worker{'' if count == 1 else 's'} crashed or got killed by a signal"
+        say(logging.WARNING, f"{workers} (process {names}); the kernel {kernel}.")

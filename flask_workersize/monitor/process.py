@@ -14,8 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from typing import Protocol
+from contextlib import AbstractContextManager, suppress
 
 from ..log import logger, say
 from ..resources.process_handle import ProcessHandle, end_all
@@ -43,13 +42,6 @@ _IGNORED = (
 """Signals that reach a whole process group, and that are meant for the master."""
 
 
-class Closeable(Protocol):
-    """What was opened in the monitor's process, such as a port that is served by a thread."""
-
-    def close(self) -> object:
-        """Close it."""
-
-
 class Monitor:
     """The monitor, as its master holds it; without ``os.fork`` there is none.
 
@@ -62,7 +54,7 @@ class Monitor:
         self,
         board: Scoreboard,
         make_loop: Callable[[], MonitorLoop],
-        open_probe: Callable[[], Closeable],
+        open_probe: Callable[[], AbstractContextManager[object]],
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> None:
@@ -87,7 +79,21 @@ class Monitor:
             gc.freeze()
         self._is_wanted = True
         self._started_at = time.monotonic()
-        self._fork()
+        life, end = os.pipe()
+        # Until the monitor has handlers of its own, a signal must not reach those of the master.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                os.close(life)
+                self._live(before)
+        except OSError:
+            os.close(life)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(end)
+        self.pid, self._life = pid, life
 
     def keep(self) -> None:
         """Start the monitor again if it has died; cheap enough to be called often."""
@@ -112,11 +118,10 @@ class Monitor:
         self._board.state = State.STOPPED
         self._is_wanted = False
         deadline = time.monotonic() + 1
-        while self.pid is not None and self._life is not None and self._is_alive():
-            if time.monotonic() > deadline:
+        while self._life is not None and not _is_closed(self._life, 0.1):
+            if self.pid is not None and time.monotonic() > deadline:
                 # It cannot be another process: nobody but us could have reaped it.
                 os.kill(self.pid, signal.SIGKILL)
-            _is_closed(self._life, 0.1)
         self._forget()
 
     def _is_alive(self) -> bool:
@@ -130,23 +135,6 @@ class Monitor:
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
         self._life = self.pid = None
-
-    def _fork(self) -> None:
-        life, end = os.pipe()
-        # Until the monitor has handlers of its own, a signal must not reach those of the master.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if not pid:
-                os.close(life)
-                self._live(before)
-        except OSError:
-            os.close(life)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(end)
-        self.pid, self._life = pid, life
 
     def _live(self, mask: Iterable[int]) -> None:
         """Be the monitor. A status of 3 or 4 would stop gunicorn 26, which takes it for a worker's.
@@ -176,7 +164,7 @@ class Monitor:
 
     def _loop(self) -> None:
         loop = self._make_loop()
-        with closing(self._open_probe()):
+        with self._open_probe():
             while os.getppid() == self._master and self._board.state != State.STOPPED:
                 time.sleep(min(loop.run(), TURN_SECONDS))
         try:
@@ -189,10 +177,8 @@ class Monitor:
         """End workers that have lost their master: they would hold the port against the next."""
         rows = [row for row in self._board.read().workers if row.pid not in (0, self._master)]
         if rows:
-            say(
-                logging.WARNING,
-                f"the master was killed; ending its {len(rows)} workers to free their port.",
-            )
+            ending = f"ending its {len(rows)} workers to free their port"
+            say(logging.WARNING, f"the master was killed; {ending}.")
         end_all([ProcessHandle(row.pid, row.start_time) for row in rows], ORPHAN_SECONDS)
 
 

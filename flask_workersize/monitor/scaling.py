@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from ..log import say
 from ..resources.process_handle import ProcessHandle
@@ -24,7 +26,11 @@ LEAVE_SECONDS = 120.0
 
 
 class Scaler:
-    """Changes the number of workers, and lets single ones go."""
+    """Changes the number of workers, and lets single ones go; a server of one process has none."""
+
+    def __init__(self, board: Scoreboard, master: int) -> None:
+        self._board = board
+        self._master = ProcessHandle.of(master)
 
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end, to be replaced; return whether it will."""
@@ -38,21 +44,10 @@ class Scaler:
 
     def end_server(self) -> None:
         """Let the whole server end."""
-
-
-class NullScaler(Scaler):
-    """For a server of one process, which has no workers to let go."""
-
-    def __init__(self, board: Scoreboard, master: int) -> None:
-        self._board = board
-        self._master = ProcessHandle.of(master)
-
-    def end_server(self) -> None:
-        """Let the whole server end."""
         self._master.signal(signal.SIGTERM)
 
 
-class ArbiterScaler(NullScaler):
+class ArbiterScaler(Scaler):
     """For a master of ours: it reads in the scoreboard what is wanted, once a second."""
 
     def __init__(self, board: Scoreboard, master: int) -> None:
@@ -127,10 +122,7 @@ class SignalScaler(ArbiterScaler):
         pass
 
 
-REFUSED_WARNING = (
-    "cannot change the number of workers: this user may not signal gunicorn's master. Start it "
-    "with flask serve-prod, which needs no signal."
-)
+REFUSED_WARNING = "cannot add or remove workers: may not signal gunicorn. Use flask serve-prod."
 
 
 def raise_oom_score() -> None:
@@ -138,15 +130,11 @@ def raise_oom_score() -> None:
 
     Those can replace it (proc_pid_oom_score_adj(5)); raising one's own score needs no right.
     """
-    path = "/proc/self/oom_score_adj"
-    try:
-        with open(path, encoding="ascii") as file:
-            score = int(file.read())
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(min(1000, score + OOM_SCORE_MORE)))
-    except (OSError, ValueError):
-        # No Linux, or no /proc.
-        pass
+    path = Path("/proc/self/oom_score_adj")
+    # On other systems, and without /proc, there is no such file.
+    with suppress(OSError):
+        score = int(path.read_text("ascii"))
+        path.write_text(str(min(1000, score + OOM_SCORE_MORE)), "ascii")
 
 
 OOM_SCORE_MORE = 200

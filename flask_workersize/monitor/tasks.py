@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from ..log import say
-from ..resources import Resources, detect_resources
+from ..resources import detect_resources
 from ..resources.gauge import MemoryGauge
 from ..resources.processes import held_memory
 from ..runtime.deployment import Deployment
@@ -31,10 +31,7 @@ def make_loop(
     """Return what the monitor does again and again."""
     settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
-
-    def detect() -> tuple[Resources, int]:
-        return detect_resources(), held_memory(master)
-
+    known = given.memory_limit, given.cpus
     gauge = MemoryGauge()
     scaler = make_scaler(board, master)
     guard = GuardTask(board, plan, rules_of(settings), scaler, gauge)
@@ -42,7 +39,9 @@ def make_loop(
         board,
         [
             OomDetector(board, plan, gauge.oom_kills),
-            LimitFollower(settings, plan, detect, scaler, (given.memory_limit, given.cpus)),
+            LimitFollower(
+                settings, plan, lambda: (detect_resources(), held_memory(master)), scaler, known
+            ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             guard.sampling,
             guard,
@@ -56,15 +55,10 @@ def _writer(deployment: Deployment) -> ProfileWriter | None:
     if settings.sizing_profile != "learn":
         return None
     if location is None:
-        say(logging.WARNING, NO_HOME_WARNING)
+        why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
+        say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
     return ProfileWriter(location.path, location.app, deployment.plan.server, settings.preload)
-
-
-NO_HOME_WARNING = (
-    "NOW_LMS_SIZING_PROFILE=learn writes no profile here: a gunicorn that was started directly "
-    "does not know the app's instance folder. Start it with flask serve-prod."
-)
 
 
 def rules_of(settings: SizingSettings) -> Rules | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from .cgroups import ControlGroups, Limit
-from .files import Files, RealFiles
+from .files import Files, NotingReader
 from .host import HostFacts
 
 __all__ = ["Files", "HostFacts", "Resources", "detect_resources"]
@@ -48,36 +49,26 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
     :param files: where files are read; the real file system where left out
     :returns: the resources; what could not be read is in their notes, nothing is raised
     """
-    host = HostFacts.read() if host is None else host
-    if host.platform != "linux":
-        return _least(host, [], [], ())
-    groups = ControlGroups(RealFiles() if files is None else files)
-    cpu, memory = list(groups.cpu_limits()), list(groups.memory_limits())
-    return _least(host, cpu, memory, groups.notes)
-
-
-def _least(
-    host: HostFacts, cpu: list[Limit], memory: list[Limit], notes: tuple[str, ...]
-) -> Resources:
-    """Choose what binds: a limit at or above what the machine has does not."""
-    cpus = Limit(max(host.cpus, 1), "host", "")
-    if host.affinity is not None and 0 < host.affinity < cpus.value:
-        cpus = Limit(host.affinity, "affinity", "")
-    cpus = min([cpus, *cpu], key=_value)
-    binding = [limit for limit in memory if limit.value < host.memory_total]
-    limit = min([Limit(host.memory_total, "host", ""), *binding], key=_value)
-    available = [max(int(item.value) - item.used, 0) for item in binding]
+    host = host or HostFacts.read()
+    reader = NotingReader(files)
+    cpus = [Limit(max(host.cpus, 1), "host", "")]
+    limits = [Limit(host.memory_total, "host", "")]
+    if host.affinity is not None and host.affinity > 0:
+        cpus.append(Limit(host.affinity, "affinity", ""))
+    if host.platform == "linux":
+        groups = ControlGroups(reader)
+        cpus += groups.cpu_limits()
+        # A limit at or above what the machine has does not bind.
+        limits += [limit for limit in groups.memory_limits() if limit.value < host.memory_total]
+    cpu, limit = (min(found, key=attrgetter("value")) for found in (cpus, limits))
+    available = [max(int(item.value) - item.used, 0) for item in limits[1:]]
     return Resources(
-        cpus=float(cpus.value),
-        cpu_source=cpus.source,
-        cpu_at=cpus.at or None,
+        cpus=float(cpu.value),
+        cpu_source=cpu.source,
+        cpu_at=cpu.at or None,
         memory_limit=int(limit.value),
         memory_available=min([host.memory_available, host.memory_total, *available]),
         memory_source=limit.source,
         memory_at=limit.at or None,
-        notes=notes,
+        notes=tuple(reader.notes),
     )
-
-
-def _value(limit: Limit) -> float:
-    return limit.value

@@ -18,12 +18,11 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
-_REQUEST, _DUMP = 0x1, 0x300
+_DUMP = 0x301
 _LISTENING = 1 << 10
 _UDIAG_SHOW_RQLEN = 0x10
 _UNIX_DIAG_RQLEN = 4
 _HEADER = struct.Struct("=IHHII")
-_ANY_COOKIE = 0xFFFFFFFF
 
 
 def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
@@ -34,10 +33,7 @@ def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
     lengths: dict[int, int] = {}
     try:
         for family in {family for family, _ in wanted}:
-            if family == socket.AF_UNIX:
-                lengths |= dict(_unix([inode for kind, inode in wanted if kind == family]))
-            else:
-                lengths |= dict(_tcp(family))
+            lengths.update(_unix() if family == socket.AF_UNIX else _tcp(family))
     except (OSError, struct.error):
         return None
     found = [lengths.get(inode) for _, inode in wanted]
@@ -47,33 +43,30 @@ def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
 def _tcp(family: int) -> Iterator[tuple[int, int]]:
     """Yield inode and queue of every TCP listener (``struct inet_diag_msg``)."""
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _LISTENING) + bytes(48)
-    for body in _ask(request, _REQUEST | _DUMP):
+    for body in _ask(request):
         queue, _, _, inode = struct.unpack_from("=IIII", body, 56)
         yield inode, queue
 
 
-def _unix(inodes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield inode and queue of unix listeners (``struct unix_diag_msg`` and its attributes)."""
-    for inode in inodes:
-        cookie = (_ANY_COOKIE, _ANY_COOKIE)
-        request = struct.pack(
-            "=BBHIIIII", socket.AF_UNIX, 0, 0, _LISTENING, inode, _UDIAG_SHOW_RQLEN, *cookie
-        )
-        for body in _ask(request, _REQUEST):
-            offset = 16
-            while offset + 4 <= len(body):
-                length, kind = struct.unpack_from("=HH", body, offset)
-                if kind == _UNIX_DIAG_RQLEN:
-                    yield inode, struct.unpack_from("=I", body, offset + 4)[0]
-                offset += max((length + 3) & ~3, 4)
+def _unix() -> Iterator[tuple[int, int]]:
+    """Yield inode and queue of every unix listener (``struct unix_diag_msg``, its attributes)."""
+    request = struct.pack("=BBHIII8x", socket.AF_UNIX, 0, 0, _LISTENING, 0, _UDIAG_SHOW_RQLEN)
+    for body in _ask(request):
+        (inode,) = struct.unpack_from("=I", body, 4)
+        offset = 16
+        while offset + 4 <= len(body):
+            length, kind = struct.unpack_from("=HH", body, offset)
+            if kind == _UNIX_DIAG_RQLEN:
+                yield inode, struct.unpack_from("=I", body, offset + 4)[0]
+            offset += max((length + 3) & ~3, 4)
 
 
-def _ask(request: bytes, flags: int) -> Iterator[bytes]:
+def _ask(request: bytes) -> Iterator[bytes]:
     """Yield the bodies of the kernel's answers (netlink(7))."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
         sock.settimeout(0.2)
         length = _HEADER.size + len(request)
-        sock.sendto(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + request, (0, 0))
+        sock.sendto(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _DUMP, 0, 0) + request, (0, 0))
         while True:
             data = sock.recv(65536)
             while data:
@@ -84,5 +77,3 @@ def _ask(request: bytes, flags: int) -> Iterator[bytes]:
                     raise OSError("the kernel does not answer this request")
                 yield data[_HEADER.size : length]
                 data = data[(length + 3) & ~3 :]
-            if not flags & _DUMP:
-                return

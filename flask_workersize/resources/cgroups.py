@@ -24,33 +24,16 @@ shares, protections (low, min, soft limits) and swap limit nothing: they are not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from .files import Files, NotingReader, whole_number
+from .files import NotingReader, whole_number
 from .hierarchies import Hierarchies
 
 _DEFAULT_PERIOD = 100_000
 """Microseconds; what the kernel takes where ``cpu.max`` was written without a period."""
 
-_V2_MEMORY_LIMITS = ("memory.max", "memory.high")
-_OOM_STATISTICS = frozenset({"oom_kill"})
-
-
-class _Version(NamedTuple):
-    """Where a version keeps what is used: a file, and the page cache in ``memory.stat``.
-
-    Not all of ``file`` there: tmpfs is in it, which the kernel cannot drop.
-    """
-
-    usage: str
-    cache: frozenset[str]
-
-
-_V1 = _Version("memory.usage_in_bytes", frozenset({"total_inactive_file", "total_active_file"}))
-_V2 = _Version("memory.current", frozenset({"inactive_file", "active_file"}))
-_V1_STATISTICS = _V1.cache | {"hierarchical_memory_limit"}
+_INHERITED = "hierarchical_memory_limit"
 
 
 @dataclass(frozen=True)
@@ -70,38 +53,50 @@ class Limit:
 
 
 class ControlGroups:
-    """Reads the limits that apply to this process, and notes what it could not read."""
+    """Reads the limits that apply to this process; ``reader`` notes what it could not read."""
 
-    def __init__(self, files: Files) -> None:
-        self._reader = NotingReader(files)
-        self._hierarchies = Hierarchies(self._reader)
+    def __init__(self, reader: NotingReader) -> None:
+        self._reader = reader
+        hierarchies = Hierarchies(reader)
+        self._cpu_is_v2, self._cpu_folders = hierarchies.groups("cpu")
+        self._is_v2, self._folders = hierarchies.groups("memory")
+        # Not all of "file" in memory.stat: tmpfs is in it, which the kernel cannot drop.
+        cache = ("inactive_file", "active_file")
+        self._cache = cache if self._is_v2 else [f"total_{name}" for name in cache]
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What could not be read or understood, as "class: detail", without repeats."""
-        return self._reader.notes
+    def memory_limits(self) -> list[Limit]:
+        """Return every limit on memory, the leaf's first."""
+        names = ["memory.max", "memory.high"] if self._is_v2 else ["memory.limit_in_bytes"]
+        found: list[Limit] = []
+        for folder in self._folders:
+            limits = {name: self._bytes(f"{folder}/{name}") for name in names}
+            if self._is_v2 and all(limit is None for limit in limits.values()):
+                continue
+            stat = self._reader.table(f"{folder}/memory.stat", [*self._cache, _INHERITED])
+            limits[_INHERITED] = stat.pop(_INHERITED, None)
+            usage, cache = self.usage(folder), sum(stat.values())
+            for name, limit in limits.items():
+                if limit is not None:
+                    source = f"{'cgroup2' if self._is_v2 else 'cgroup1'}:{name}"
+                    found.append(Limit(limit, source, folder, usage, cache))
+        # Version 1 also knows the limits of ancestors that are not to be seen from here. Where they
+        # are, it repeats them: the group that really has the limit is to be named.
+        return sorted(found, key=lambda limit: limit.source.endswith(_INHERITED))
 
-    def memory_limits(self) -> Iterator[Limit]:
-        """Yield every limit on memory, the leaf's first."""
-        groups = self._hierarchies.groups("memory")
-        limits = self._memory_v2 if groups.is_v2 else self._memory_v1
-        yield from limits(groups.folders)
+    def usage(self, folder: str) -> int:
+        """Return what a group holds, in bytes."""
+        name = "memory.current" if self._is_v2 else "memory.usage_in_bytes"
+        return self._bytes(f"{folder}/{name}") or 0
 
-    def usage_again(self, limit: Limit) -> int:
-        """Return what the group of a limit on memory holds now, in bytes."""
-        return self._bytes(f"{limit.at}/{_version_of(limit).usage}") or 0
-
-    def cache_again(self, limit: Limit) -> int:
-        """Return how much of it is page cache now, in bytes."""
-        names = _version_of(limit).cache
-        return sum(self._reader.table(f"{limit.at}/memory.stat", names).values())
+    def cache(self, folder: str) -> int:
+        """Return how much of it is page cache, in bytes."""
+        return sum(self._reader.table(f"{folder}/memory.stat", self._cache).values())
 
     def cpu_limits(self) -> Iterator[Limit]:
         """Yield every limit on CPU time, the leaf's first."""
-        groups = self._hierarchies.groups("cpu")
-        source = "cgroup2:cpu.max" if groups.is_v2 else "cgroup1:cpu.cfs_quota_us"
-        cpus_of = self._cpus_v2 if groups.is_v2 else self._cpus_v1
-        for folder in groups.folders:
+        source = "cgroup2:cpu.max" if self._cpu_is_v2 else "cgroup1:cpu.cfs_quota_us"
+        cpus_of = self._cpus_v2 if self._cpu_is_v2 else self._cpus_v1
+        for folder in self._cpu_folders:
             if (cpus := cpus_of(folder)) is not None:
                 yield Limit(cpus, source, folder)
 
@@ -111,48 +106,16 @@ class ControlGroups:
         The count of the process' own group (cgroup-v2.rst, "memory.events"; cgroup-v1/memory.rst,
         "memory.oom_control"), where there is none that of the machine (/proc/vmstat).
         """
-        groups = self._hierarchies.groups("memory")
-        name = "memory.events" if groups.is_v2 else "memory.oom_control"
-        for path in [f"{folder}/{name}" for folder in groups.folders[:1]] + ["/proc/vmstat"]:
-            count = self._reader.table(path, _OOM_STATISTICS).get("oom_kill")
-            if count is not None:
+        name = "memory.events" if self._is_v2 else "memory.oom_control"
+        for path in [f"{folder}/{name}" for folder in self._folders[:1]] + ["/proc/vmstat"]:
+            for count in self._reader.table(path, ["oom_kill"]).values():
                 return count
         return None
-
-    def _memory_v2(self, folders: Iterable[str]) -> Iterator[Limit]:
-        for folder in folders:
-            limits = {name: self._bytes(f"{folder}/{name}") for name in _V2_MEMORY_LIMITS}
-            if all(limit is None for limit in limits.values()):
-                continue
-            usage = self._bytes(f"{folder}/{_V2.usage}") or 0
-            stat = self._reader.table(f"{folder}/memory.stat", _V2.cache)
-            cache = sum(stat.values())
-            for name, limit in limits.items():
-                if limit is not None:
-                    yield Limit(limit, f"cgroup2:{name}", folder, usage, cache)
-
-    def _memory_v1(self, folders: Iterable[str]) -> Iterator[Limit]:
-        # memory.stat also knows the limits of ancestors that are not to be seen from here. Where
-        # they are, it repeats them: the group that really has the limit is to be named.
-        inherited: list[Limit] = []
-        for folder in folders:
-            own = self._bytes(f"{folder}/memory.limit_in_bytes")
-            stat = self._reader.table(f"{folder}/memory.stat", _V1_STATISTICS)
-            hierarchical = stat.pop("hierarchical_memory_limit", None)
-            if own is None and hierarchical is None:
-                continue
-            usage, cache = self._bytes(f"{folder}/{_V1.usage}") or 0, sum(stat.values())
-            if own is not None:
-                yield Limit(own, "cgroup1:memory.limit_in_bytes", folder, usage, cache)
-            if hierarchical is not None:
-                source = "cgroup1:hierarchical_memory_limit"
-                inherited.append(Limit(hierarchical, source, folder, usage, cache))
-        yield from inherited
 
     def _cpus_v2(self, folder: str) -> float | None:
         """Return quota / period of ``cpu.max``: "150000 100000", "max 100000"."""
         path = f"{folder}/cpu.max"
-        words = self._reader.words(path)
+        words = (self._reader.text(path) or "").split()
         if not words or words[0] == "max":
             return None
         quota = whole_number(words[0])
@@ -187,7 +150,3 @@ class ControlGroups:
         if number is None:
             self._reader.note("malformed", path)
         return number
-
-
-def _version_of(limit: Limit) -> _Version:
-    return _V2 if limit.source.startswith("cgroup2:") else _V1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from typing import Literal, Protocol
 
 
@@ -36,19 +37,15 @@ class RealFiles:
 class NotingReader:
     """Reads small files, raises nothing, and notes what could not be read or understood."""
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
-        self._notes: dict[str, None] = {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
+    def __init__(self, files: Files | None = None) -> None:
+        self._files = RealFiles() if files is None else files
+        self.notes: dict[str, None] = {}
         """What was noted, as "class: detail", without repeats."""
-        return tuple(self._notes)
 
     def note(self, kind: Literal["unreadable", "malformed", "approximate"], detail: str) -> None:
         """Note something once; on one line, whatever a folder is called."""
         detail = "".join(char if char.isprintable() else "?" for char in detail)
-        self._notes[f"{kind}: {detail}"] = None
+        self.notes[f"{kind}: {detail}"] = None
 
     def is_dir(self, path: str) -> bool:
         """Return whether the path is a folder."""
@@ -64,11 +61,7 @@ class NotingReader:
             self.note("unreadable", path)
             return None
 
-    def words(self, path: str) -> list[str]:
-        """Return the words of a file; none where there is no text."""
-        return (self.text(path) or "").split()
-
-    def table(self, path: str, names: frozenset[str]) -> dict[str, int]:
+    def table(self, path: str, names: Collection[str]) -> dict[str, int]:
         """Return the numbers of a file that has lines of a name and a number."""
         numbers = {}
         for line in (self.text(path) or "").splitlines():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from .cgroups import ControlGroups, Limit
-from .files import Files, RealFiles
+from .files import Files, NotingReader
 from .host import host_memory
 
 LIMITS_SECONDS = 0.9
@@ -44,33 +43,31 @@ class MemoryGauge:
         self,
         host: Callable[[], tuple[int, int]] = host_memory,
         files: Files | None = None,
-        platform: str = sys.platform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._total = host()[0]
-        files = RealFiles() if files is None else files
-        self._groups = ControlGroups(files) if platform == "linux" else None
+        # On other systems there are no such files, and so no groups.
+        self._groups = ControlGroups(NotingReader(files))
         self._clock = clock
         self._limits: list[Limit] = []
         self._due = float("-inf")
 
     def read(self) -> MemoryState:
         """Return the state of the group that is fullest; of the machine where none has a limit."""
-        if self._groups is not None:
-            self._limits = list(self._look(self._groups))
+        self._limits = list(self._look())
         if not self._limits:
             total, available = self._host()
             return MemoryState(total, total - available, False)
         fullest = max(self._limits, key=lambda item: item.used / item.value)
         return MemoryState(int(fullest.value), fullest.used, True)
 
-    def _look(self, groups: ControlGroups) -> Iterable[Limit]:
+    def _look(self) -> Iterable[Limit]:
         now = self._clock()
         if now < self._due:
-            return [_again(groups, limit) for limit in self._limits]
+            return map(self._again, self._limits)
         self._due = now + LIMITS_SECONDS
-        found = [item for item in groups.memory_limits() if 0 < item.value < self._total]
+        found = [item for item in self._groups.memory_limits() if 0 < item.value < self._total]
         # Of the limits of one group the least is the nearest.
         return {item.at: item for item in sorted(found, key=lambda item: -item.value)}.values()
 
@@ -79,14 +76,13 @@ class MemoryGauge:
 
         ``None`` if the system does not count them.
         """
-        return self._groups.oom_kills() if self._groups else None
+        return self._groups.oom_kills()
 
-
-def _again(groups: ControlGroups, limit: Limit) -> Limit:
-    """Return what is used of a limit now."""
-    usage = groups.usage_again(limit)
-    is_full = usage >= FULL_SHARE * limit.value
-    if not is_full and abs(usage - limit.usage) < CHANGED_SHARE * limit.value:
-        # As it was, so that what creeps is compared with what it was, too.
-        return limit
-    return replace(limit, usage=usage, cache=groups.cache_again(limit))
+    def _again(self, limit: Limit) -> Limit:
+        """Return what is used of a limit now."""
+        usage = self._groups.usage(limit.at)
+        is_full = usage >= FULL_SHARE * limit.value
+        if not is_full and abs(usage - limit.usage) < CHANGED_SHARE * limit.value:
+            # As it was, so that what creeps is compared with what it was, too.
+            return limit
+        return replace(limit, usage=usage, cache=self._groups.cache(limit.at))

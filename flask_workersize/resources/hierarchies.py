@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from .files import NotingReader
@@ -18,34 +19,22 @@ _V2 = "cgroup2"
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The groups that a process is in, by one controller."""
-
-    is_v2: bool
-    folders: list[str]
-
-
-@dataclass(frozen=True)
 class _Mount:
     """A mounted hierarchy: the groups from ``root`` on are to be seen at ``point``."""
 
-    root: str
-    point: str
+    root: PurePosixPath
+    point: PurePosixPath
     controllers: frozenset[str]
 
-    def folders(self, path: str) -> list[str] | None:
-        """Return the folders of a group and of all above it; ``None`` if it is not below root."""
-        root, group = _names(self.root), _names(path)
+    def folders(self, path: str) -> list[str]:
+        """Return the folders of a group and of all above it; none if it is not below root."""
+        group = PurePosixPath(path)
         # ".." is above what this process may see: see cgroup_namespaces(7).
-        if ".." in group or group[: len(root)] != root:
-            return None
-        below = group[len(root) :]
-        point = self.point.rstrip("/")
-        return ["/".join([point, *below[:depth]]) for depth in range(len(below), -1, -1)]
-
-    @property
-    def is_usual(self) -> bool:
-        return f"{self.point}/".startswith(f"{_USUAL_PLACE}/")
+        if ".." in group.parts or not group.is_relative_to(self.root):
+            return []
+        leaf = self.point / group.relative_to(self.root)
+        folders = [folder for folder in (leaf, *leaf.parents) if folder.is_relative_to(self.point)]
+        return list(map(str, folders))
 
 
 class Hierarchies:
@@ -56,25 +45,23 @@ class Hierarchies:
         self._paths = self._read_paths()
         self._mounts = self._read_mounts()
 
-    def groups(self, controller: Controller) -> Groups:
-        """Return the groups that limit this process by a controller, the leaf first."""
+    def groups(self, controller: Controller) -> tuple[bool, list[str]]:
+        """Return whether version 2 has a controller, and the folders of the groups, leaf first."""
         # Version 1 names the controllers it has; version 2 has whatever version 1 has not.
         named = self._paths or frozenset().union(*(mount.controllers for mount in self._mounts))
         key = controller if controller in named else _V2
-        is_v2 = key == _V2
         mounts = [mount for mount in self._mounts if key in mount.controllers]
-        path = self._paths.get(key)
-        if not mounts:
-            return Groups(is_v2, [])
         # The same hierarchy can be mounted twice; the usual place comes first.
-        mounts.sort(key=lambda mount: not mount.is_usual)
+        mounts.sort(key=lambda mount: not mount.point.is_relative_to(_USUAL_PLACE))
+        path = self._paths.get(key)
         for mount in mounts:
-            if path is not None and (folders := mount.folders(path)) is not None:
-                return Groups(is_v2, folders)
+            if path and (folders := mount.folders(path)):
+                return key == _V2, folders
         # The group is not known, or not to be seen: what limits the whole container still does.
-        point = mounts[0].point
-        self._reader.note("approximate", f"{point} stands for the group of this process")
-        return Groups(is_v2, [point])
+        points = [str(mount.point) for mount in mounts[:1]]
+        for point in points:
+            self._reader.note("approximate", f"{point} stands for the group of this process")
+        return key == _V2, points
 
     def _read_paths(self) -> dict[str, str]:
         """Return the path of this process' group by controller: "4:memory:/a/b", "0::/a/b"."""
@@ -92,14 +79,14 @@ class Hierarchies:
         text = self._reader.text(_MOUNTS)
         if text is None:
             return self._guess_mounts()
-        mounts: dict[str, _Mount] = {}
+        mounts: dict[PurePosixPath, _Mount] = {}
         for line in _lines(text):
             before, _, after = line.partition(" - ")
             fields, types = before.split(" "), after.split(" ")
             if len(fields) < 6 or len(types) < 3:
                 self._reader.note("malformed", _MOUNTS)
             elif types[0] in ("cgroup", "cgroup2"):
-                root, point = _unescape(fields[3]), _unescape(fields[4])
+                root, point = map(_unescape, fields[3:5])
                 controllers = [_V2] if types[0] == "cgroup2" else types[-1].split(",")
                 # A later mount at the same point hides an earlier one.
                 mounts[point] = _Mount(root, point, frozenset(controllers))
@@ -115,7 +102,7 @@ class Hierarchies:
             f"{_USUAL_PLACE}/cpu,cpuacct": "cpu",
         }
         found = [
-            _Mount("/", point, frozenset([controller]))
+            _Mount(PurePosixPath("/"), PurePosixPath(point), frozenset([controller]))
             for point, controller in places.items()
             if self._reader.is_dir(point)
         ]
@@ -129,10 +116,6 @@ def _lines(text: str | None) -> list[str]:
     return [line for line in (text or "").split("\n") if line]
 
 
-def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name]
-
-
-def _unescape(text: str) -> str:
+def _unescape(path: str) -> PurePosixPath:
     r"""Undo what mountinfo does to spaces and the like: ``\040`` (proc_pid_mountinfo(5))."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    return PurePosixPath(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path))

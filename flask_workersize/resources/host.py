@@ -30,14 +30,9 @@ class HostFacts:
     @classmethod
     def read(cls) -> HostFacts:
         """Read the figures of this machine, for this process."""
+        cpus = psutil.cpu_count() or 1
         total, available = host_memory()
-        return cls(
-            cpus=psutil.cpu_count() or 1,
-            affinity=_affinity(),
-            memory_total=total,
-            memory_available=available,
-            platform=sys.platform,
-        )
+        return cls(cpus, _affinity(), total, available, sys.platform)
 
 
 def host_memory() -> tuple[int, int]:
@@ -53,9 +48,6 @@ def host_memory() -> tuple[int, int]:
 def _affinity() -> int | None:
     """Return the number of CPUs this process may run on; macOS cannot tell."""
     try:
-        process = psutil.Process()
-        if not hasattr(process, "cpu_affinity"):
-            return None
-        return len(process.cpu_affinity()) or None
-    except (psutil.Error, OSError):
+        return len(psutil.Process().cpu_affinity()) or None
+    except (AttributeError, psutil.Error, OSError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -35,27 +35,18 @@ class ProcessHandle:
         """
         try:
             descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return False
         except (AttributeError, OSError):
-            # Not on this system, or not allowed in this container.
-            return self.is_alive() and _kill(self.pid, number)
+            # Not on this system, not allowed in this container, or no such process.
+            return self.is_alive() and _is_sent(os.kill, self.pid, number)
         try:
-            if not self.is_alive():
-                return False
-            signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return _kill(self.pid, number)
+            return self.is_alive() and _is_sent(signal.pidfd_send_signal, descriptor, number)
         finally:
             os.close(descriptor)
-        return True
 
 
-def _kill(pid: int, number: int) -> bool:
+def _is_sent(send: Callable[[int, int], None], target: int, number: int) -> bool:
     with suppress(OSError):
-        os.kill(pid, number)
+        send(target, number)
         return True
     return False
 

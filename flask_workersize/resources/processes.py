@@ -50,11 +50,10 @@ def held_memory(pid: int) -> int:
     Pages that its children share with it count here, and not there, where they are forked.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            _, resident, of_files = map(int, file.read().split()[:3])
-            return (resident - of_files) * _PAGE
-    except (OSError, ValueError):
-        return resident_memory(pid) or 0
+        memory = psutil.Process(pid).memory_info()
+    except (psutil.Error, OSError):
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def peak_resident_memory(pid: int) -> int | None:
@@ -95,6 +94,12 @@ def process_memory(pid: int) -> ProcessMemory | None:
         rss = resident_memory(pid)
         return None if rss is None else ProcessMemory(rss)
     return ProcessMemory(full.rss, getattr(full, "pss", None), full.uss)
+
+
+def private_memory(pid: int) -> int:
+    """Return what would be free if a process ended, in bytes; 0 if it is gone, or not known."""
+    memory = process_memory(pid)
+    return (memory and memory.uss_bytes) or 0
 
 
 def start_time(pid: int) -> int:

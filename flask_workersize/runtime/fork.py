@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,12 +49,9 @@ def give_up_streams(kept: Iterable[int]) -> None:
 
 def _is_stream(descriptor: int) -> bool:
     try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return False
         found = socket.socket(fileno=descriptor)
     except OSError:
+        # No socket, or closed meanwhile.
         return False
-    try:
-        return found.type == socket.SOCK_STREAM
-    finally:
-        found.detach()
+    found.detach()
+    return found.type == socket.SOCK_STREAM

@@ -8,7 +8,8 @@ call, so it is read once a request: what the server does between two requests co
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from time import monotonic_ns, thread_time_ns
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -49,46 +50,43 @@ class Meter:
         begun = monotonic_ns()
         self._cells[slot] = begun
         environ[SLOT_KEY] = slot
+        end = partial(_end, self._cells, slot, begun)
         try:
-            body: Iterable[bytes] = self.app(environ, start_response)
+            body: Any = self.app(environ, start_response)
         except BaseException:
-            _end(self._cells, slot, begun)
+            end()
             raise
-        is_file = isinstance(body, environ.get("wsgi.file_wrapper", ()))
-        if is_file:
-            # The server knows its own wrapper by its class, and sends it with sendfile.
-            if self._hands_files_over:
-                _end(self._cells, slot, begun)
-            else:
-                _end_with(body, self._cells, slot, begun)
-            return body
         kind = _SizedBody if hasattr(body, "__len__") else _Body
-        return kind(body, self._cells, slot, begun)
+        metered = kind(body, end)
+        if not isinstance(body, environ.get("wsgi.file_wrapper", ())):
+            return metered
+        # The server knows its own wrapper by its class, and sends it with sendfile.
+        if self._hands_files_over:
+            end()
+        else:
+            body.close = metered.close
+        return body  # type: ignore[no-any-return]
 
 
 class _Body:
     """A response that ends its request when it is closed; it is iterated as it is."""
 
-    __slots__ = ("_begun", "_body", "_cells", "_slot")
+    __slots__ = ("_body", "_close", "_end")
 
-    def __init__(
-        self, body: Iterable[bytes], cells: memoryview[int], slot: int, begun: int
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], end: Callable[[], None]) -> None:
         self._body = body
-        self._cells = cells
-        self._slot = slot
-        self._begun = begun
+        self._close = getattr(body, "close", None)
+        self._end = end
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._body)
 
     def close(self) -> None:
         try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
+            if self._close is not None:
+                self._close()
         finally:
-            _end(self._cells, self._slot, self._begun)
+            self._end()
 
 
 class _SizedBody(_Body):
@@ -108,17 +106,3 @@ def _end(cells: memoryview[int], slot: int, begun: int) -> None:
     cells[slot + _SERVED] += 1
     cells[slot + _CPU] = thread_time_ns()
     cells[slot] = 0
-
-
-def _end_with(file: Any, cells: memoryview[int], slot: int, begun: int) -> None:
-    """End the request when the server closes a file."""
-    close = getattr(file, "close", None)
-
-    def closing() -> None:
-        try:
-            if close is not None:
-                close()
-        finally:
-            _end(cells, slot, begun)
-
-    file.close = closing

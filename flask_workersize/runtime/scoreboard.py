@@ -24,8 +24,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory
@@ -41,7 +40,8 @@ _SPARE_ROWS = 64
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
 _SILENT_NANOSECONDS = 3 * NANOSECONDS
-"""After so long a worker's main loop hangs: it goes round once a second."""
+"""After so long a threaded worker's main loop hangs: it goes round once a second. Only those are
+compared; gunicorn's sync worker may wait longer for its next request."""
 
 
 T = TypeVar("T", bound=int)
@@ -79,6 +79,9 @@ class Scoreboard:
     workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
     """Workers that the OOM killer has killed; only the monitor sets it."""
 
+    is_exit_asked = _Word(Header.EXIT_ASKED, bool)
+    """Whether the memory guard wants a server of one process to be started again."""
+
     task_queue = _Word(Header.QUEUE, int)
     """Requests that wait in waitress for a thread."""
 
@@ -98,27 +101,14 @@ class Scoreboard:
         """Workers that there should be, at least 1."""
         return max(1, self.planned + self.adjustment)
 
-    @property
-    def is_exit_asked(self) -> bool:
-        """Whether the memory guard wants a server of one process to be started again."""
-        return bool(self.cells[Header.EXIT_ASKED])
-
-    def ask_to_exit(self) -> None:
-        """Write down that it does."""
-        self.cells[Header.EXIT_ASKED] = 1
-
-    def store(self, name: str, value: int) -> None:
-        """Set a word of :data:`~flask_workersize.runtime.figures.STORED`."""
-        self.cells[_STORED[name]] = value
-
     def count(self, name: str, more: int = 1) -> None:
-        """Add to such a word."""
+        """Add to a word of :data:`~flask_workersize.runtime.figures.STORED`."""
         self.cells[_STORED[name]] += more
 
     def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
         """Write down how near memory is to its limit."""
-        self.store("memory_limit_bytes", limit_bytes)
-        self.store("memory_used_bytes", used_bytes)
+        self.cells[_STORED["memory_limit_bytes"]] = limit_bytes
+        self.cells[_STORED["memory_used_bytes"]] = used_bytes
 
     def note_traffic(self, traffic: TrafficStats) -> None:
         """Write down what the app costs."""
@@ -155,25 +145,26 @@ class Scoreboard:
 
     def allocate(self, age: int) -> WorkerRecord | None:
         """Give a worker that is about to be forked a row."""
-        ages = self._ages()
-        if 0 not in ages:
+        free = self._free()
+        if not free:
             return None
         # Not the one that has just become free: what its worker has left there can be read.
-        order = [*range(self._next_row, self.capacity), *range(self._next_row)]
-        number = next(number for number in order if not ages[number])
-        self._next_row = (number + 1) % self.capacity
+        number = min(free, key=lambda number: (number - self._next_row) % self.capacity)
+        self._next_row = number + 1
         start = self._start(number)
         for offset in range(1, self._row_words):
             self.cells[start + offset] = 0
         self.cells[start + Cell.BORN] = time.monotonic_ns()
         self.cells[start] = age
         self._given[age] = number
-        return self._record(start)
+        return self.record_of(age)
 
     def record_of(self, age: int) -> WorkerRecord | None:
         """Return the row that was given to a worker; ``None`` if it has none."""
         number = self._given.get(age)
-        return None if number is None else self._record(self._start(number))
+        if number is None:
+            return None
+        return WorkerRecord(self.cells, self._start(number), self.threads, self._others)
 
     def release(self, age: int) -> None:
         """Take the row of a worker that has ended, and keep what it counted."""
@@ -181,8 +172,9 @@ class Scoreboard:
         if number is None:
             return
         start = self._start(number)
-        with self._changing():
-            worker = self._read_row(number, 0, None)
+        self.cells[Header.VERSION] += 1
+        try:
+            worker = self._read_row(number)
             for name in SUMMED:
                 self.count(name, getattr(worker, name))
             if self.state < State.STOPPING:
@@ -190,6 +182,8 @@ class Scoreboard:
             if not self.cells[start + Cell.LEFT]:
                 self.count("crashed")
             self.cells[start] = 0
+        finally:
+            self.cells[Header.VERSION] += 1
 
     def sweep(self, alive: Iterable[int]) -> None:
         """Take the rows of workers that are gone without a word."""
@@ -209,15 +203,13 @@ class Scoreboard:
 
     def killed(self) -> list[WorkerStats]:
         """Return what killed workers have left in rows that nobody has been given since."""
-        now = time.monotonic_ns()
-        free = [number for number, age in enumerate(self._ages()) if not age]
-        left = Cell.LEFT
-        killed = [number for number in free if not self.cells[self._start(number) + left]]
-        return [row for row in (self._read_row(n, now, None) for n in killed) if row.pid]
+        free = self._free()
+        killed = [number for number in free if not self.cells[self._start(number) + Cell.LEFT]]
+        return [row for row in map(self._read_row, killed) if row.pid]
 
     def _read(self, but: int | None) -> Snapshot:
-        cells, now = self.cells, time.monotonic_ns()
-        rows = [self._read_row(number, now, but) for number, age in enumerate(self._ages()) if age]
+        cells = self.cells
+        rows = [self._read_row(number, but) for number, age in enumerate(self._ages()) if age]
         return Snapshot(
             state=self.state,
             workers=tuple(rows),
@@ -228,9 +220,6 @@ class Scoreboard:
             guard=GuardState(cells[Header.GUARD]),
             traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
         )
-
-    def _record(self, start: int) -> WorkerRecord:
-        return WorkerRecord(self.cells, start, self.threads, self._others)
 
     def _others(self, mine: int) -> tuple[int | None, bool]:
         """Return what other workers hold that take requests; one that hangs is none."""
@@ -253,8 +242,11 @@ class Scoreboard:
     def _ages(self) -> list[int]:
         return self.cells[Header.WORDS :: self._row_words].tolist()
 
-    def _read_row(self, number: int, now: int, but: int | None) -> WorkerStats:
-        start = self._start(number)
+    def _free(self) -> list[int]:
+        return [number for number, age in enumerate(self._ages()) if not age]
+
+    def _read_row(self, number: int, but: int | None = None) -> WorkerStats:
+        start, now = self._start(number), time.monotonic_ns()
         cells = self.cells[start : start + self._row_words].tolist()
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
@@ -315,14 +307,6 @@ class Scoreboard:
 
     def _start(self, number: int) -> int:
         return Header.WORDS + number * self._row_words
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        self.cells[Header.VERSION] += 1
-        try:
-            yield
-        finally:
-            self.cells[Header.VERSION] += 1
 
 
 def _memory(cells: Sequence[int], now: int) -> WorkerMemory:

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..app_state import WorkerSizingState
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import logger, say
-from ..monitor.process import Closeable, Monitor
+from ..monitor.process import Monitor
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
@@ -117,7 +117,7 @@ def make_monitor(
 
 def _open_probe(
     deployment: Deployment, board: Scoreboard, port: Sequence[socket.socket]
-) -> Closeable:
+) -> AbstractContextManager[object]:
     if not port:
         return ExitStack()
     # It would be read as the app's: this process has no other waitress.
@@ -126,4 +126,5 @@ def _open_probe(
     state = WorkerSizingState(deployment.resources, settings, plan)
     state.deployment, state.board, state.serving = deployment, board, True
     endpoint = CapacityEndpoint(state.report, state.token, is_inside=True)
-    return ProbeServer(ProbeApp(endpoint, board.read, ProbeRules(settings.timeout)), port)
+    app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
+    return closing(ProbeServer(app, port))

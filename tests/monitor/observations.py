@@ -48,6 +48,7 @@ def seen(
             "wanted": count,
             "workers": workers,
             "peak_bytes": peak * MB,
+            "since": others.get("now", 10.0),
             **others,
         }
     )

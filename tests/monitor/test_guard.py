@@ -120,7 +120,7 @@ def test_recycling_that_does_not_help_goes_on_slowly_and_is_warned_of(
             *workers,
             used=800,
             now=now,
-            short_since=now - since,
+            since=now - since,
             recent=(done(Kind.RECYCLE, now - ago),),
         ),
         RULES,
@@ -134,7 +134,7 @@ def test_fast_leak_that_keeps_memory_short_is_recycled_as_fast() -> None:
     """It would help to recycle all at once."""
     workers = [worker(1, 160, warm=100), worker(2, 160, warm=100)]
     recent = (done(Kind.RECYCLE, 99.9),)
-    observed = seen(*workers, used=800, now=100.0, short_since=0.0, recent=recent)
+    observed = seen(*workers, used=800, now=100.0, since=0.0, recent=recent)
     assert kind_of(observed) is Kind.RECYCLE
 
 
@@ -332,7 +332,7 @@ def test_kill_beside_a_stand_in_ends_with_the_planned_number() -> None:
 
 def growing(now: float, used: int = 300, peak: int = 150, **others: Any) -> Observation:
     """Return two workers of 100 MB where three are planned, free of want since the beginning."""
-    values = {"planned": 3, "wanted": 2, "free_since": 0.0, **others}
+    values = {"planned": 3, "wanted": 2, "since": 0.0, **others}
     return seen(worker(1), worker(2), used=used, peak=peak, now=now, **values)
 
 
@@ -349,16 +349,16 @@ def test_while_begins_with_the_last_change(kind: Kind) -> None:
 
 
 def test_while_begins_when_memory_became_free() -> None:
-    assert kind_of(growing(20, free_since=10.1)) is Kind.NOTHING
-    assert kind_of(growing(20, free_since=10.0)) is Kind.MORE
-    assert kind_of(growing(3600, free_since=None)) is Kind.NOTHING
+    assert kind_of(growing(20, since=10.1)) is Kind.NOTHING
+    assert kind_of(growing(20, since=10.0)) is Kind.MORE
+    assert kind_of(growing(3600, used=700)) is Kind.NOTHING
 
 
 def test_while_begins_when_the_kernel_killed_the_only_worker() -> None:
     """There was nothing to be done about it."""
     for now, kind in [(14.9, Kind.NOTHING), (15, Kind.MORE)]:
         observed = seen(
-            worker(1), used=300, now=now, planned=2, wanted=1, free_since=0.0, oom_kill_at=5.0
+            worker(1), used=300, now=now, planned=2, wanted=1, since=0.0, oom_kill_at=5.0
         )
         assert kind_of(observed) is kind
 
@@ -366,7 +366,7 @@ def test_while_begins_when_the_kernel_killed_the_only_worker() -> None:
 @pytest.mark.parametrize("wanted", [3, 4])
 def test_plan_is_never_exceeded(wanted: int) -> None:
     workers = [worker(age) for age in range(wanted)]
-    observed = seen(*workers, planned=3, wanted=wanted, now=3600, free_since=0.0, used=100)
+    observed = seen(*workers, planned=3, wanted=wanted, now=3600, since=0.0, used=100)
     assert decide(observed, RULES) == NOTHING
 
 
@@ -520,7 +520,7 @@ def observations(draw: st.DrawFn) -> Observation:
         peak=draw(sizes),
         oom_kill_at=draw(moments | st.none()),
         recent=tuple(done(kind, at) for at, kind in past),
-        free_since=draw(moments | st.none()),
+        since=draw(moments),
         growth_bytes=draw(st.floats(-1e9, 1e9)),
         now=(past[-1][0] if past else 0) + draw(st.floats(0, 1) | st.floats(0, 100)),
     )

@@ -313,7 +313,7 @@ def test_shared_memory_is_planned_with_the_most_that_was_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = iter([60, 75, 58])
-    monkeypatch.setattr(learning, "process_memory", lambda _: None)
+    monkeypatch.setattr(learning, "private_memory", lambda _: 0)
     monkeypatch.setattr(learning, "resident_memory", lambda _: next(sizes) * MB)
     traffic = Traffic()
     for _ in range(int(2 * SHARED_SECONDS) + 1):

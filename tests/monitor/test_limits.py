@@ -56,7 +56,13 @@ class Site:
         settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
         self.machine = machine()
         plan = compute_plan(settings, self.machine, server)
-        self._follower = LimitFollower(settings, plan, lambda: (self.machine, 0), self.scaler)
+        self._follower = LimitFollower(
+            settings,
+            plan,
+            lambda: (self.machine, 0),
+            self.scaler,
+            (self.machine.memory_limit, self.machine.cpus),
+        )
         self.now = 1000.0
         self.run()
 
@@ -231,7 +237,7 @@ def test_only_what_the_launcher_holds_of_what_is_taken_off_once_counts_as_availa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The profile says 300 MB, 50 of them are held: there is no more room than at the start."""
-    monkeypatch.setattr(limits, "process_memory", lambda _: None)
+    monkeypatch.setattr(limits, "private_memory", lambda _: 0)
     scaler = Notebook()
     settings = load({"NOW_LMS_MEMORY_HEADROOM_PERCENT": "0"}).measured_by(
         profile(shared_mb=figure(300), peak_mb=figure(17))

@@ -87,11 +87,11 @@ def test_hurry_of_one_task_changes_nothing_for_the_others(
         kills.append(clock.now)
         return 0
 
-    settings = load()
+    settings, known = load(), (machine().memory_limit, machine().cpus)
     loop = MonitorLoop(
         board,
         [
-            LimitFollower(settings, plan(), detect, Notebook()),  # type: ignore[arg-type]
+            LimitFollower(settings, plan(), detect, Notebook(), known),  # type: ignore[arg-type]
             OomDetector(board, plan(), count),
             Recording(hurried),
         ],

@@ -761,8 +761,8 @@ def test_server_of_one_process_is_warned_of_and_then_not_ready(
     assert re.fullmatch(pattern, first)
     pattern = (
         r"WARNING memory: /ready fails now; 900 of 1000 MB in use\. This server holds \d+ MB\. "
-        r"Give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit ends it before the "
-        r"kernel does, so that the service manager restarts it\."
+        r"Give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit has the service "
+        r"manager restart it in time\."
     )
     assert re.fullmatch(pattern, second)
 

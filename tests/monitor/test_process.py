@@ -10,13 +10,13 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 
 import pytest
 
 from flask_workersize.monitor import process as monitor_module
 from flask_workersize.monitor.loop import Look, MonitorLoop, Task
-from flask_workersize.monitor.process import Closeable, Monitor
+from flask_workersize.monitor.process import Monitor
 from flask_workersize.resources.processes import start_time
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
@@ -109,7 +109,7 @@ class Monitors:
         self,
         board: Scoreboard,
         task: Task | None = None,
-        open_probe: Callable[[], Closeable] = ExitStack,
+        open_probe: Callable[[], AbstractContextManager[object]] = ExitStack,
         settle: Callable[[], None] = lambda: None,
         kept: Iterable[socket.socket] = (),
     ) -> Monitor:
@@ -161,7 +161,7 @@ def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
     board: Scoreboard, monitors: Monitors
 ) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, Ticking(pipe), lambda: Open(pipe))
+        monitor = monitors(board, Ticking(pipe), lambda: closing(Open(pipe)))
         pipe.hear_only()
         assert pipe.hear() == "turn"
         board.state = State.STOPPED
@@ -272,7 +272,7 @@ def test_monitor_that_fails_ends_with_1(
     def fail() -> None:
         raise error
 
-    def open_probe() -> Closeable:
+    def open_probe() -> AbstractContextManager[object]:
         if where == "open_probe":
             fail()
         return ExitStack()
@@ -441,7 +441,7 @@ def test_what_is_to_be_given_up_is_given_up_before_anybody_is_answered(
 ) -> None:
     with Pipe() as pipe:
 
-        def open_probe() -> Closeable:
+        def open_probe() -> AbstractContextManager[object]:
             pipe.tell("opened")
             return ExitStack()
 
@@ -463,7 +463,7 @@ def test_monitor_keeps_the_sockets_that_it_needs_and_gives_up_those_of_the_app(
         ours,
     ):
 
-        def open_probe() -> Closeable:
+        def open_probe() -> AbstractContextManager[object]:
             items = {"kept": kept, "listener": listener, "datagrams": datagrams, "pair": theirs}
             modes = {name: os.fstat(item.fileno()).st_mode for name, item in items.items()}
             pipe.tell(json.dumps({name: stat.S_ISSOCK(mode) for name, mode in modes.items()}))
@@ -494,7 +494,7 @@ def test_what_is_given_up_stays_a_descriptor_that_leads_nowhere(
     """Who in the monitor still knows its number reaches nothing, and no other file."""
     with Pipe() as pipe, socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def open_probe() -> Closeable:
+        def open_probe() -> AbstractContextManager[object]:
             opened = os.open(os.devnull, os.O_RDWR)
             pipe.tell(str(opened != listener.fileno()))
             pipe.tell(str(os.write(listener.fileno(), b"lost")))

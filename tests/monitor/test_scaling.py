@@ -14,7 +14,7 @@ from flask_workersize.monitor.scaling import (
     OOM_SCORE_MORE,
     REFUSED_WARNING,
     ArbiterScaler,
-    NullScaler,
+    Scaler,
     SignalScaler,
     raise_oom_score,
 )
@@ -173,7 +173,7 @@ def test_process_that_has_the_id_of_a_worker_by_now_is_left_alone(
     assert not is_gone(pid)
 
 
-@pytest.mark.parametrize("kind", [ArbiterScaler, SignalScaler, NullScaler])
+@pytest.mark.parametrize("kind", [ArbiterScaler, SignalScaler, Scaler])
 def test_end_of_the_server_is_the_masters(kind: type[ArbiterScaler], master: Master) -> None:
     kind(Scoreboard(1, 1), master.pid).end_server()
     assert master.heard() == [signal.SIGTERM]
@@ -369,7 +369,7 @@ def test_master_that_cannot_be_signalled_is_told_of_once(
 
 def test_server_of_one_process_has_nobody_to_let_go(master: Master) -> None:
     site = Site(1)
-    scaler = NullScaler(site.board, master.pid)
+    scaler = Scaler(site.board, master.pid)
     scaler.set_target("guard", -1)
     scaler.reconcile(site.board.read)
     assert not scaler.recycle(record_of(site.board))

@@ -91,8 +91,8 @@ class World:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        self.now = self.free_since = 0.0
-        self.is_free, self.short_since = True, 0.0
+        self.now = self.since = 0.0
+        self.is_free = True
         self.next_age = 1
         self.processes: list[Process] = []
         self.surge = self.fewer = self.crashed = self.peak = 0
@@ -174,10 +174,10 @@ class World:
 
     def guard(self) -> None:
         """Observe, decide, act: what the monitor does."""
-        seen = self.observe()
-        if self.is_free is (seen.used_share >= self.rules.recycle_share):
+        if self.is_free is (self.used >= self.rules.recycle_share * self.limit):
             self.is_free = not self.is_free
-            self.free_since = self.short_since = self.now
+            self.since = self.now
+        seen = self.observe()
         action = decide(seen, self.rules)
         self.check(action)
         if action.kind is Kind.NOTHING:
@@ -218,8 +218,7 @@ class World:
             peak_bytes=self.peak,
             oom_kill_at=self.oom_kill_at,
             recent=tuple(self.done),
-            free_since=self.free_since if self.is_free else None,
-            short_since=None if self.is_free else self.short_since,
+            since=self.since,
             growth_bytes=grown,
         )
 

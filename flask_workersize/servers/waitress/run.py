@@ -24,7 +24,7 @@ from waitress.server import BaseWSGIServer, create_server
 
 from ...errors import WorkerSizeConfigError
 from ...log import say
-from ...monitor.scaling import NullScaler
+from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
@@ -49,7 +49,7 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
     with ExitStack() as stack:
         port = open_health_port(settings)
         stack.callback(close_listeners, port)
-        monitor = make_monitor(deployment, board, port, NullScaler)
+        monitor = make_monitor(deployment, board, port, Scaler)
         monitor.start()
         stack.callback(monitor.stop)
         inherited = systemd.take_inherited()
