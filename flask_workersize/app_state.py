@@ -110,13 +110,12 @@ def load_settings(
 ) -> SizingSettings:
     """Return what is asked for an app, read from every source, without a profile."""
     health_url(app)
-    settings = SizingSettings.load(
+    return SizingSettings.load(
         config=app.config,
         options=options,
         option_source=option_source,
         gunicorn_args=get_state(app).gunicorn_args,
-    )
-    return settings.for_platform(sys.platform)
+    ).for_platform(sys.platform)
 
 
 def prepare(
