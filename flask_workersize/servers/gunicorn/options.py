@@ -118,7 +118,9 @@ def parse_command_args(text: str) -> dict[str, Any]:
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word of no option: name no app there.")
+        raise WorkerSizeConfigError(
+            f"{GUNICORN_ARGS} has a word that is no option; leave out the app."
+        )
     return given
 
 

@@ -52,7 +52,7 @@ def waitress_options(
 
 def _check_option(name: str, value: Any) -> None:
     if name in _ADDRESS_OPTIONS:
-        raise WorkerSizeConfigError(f"{WHERE} has {name!r}: use NOW_LMS_HOST, _PORT or _BIND.")
+        raise WorkerSizeConfigError(f"{WHERE} has {name!r}: set NOW_LMS_PORT or NOW_LMS_BIND.")
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
         raise WorkerSizeConfigError(f"{WHERE} has {name!r}, which waitress does not know.")

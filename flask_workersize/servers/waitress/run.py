@@ -127,7 +127,9 @@ class _Server:
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
-            raise WorkerSizeConfigError(f"Addresses or {WHERE} refused: {error}") from None
+            raise WorkerSizeConfigError(
+                f"waitress refuses these addresses or {WHERE}: {error}"
+            ) from None
         self._threads = created.task_dispatcher
         self._use_poll = created.adj.asyncore_use_poll
         self._servers: list[Any] = [
