@@ -159,8 +159,8 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
     if by_config and asked != holds:
         say(
             logging.WARNING,
-            f"app.config of {app.name!r} asks for {asked} (workers × threads); gunicorn started "
-            f"with {holds} from the environment. Set NOW_LMS_ variables, or use flask serve-prod.",
+            f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
+            "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
         )
 
 

@@ -27,7 +27,7 @@ from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import own_options, parse_command_args, worker_class
+from .servers.gunicorn.options import own_options, parse_command_args, planned_class
 from .servers.listeners import announce
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
@@ -115,5 +115,5 @@ def _follow(cfg: Any) -> Deployment:
     decided = _decided
     if options:
         decided = _decide(decided.resources, decided.held_bytes, options)
-    kind = worker_class("gunicorn's configuration", cfg.worker_class_str)
+    kind = planned_class("gunicorn's configuration", cfg.worker_class_str)
     return replace(decided, plan=replace(decided.plan, worker_class=kind))

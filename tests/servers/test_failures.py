@@ -155,7 +155,7 @@ def test_no_folder_for_heartbeats_is_one_line(start: Starter) -> None:
         PYTHONDONTWRITEBYTECODE="1",
         **PATH,
     )
-    assert "found no writable folder for its heartbeats" in done.assert_one_line_error(1)
+    assert "needs a writable folder for heartbeats" in done.assert_one_line_error(1)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ _PLANNED = frozenset(
 """Options that feed the plan: they are taken from it."""
 
 
-def worker_class(where: str, name: str) -> Literal["sync", "gthread"]:
+def planned_class(where: str, name: str) -> Literal["sync", "gthread"]:
     """Return the worker class of a plan by its name for gunicorn."""
     if name not in WORKER_CLASSES:
         raise WorkerSizeConfigError(
@@ -118,9 +118,7 @@ def parse_command_args(text: str) -> dict[str, Any]:
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(
-            f"{GUNICORN_ARGS} has a word that is no option; leave out the app."
-        )
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word that is no option: remove it.")
     return given
 
 
@@ -149,4 +147,4 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
                 scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
             raise WorkerSizeConfigError(f"{where} has a wrong value for {name!r}.") from None
-    worker_class(where, options.get("worker_class", "sync"))
+    planned_class(where, options.get("worker_class", "sync"))

@@ -102,7 +102,7 @@ def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Only root may give unix:{path} to another user: remove both options, user and group."
+                    f"Only root may give unix:{path} to another: remove the options user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 
