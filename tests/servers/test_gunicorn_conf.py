@@ -244,8 +244,10 @@ def test_connections_of_the_launcher_do_not_reach_workers(start: Starter) -> Non
     server = start(conf(app="hooked:create_app()"), NOW_LMS_WORKERS="2")
     server.wait_for_line("Booting worker", count=2)
     server.get("/")
+    order = server.folder / "order.txt"
+    await_that(lambda: len(order.read_text().splitlines()) == 2, "both were forked")
     assert server.stop() == 0
-    lines = (server.folder / "order.txt").read_text().splitlines()
+    lines = order.read_text().splitlines()
     assert sorted(lines) == sorted(
         f"{pid} signal pool-of-launcher=False" for pid in server.booted_pids
     )
