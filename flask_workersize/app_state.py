@@ -110,13 +110,12 @@ def load_settings(
 ) -> SizingSettings:
     """Return what is asked for an app, read from every source, without a profile."""
     health_url(app)
-    settings = SizingSettings.load(
+    return SizingSettings.load(
         config=app.config,
         options=options,
         option_source=option_source,
         gunicorn_args=get_state(app).gunicorn_args,
-    )
-    return settings.for_platform(sys.platform)
+    ).for_platform(sys.platform)
 
 
 def prepare(
@@ -162,8 +161,8 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
     if by_config and asked != holds:
         say(
             logging.WARNING,
-            f"app.config of {app.name!r} asks for {asked} (workers × threads); gunicorn started "
-            f"with {holds} from the environment. Set NOW_LMS_ variables, or use flask serve-prod.",
+            f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
+            "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
         )
 
 

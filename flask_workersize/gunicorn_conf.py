@@ -20,15 +20,15 @@ from dataclasses import replace
 from typing import Any
 
 from .app_state import compare
-from .errors import WorkerSizeConfigError, WorkerSizeStartError, one_line_errors
+from .errors import WorkerSizeStartError, one_line_errors
 from .log import say
 from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import WORKER_CLASSES, own_options, parse_command_args
-from .servers.health_port import announce_health_port
+from .servers.gunicorn.options import own_options, parse_command_args, planned_class
+from .servers.listeners import announce
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
 
@@ -71,7 +71,7 @@ def on_starting(server: Any) -> None:
     hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
-    announce_health_port(hooks.port)
+    announce("Health port", hooks.port)
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
     if server.cfg.on_reload is not on_reload:
@@ -98,9 +98,7 @@ def pre_fork(server: Any, worker: Any) -> None:
         )
 
 
-_NO_DRAIN = (
-    "NOW_LMS_DRAIN_SECONDS has no effect if you start gunicorn yourself. Use flask serve-prod."
-)
+_NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask serve-prod."
 _OWN_ON_RELOAD = (
     "gunicorn's configuration has an 'on_reload' of its own: call "
     "flask_workersize.gunicorn_conf.on_reload(server) in it, or a reload (HUP) drops the report."
@@ -109,13 +107,6 @@ _OWN_ON_RELOAD = (
 
 def _follow(cfg: Any) -> Deployment:
     """Plan again if gunicorn's command line asks for something else."""
-    worker_class: Any = WORKER_CLASSES.get(cfg.worker_class_str)
-    if worker_class is None:
-        raise WorkerSizeConfigError(
-            "gunicorn was started with a worker class that is neither sync nor gthread; no plan "
-            "can be made for it. Remove it, or start gunicorn without "
-            "flask_workersize.gunicorn_conf."
-        )
     told = {name: getattr(cfg, name) for name in _FOLLOWED}
     options = {name: value for name, value in told.items() if value != _options[name]}
     if "threads" in options:
@@ -124,4 +115,5 @@ def _follow(cfg: Any) -> Deployment:
     decided = _decided
     if options:
         decided = _decide(decided.resources, decided.held_bytes, options)
-    return replace(decided, plan=replace(decided.plan, worker_class=worker_class))
+    kind = planned_class("gunicorn's configuration", cfg.worker_class_str)
+    return replace(decided, plan=replace(decided.plan, worker_class=kind))

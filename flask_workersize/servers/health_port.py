@@ -25,7 +25,7 @@ from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
 from ..sizing.settings import SizingSettings
-from .listeners import open_listeners, url_of
+from .listeners import open_listeners
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
@@ -83,12 +83,6 @@ def open_health_port(settings: SizingSettings) -> list[socket.socket]:
     with suppress(ImportError):
         from ..health import metrics  # noqa: F401
     return open_listeners([address], advice=_ADVICE)
-
-
-def announce_health_port(port: Sequence[socket.socket]) -> None:
-    """Log where it is."""
-    if port:
-        say(logging.INFO, f"Health port on {', '.join(map(url_of, port))}")
 
 
 _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."

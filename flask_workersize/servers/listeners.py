@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import WorkerSizeStartError
+from ..log import say
 
 BACKLOG = 2048
 """Connections that wait in the kernel, gunicorn's default; waitress has 1024."""
@@ -49,6 +51,12 @@ def remove_socket_file(listener: socket.socket) -> None:
     name = listener.getsockname() if listener.fileno() != -1 else None
     if isinstance(name, str) and name:
         Path(name).unlink(missing_ok=True)
+
+
+def announce(what: str, listeners: Sequence[socket.socket]) -> None:
+    """Log where a server listens, if it does."""
+    if listeners:
+        say(logging.INFO, f"{what} on {', '.join(map(url_of, listeners))}")
 
 
 def url_of(listener: socket.socket) -> str:

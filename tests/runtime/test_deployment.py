@@ -145,8 +145,8 @@ class TestDifferingConfig:
     def test_it_gives_one_warning(self, caplog: pytest.LogCaptureFixture) -> None:
         WorkerSizing(new_app(WORKERS=2))
         assert caplog.messages == [
-            "app.config of 'lms' asks for 2 × 1 (workers × threads); gunicorn started with 5 × 1 "
-            "from the environment. Set NOW_LMS_ variables, or use flask serve-prod."
+            "app.config of 'lms' asks for 2 × 1 (workers × threads), but 5 × 1 from the "
+            "environment holds: set NOW_LMS_ variables, or use flask serve-prod."
         ]
 
     @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from gunicorn.config import Config
 
@@ -20,7 +20,7 @@ from ..proxy import TRUSTING_NOBODY
 
 _SHARED_MEMORY = "/dev/shm"
 
-WORKER_CLASSES = {
+WORKER_CLASSES: dict[str, Literal["sync", "gthread"]] = {
     "sync": "sync",
     "gthread": "gthread",
     "gunicorn.workers.sync.SyncWorker": "sync",
@@ -46,6 +46,16 @@ _PLANNED = frozenset(
     names.server_option["gunicorn"] for names in NAMES.values() if names.gunicorn_flags
 )
 """Options that feed the plan: they are taken from it."""
+
+
+def planned_class(where: str, name: str) -> Literal["sync", "gthread"]:
+    """Return the worker class of a plan by its name for gunicorn."""
+    if name not in WORKER_CLASSES:
+        raise WorkerSizeConfigError(
+            f"{where} sets a worker class that is neither sync nor gthread; no plan can be made "
+            "for it. Remove it, or start gunicorn without flask-workersize."
+        )
+    return WORKER_CLASSES[name]
 
 
 def own_options(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def parse_command_args(text: str) -> dict[str, Any]:
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word of no option: name no app there.")
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word that is no option: remove it.")
     return given
 
 
@@ -137,9 +147,4 @@ def _check_options(where: str, options: Mapping[str, Any]) -> None:
                 scratch.env  # noqa: B018 - it is parsed when it is read
         except Exception:
             raise WorkerSizeConfigError(f"{where} has a wrong value for {name!r}.") from None
-    worker_class = options.get("worker_class", "sync")
-    if worker_class not in WORKER_CLASSES:
-        raise WorkerSizeConfigError(
-            f"{where} sets a worker class that is neither sync nor gthread; no plan can be "
-            "made for it. Remove it, or start gunicorn with its own command."
-        )
+    planned_class(where, options.get("worker_class", "sync"))

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -20,8 +20,7 @@ from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..app_import import LoadApp
-from ..health_port import announce_health_port
-from ..listeners import close_listeners, open_listeners
+from ..listeners import announce, close_listeners, open_listeners
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .workers import SyncWorker, ThreadWorker
@@ -69,7 +68,13 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
     options = {**options, "worker_class": worker_class}
     application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
-    _check_temporary_folder(options)
+    try:
+        # Without one gunicorn's heartbeats would end in a traceback.
+        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
+    except OSError:
+        raise WorkerSizeStartError(
+            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
+        ) from None
     # Not before: what the master writes to from here on is not shared with the monitor.
     hooks.monitor.start()
     if systemd.inherited_count():
@@ -79,20 +84,10 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
         options["bind"] = _listen(deployment.settings.addresses, application.cfg)
         application.cfg.set("bind", options["bind"])
     deployment.announce()
-    announce_health_port(hooks.port)
+    announce("Health port", hooks.port)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, _CONF_FILE)
     arbiter.run()
-
-
-def _check_temporary_folder(options: Mapping[str, Any]) -> None:
-    """Refuse in one line what would be a traceback: gunicorn's heartbeats need a file."""
-    try:
-        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
-    except OSError:
-        raise WorkerSizeStartError(
-            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
-        ) from None
 
 
 def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
@@ -107,7 +102,7 @@ def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Only root may give unix:{path} to another user: remove user and group."
+                    f"Only root may give unix:{path} to another: remove the options user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 

@@ -38,11 +38,11 @@ def waitress_options(
         "clear_untrusted_proxy_headers": not settings.trusted_proxy,
     }
     planned = {names.server_option.get("waitress") for names in NAMES.values()}
-    for name, value in server_options(config, "waitress").items():
-        if name in planned:
-            continue
+    given = server_options(config, "waitress")
+    others = {name: value for name, value in given.items() if name not in planned}
+    for name, value in others.items():
         _check_option(name, value)
-        options[name] = value
+    options |= others
     try:
         Adjustments(**options)
     except ValueError as error:
@@ -52,7 +52,7 @@ def waitress_options(
 
 def _check_option(name: str, value: Any) -> None:
     if name in _ADDRESS_OPTIONS:
-        raise WorkerSizeConfigError(f"{WHERE} has {name!r}: use NOW_LMS_HOST, _PORT or _BIND.")
+        raise WorkerSizeConfigError(f"{WHERE} has {name!r}: set NOW_LMS_PORT or NOW_LMS_BIND.")
     known: dict[str, Any] = dict(Adjustments._params)  # type: ignore[attr-defined]
     if name not in known:
         raise WorkerSizeConfigError(f"{WHERE} has {name!r}, which waitress does not know.")
@@ -71,6 +71,5 @@ def _connection_limit() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(100, min(MOST_CONNECTIONS, soft // 3))
+    share = MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else soft // 3
+    return max(100, min(MOST_CONNECTIONS, share))

@@ -29,10 +29,11 @@ from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
+from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
-from ..health_port import announce_health_port, make_monitor, open_health_port
-from ..listeners import close_listeners, open_listeners, remove_socket_file, url_of
+from ..health_port import make_monitor, open_health_port
+from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
 from .options import WHERE
 
@@ -55,43 +56,20 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         inherited = systemd.take_inherited()
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
-        server = _Server(load(), listeners, options, board)
-        asked = _Asked(settings.drain_seconds, server.wake)
-        handlers: dict[int, Callable[[int, Any], None]] = {
-            signal.SIGTERM: asked,
-            signal.SIGINT: asked,
-        }
+        server = _Server(load(), listeners, options, board, settings)
+        numbers = [signal.SIGTERM, signal.SIGINT]
         if sys.platform != "win32":
-            handlers[signal.SIGHUP] = lambda signum, frame: say(logging.WARNING, _HUP)
-        for number, handler in handlers.items():
-            stack.callback(signal.signal, number, signal.signal(number, handler))
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
         deployment.announce()
-        announce_health_port(port)
-        say(logging.INFO, f"Serving on {', '.join(map(url_of, listeners))}")
-        server.run(asked, monitor.keep)
+        announce("Health port", port)
+        announce("Serving", listeners)
+        server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
-        server.stop(asked, settings.graceful_timeout, drains=not inherited)
+        server.stop(drains=not inherited)
     if board.is_exit_asked:
         raise SystemExit(OUT_OF_MEMORY_STATUS)
-
-
-class _Asked:
-    """What signals have asked for: to drain, to stop, to stop at once."""
-
-    def __init__(self, drain_seconds: int, wake: Callable[[], None]) -> None:
-        self.drain_seconds = drain_seconds
-        self._wake = wake
-        self.serves_until = self.deadline = math.inf
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        if signum == signal.SIGTERM and self.drain_seconds and self.serves_until == math.inf:
-            self.serves_until = time.monotonic() + self.drain_seconds
-        elif self.serves_until:
-            self.serves_until = 0.0
-        elif signum == signal.SIGINT:
-            # A second SIGTERM changes nothing, but a person who does not want to wait does.
-            self.deadline = 0.0
-        self._wake()
 
 
 class _Channel(HTTPChannel):
@@ -133,10 +111,13 @@ class _Server:
         listeners: list[socket.socket],
         options: Mapping[str, Any],
         board: Scoreboard,
+        settings: SizingSettings,
     ) -> None:
         self._map: dict[int, Any] = {}
         self._board = board
         self._listeners = listeners
+        self._settings = settings
+        self._serves_until = self._deadline = math.inf
         self.stopped_at = 0.0
         row = board.allocate(1)
         assert row is not None
@@ -146,7 +127,9 @@ class _Server:
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
-            raise WorkerSizeConfigError(f"Addresses or {WHERE} refused: {error}") from None
+            raise WorkerSizeConfigError(
+                f"waitress refuses these addresses or {WHERE}: {error}"
+            ) from None
         self._threads = created.task_dispatcher
         self._use_poll = created.adj.asyncore_use_poll
         self._servers: list[Any] = [
@@ -155,24 +138,37 @@ class _Server:
         for server in self._servers:
             server.channel_class = _Channel
             server.owner = self
-        self.wake: Callable[[], None] = self._servers[0].pull_trigger
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
         """Write down how many requests wait for a thread; the latest writer is right."""
         self._board.task_queue = len(self._threads.queue)
 
-    def run(self, asked: _Asked, keep_monitor: Callable[[], None]) -> None:
+    def handle_signal(self, signum: int, frame: Any) -> None:
+        """Note what a signal asks for: to drain, to stop, to stop at once."""
+        drain_seconds = self._settings.drain_seconds
+        if signum not in (signal.SIGTERM, signal.SIGINT):
+            say(logging.WARNING, _HUP)
+        elif signum == signal.SIGTERM and drain_seconds and self._serves_until == math.inf:
+            self._serves_until = time.monotonic() + drain_seconds
+        elif self._serves_until:
+            self._serves_until = 0.0
+        elif signum == signal.SIGINT:
+            # A second SIGTERM changes nothing, but a person who does not want to wait does.
+            self._deadline = 0.0
+        self._servers[0].pull_trigger()
+
+    def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
         systemd.notify("READY=1")
         self._row.set_ready()
         self._board.state = State.SERVING
-        while (left := asked.serves_until - time.monotonic()) > 0:
+        while (left := self._serves_until - time.monotonic()) > 0:
             keep_monitor()
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
-                say(logging.INFO, f"Draining for {asked.drain_seconds} s")
+                say(logging.INFO, f"Draining for {self._settings.drain_seconds} s")
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
@@ -180,12 +176,13 @@ class _Server:
         self.note_queue()
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
 
-    def stop(self, asked: _Asked, graceful_timeout: float, drains: bool) -> None:
+    def stop(self, drains: bool) -> None:
         """Serve what was accepted and, if it is ours, what the kernel has queued; then end."""
         self._board.state = State.STOPPING
         systemd.notify("STOPPING=1")
         self.stopped_at = time.time()
-        asked.deadline = min(asked.deadline, self.stopped_at + graceful_timeout)
+        graceful_timeout = self._settings.graceful_timeout
+        self._deadline = min(self._deadline, self.stopped_at + graceful_timeout)
         for channel in self._channels():
             channel.announce_close()
         if drains:
@@ -193,17 +190,17 @@ class _Server:
                 remove_socket_file(listener)
             # Under load a queue that can still grow may never be empty.
             share = 1 if block_new_connections(self._listeners) else 0.5
-            self._accept_queued(asked, self.stopped_at + share * graceful_timeout)
+            self._accept_queued(self.stopped_at + share * graceful_timeout)
         for server in self._servers:
             wasyncore.dispatcher.close(server)
-        while time.time() < asked.deadline and self._is_busy():
+        while time.time() < self._deadline and self._is_busy():
             self._turn(0.1)
         # What still runs gets no more time; the threads that are idle end at once.
-        self._threads.shutdown(timeout=1 if time.time() < asked.deadline else 0)
+        self._threads.shutdown(timeout=1 if time.time() < self._deadline else 0)
 
-    def _accept_queued(self, asked: _Asked, until: float) -> None:
+    def _accept_queued(self, until: float) -> None:
         """Accept what is queued, and what is about to be; the threads serve meanwhile."""
-        while time.time() < min(until, asked.deadline):
+        while time.time() < min(until, self._deadline):
             is_queued = select.select(self._listeners, [], [], 0)[0]
             if time.time() > self.stopped_at + SETTLE_SECONDS and not is_queued:
                 return
