@@ -66,6 +66,9 @@ class Hooks:
         row = self.board.record_of(worker.age)
         if row is not None:
             row.enter()
+        if current.apps and not self._is_ours:
+            # They were preloaded; others adopt it in post_worker_init, or when they are made.
+            adopt_current()
         for app in list(current.apps):
             after_fork(app)
 
