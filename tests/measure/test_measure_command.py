@@ -61,7 +61,8 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     assert len(figures) == 8
     for figure in figures:
         assert figure.low <= figure.value <= figure.high
-    assert made.growth_mb.low < made.growth_mb.high
+    # Of so few requests a worker may have had too few to tell.
+    assert made.growth_mb.low <= made.growth_mb.high
     assert 0 < made.boot_mb.value <= made.peak_mb.value < made.shared_mb.value
     found = re.search(r"^  NOW_LMS_WORKERS=(\d+)\n  NOW_LMS_THREADS=(\d+)$", done.stdout, re.M)
     assert found
