@@ -28,7 +28,14 @@ SETTLE_SECONDS = 0.2
 SILENCE_SECONDS = 1.0
 """How long a connection that sends nothing may hold a stop."""
 
+LATE_SILENCE_SECONDS = 4.0
+"""The same for one that was established after the least TTL had been set: what it sent was dropped
+until a worker accepted it, and its system sends that again after 0.2 to 3 seconds."""
+
 _SO_ATTACH_FILTER = 26
+_IP_MINTTL = 21
+_IPV6_MINHOPCOUNT = 73
+_MAX_TTL = 255
 _UNKNOWN_QUEUE = 128
 """What is drained if the system does not report how much is queued."""
 
@@ -52,7 +59,7 @@ def _block(listener: socket.socket) -> bool:
     """Block one listener; the file of a unix socket was removed before, which is enough."""
     if listener.family not in (socket.AF_INET, socket.AF_INET6):
         return True
-    return sys.platform == "linux" and _attach_filter(listener)
+    return sys.platform == "linux" and (_attach_filter(listener) or _require_max_ttl(listener))
 
 
 def _attach_filter(listener: socket.socket) -> bool:
@@ -65,6 +72,39 @@ def _attach_filter(listener: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def _require_max_ttl(listener: socket.socket) -> bool:
+    """Drop each packet that may have passed a router (``IP_MINTTL``, ip(7)); needs no privilege.
+
+    Systems send packets with a TTL of 64 or 128, so in practice it drops all of them, also those of
+    this machine. Only a client on the same link that sends the full 255 still gets in.
+    """
+    try:
+        _set_least_ttl(listener, _MAX_TTL)
+    except OSError:
+        return False
+    return True
+
+
+def _set_least_ttl(sock: socket.socket, ttl: int) -> None:
+    # A socket of IPv6 that takes IPv4 too needs both.
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, ttl)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, ttl)
+
+
+def admit(connection: socket.socket) -> float:
+    """Let in what a new connection sends, and return how long it may be silent during a stop.
+
+    A handshake that was under way when the listener was blocked has inherited its least TTL.
+    """
+    if sys.platform != "linux" or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return SILENCE_SECONDS
+    if connection.getsockopt(socket.IPPROTO_IP, _IP_MINTTL) != _MAX_TTL:
+        return SILENCE_SECONDS
+    _set_least_ttl(connection, 0)
+    return LATE_SILENCE_SECONDS
 
 
 def connections_to_accept(
@@ -174,9 +214,12 @@ def silent_seconds(connection: socket.socket) -> float:
     return milliseconds / 1000
 
 
-def hang_up_if_silent(connection: socket.socket) -> None:
-    """Stop waiting for what a silent client might still send; what is being sent to it goes on."""
+def hang_up_if_silent(connection: socket.socket, patience: float) -> None:
+    """Stop waiting for what a silent client might still send; what is being sent to it goes on.
+
+    :param patience: what :func:`admit` has returned for it, in seconds
+    """
     # It may be closed meanwhile, which is as good.
     with suppress(OSError):
-        if silent_seconds(connection) >= SILENCE_SECONDS:
+        if silent_seconds(connection) >= patience:
             connection.shutdown(socket.SHUT_RD)

@@ -65,6 +65,19 @@ def script(path: Path, *args: str) -> list[str]:
     return [sys.executable, str(path), *args]
 
 
+def without_net_admin(command: list[str]) -> list[str]:
+    """Return a command line that may attach no filter, as in most containers."""
+    return ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *command]
+
+
+def as_nobody(command: list[str]) -> list[str]:
+    """Return a command line of another user, who may do nothing but read this Python."""
+    reads = "-all,+dac_read_search"
+    user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    capabilities = [f"--bounding-set={reads}", f"--inh-caps={reads}", f"--ambient-caps={reads}"]
+    return ["setpriv", *user, *capabilities, *command]
+
+
 def clean_environ(environ: Environ, config: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return this process' environment without what a server would obey, and the test's words.
 

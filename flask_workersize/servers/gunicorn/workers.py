@@ -23,6 +23,7 @@ from ..stopping import (
     SILENCE_SECONDS,
     StopSignal,
     WatchedSocket,
+    admit,
     hang_up_if_silent,
 )
 from .hooks import STOP_SIGNALS
@@ -55,7 +56,8 @@ class GracefulWorker(Worker):
 
     def init_process(self) -> None:
         """Watch for the stop of the server, then start as gunicorn's."""
-        self._open: set[Any] = set()
+        # Each with how long it may be silent during a stop.
+        self._open: dict[Any, float] = {}
         threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
         super().init_process()
 
@@ -97,9 +99,9 @@ class GracefulWorker(Worker):
         self.stop_signal.wait()
         time.sleep(SILENCE_SECONDS)
         while True:
-            for connection in list(self._open):
+            for connection, patience in self._open.copy().items():
                 # gthread's own connection changes its socket where TLS starts.
-                hang_up_if_silent(getattr(connection, "sock", connection))
+                hang_up_if_silent(getattr(connection, "sock", connection), patience)
             time.sleep(_CUT_EVERY_SECONDS)
 
 
@@ -127,13 +129,14 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
+        patience = admit(client)
         # TLS takes the descriptor over; a copy can still be shut down.
         watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
-        self._open.add(watched)
+        self._open[watched] = patience
         try:
             super().handle(listener, client if self.cfg.is_ssl else watched, addr)
         finally:
-            self._open.discard(watched)
+            del self._open[watched]
             watched.close()
 
 
@@ -230,25 +233,32 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
             for conn in self.keepalived_conns:
                 conn.timeout = 0.0
 
+    def enqueue_req(self, conn: Any) -> None:
+        """Pass a connection to the threads; what a new one sends is let in before it waits."""
+        if not hasattr(conn, "patience"):
+            conn.patience = admit(conn.sock)
+        super().enqueue_req(conn)
+
     def handle(self, conn: Any) -> Any:
         """Serve one connection, known to the thread that hangs up on silent clients."""
         if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
             conn.sock = WatchedSocket(conn.sock)
-        self._open.add(conn)
+        self._open[conn] = conn.patience
         try:
             return super().handle(conn)
         finally:
-            self._open.discard(conn)
+            conn.patience = SILENCE_SECONDS
+            self._open.pop(conn, None)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Close or keep a connection; gunicorn waits here for clients that do not hang up."""
-        self._open.add(conn)
+        self._open[conn] = SILENCE_SECONDS
         was_alive = self.alive
         if _CLOSES_KEPT and not was_alive:
             self.alive = True
         try:
             super().finish_request(conn, fs)
         finally:
-            self._open.discard(conn)
+            self._open.pop(conn, None)
             if not was_alive:
                 self.alive = False

@@ -34,7 +34,7 @@ from .. import systemd
 from ..app_import import LoadApp
 from ..health_port import make_monitor, open_health_port
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
-from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
+from ..stopping import SETTLE_SECONDS, admit, block_new_connections
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
@@ -77,6 +77,10 @@ class _Channel(HTTPChannel):
 
     server: Any
 
+    def __init__(self, server: Any, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        self._patience = admit(sock)
+        super().__init__(server, sock, *args, **kwargs)
+
     def service(self) -> None:
         self.server.owner.note_queue()
         if self.server.owner.stopped_at:
@@ -99,7 +103,7 @@ class _Channel(HTTPChannel):
         is_new = self.last_activity == self.creation_time
         silent_since = max(self.server.owner.stopped_at, self.last_activity)
         waits = is_new or self.request is not None
-        return bool(waits and time.time() < silent_since + SILENCE_SECONDS)
+        return bool(waits and time.time() < silent_since + self._patience)
 
 
 class _Server:
