@@ -8,17 +8,21 @@ The order of the questions is the policy:
 3. Was the last action a moment ago? Wait.
 4. Is a worker above its own bound? Recycle it.
 5. Is memory short? Recycle the worker that has grown most since it was warm. If none has grown,
-   that is no leak, and recycling does not help: remove a worker before memory runs out, and log
-   that the plan is too large.
+   that is no leak, and recycling does not help. If the workers explain the shortage, remove one
+   before memory runs out, and log that the plan is too large; if something else holds the memory,
+   removing workers does not help either: keep them, and log what holds it.
 6. Has memory been free for a while, and are there fewer workers than planned? Add one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from ..resources.gauge import MemoryState
+from ..resources.holders import NO_HOLDERS, Holders
 from ..runtime.snapshot import WorkerStats
 from ..sizing.plan import MB
 
@@ -28,6 +32,9 @@ PACE_SECONDS = 0.05
 HORIZON_SECONDS = 0.5
 """How far ahead growth is projected: some times what an action takes to have an effect."""
 
+SURPLUS_SECONDS = 2.0
+"""How far ahead, if several workers are removed at once: later ones would take longer to leave."""
+
 STUBBORN_SECONDS = 30.0
 """How long memory may stay short while workers are recycled, before that counts as ineffective."""
 
@@ -36,6 +43,9 @@ SLOW_PACE_SECONDS = 10.0
 
 LEAST_GAIN = 0.02
 """Share of the limit that a recycled worker has to give back at least: less is noise."""
+
+LEAST_GAIN_BESIDE_OTHERS = 0.1
+"""The same on a machine, for all workers together, as a share of what its others leave."""
 
 WARM_REQUESTS = 25
 """Requests after which a worker is warm: its caches are there, and what comes then is growth."""
@@ -49,6 +59,10 @@ LONGEST_CALM_SECONDS = 3600.0
 CRITICAL_SHARE = 0.9
 """Share of the limit above which workers are removed, and a server of one process is not ready.
 Closer to the limit the kernel takes back pages of the programs themselves, and all slows down."""
+
+TIGHT_SHARE = 0.8
+"""The same where more is at stake than one worker: if the kernel kills all processes of the group
+together (``memory.oom.group``), or puts them to sleep long before (``memory.high``)."""
 
 SAFE_SHARE = 0.97
 """Share of the limit that a second worker, beside the last one, may bring us to."""
@@ -72,11 +86,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Action:
-    """What to do, to which worker, and why."""
+    """What to do, to which worker, and why; ``count`` workers at once."""
 
     kind: Kind
     worker: WorkerStats | None = None
     reason: str = ""
+    count: int = 1
+    answers_kill: bool = False
+    """Whether this is about a worker that the kernel has killed."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +126,7 @@ class Observation:
     """What is the case; times are those of a monotonic clock."""
 
     now: float
-    limit_bytes: int
-    used_bytes: int
-    """Of the control group its working set, of the machine what is not available."""
-
-    is_group: bool
-    """Whether the limit is that of a control group, and not of the machine."""
-
+    memory: MemoryState
     planned: int
     wanted: int
     """Workers that there should be now."""
@@ -135,6 +146,32 @@ class Observation:
 
     growth_bytes: float = 0.0
     """How much more is used in a second."""
+
+    holders: Holders = NO_HOLDERS
+    """What else holds memory, as far as anybody has looked."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """The limit on memory."""
+        return self.memory.limit_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What is used of it."""
+        return self.memory.used_bytes
+
+    @property
+    def critical_bytes(self) -> float:
+        """What may be used before workers are removed."""
+        return critical_share(self.memory) * self.limit_bytes
+
+    @property
+    def least_gain_bytes(self) -> float:
+        """What a recycled worker has to give back at least."""
+        if self.memory.is_group:
+            return LEAST_GAIN * self.limit_bytes
+        left = max(self.limit_bytes - self.others_bytes, 0)
+        return LEAST_GAIN_BESIDE_OTHERS * left / max(len(self.workers), 1)
 
     @property
     def ready(self) -> list[WorkerStats]:
@@ -158,15 +195,20 @@ class Observation:
         return max(self.used_bytes - sum(worker.private_bytes for worker in self.workers), 0)
 
 
-def is_short(used_bytes: int, limit_bytes: int, growth_bytes: float, rules: Rules) -> bool:
+def critical_share(state: MemoryState) -> float:
+    """Return the share of a limit above which workers are removed."""
+    return TIGHT_SHARE if state.is_throttled or state.is_killed_together else CRITICAL_SHARE
+
+
+def is_short(state: MemoryState, growth_bytes: float, rules: Rules) -> bool:
     """Return whether something should be done, now or because of what is to come.
 
     It is where used is above the first share, or used + growth in a second × horizon above the
     critical one.
     """
-    ahead = used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS
-    is_full = used_bytes >= rules.recycle_share * limit_bytes
-    return is_full or ahead >= CRITICAL_SHARE * limit_bytes
+    ahead = state.used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS
+    is_full = state.used_bytes >= rules.recycle_share * state.limit_bytes
+    return is_full or ahead >= critical_share(state) * state.limit_bytes
 
 
 NOTHING = Action(Kind.NOTHING)
@@ -178,13 +220,12 @@ def decide(seen: Observation, rules: Rules) -> Action:
     acted = [done for done in seen.recent if done.action.kind is not Kind.WARN]
     last = acted[-1] if acted else None
     has_stand_in = last is not None and last.action.kind is Kind.REPLACE
-    if _was_killed(seen) and _can_spare_one(seen) and not has_stand_in:
-        reason = "The kernel killed a worker: the plan is too large for its peaks"
-        return Action(Kind.FEWER, None, reason)
+    if _was_killed(seen) and _can_spare(seen) and not has_stand_in:
+        return _answer_kill(seen, rules)
     if not ready or _is_under_way(seen, last, rules):
         return NOTHING
     if has_stand_in:
-        if len(ready) > 1 and _can_spare_one(seen):
+        if len(ready) > 1 and _can_spare(seen):
             return Action(Kind.FINISH, None, "its successor is ready")
         return Action(Kind.WARN, ready[0], "The worker that is to take over is not ready")
     if last and seen.now < last.at + PACE_SECONDS:
@@ -197,7 +238,7 @@ def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action
     if bound is not None and largest.private_bytes > bound:
         reason = f"has {_mb(largest.private_bytes)}, its bound is {_mb(bound)}"
         return _recycle(seen, largest, reason, rules)
-    if is_short(seen.used_bytes, seen.limit_bytes, seen.growth_bytes, rules):
+    if is_short(seen.memory, seen.growth_bytes, rules):
         return _under_pressure(seen, ready, rules)
     return _one_more(seen)
 
@@ -209,13 +250,16 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     """
     if not seen.workers or seen.used_share < rules.recycle_share:
         return NOTHING
-    worker = seen.workers[0]
+    worker, is_critical = seen.workers[0], seen.used_bytes >= seen.critical_bytes
+    has_grown = worker.grown_bytes >= seen.least_gain_bytes
+    if has_grown and is_critical:
+        return Action(Kind.EXIT, worker, f"This server holds {_mb(worker.private_bytes)}")
     if not _is_ours(seen, worker.grown_bytes, rules):
         return _blame_others(seen, f"this server has grown by {_mb(worker.grown_bytes)}")
-    has_grown = worker.grown_bytes >= LEAST_GAIN * seen.limit_bytes
     # One that needs so much to begin with would be as large after a new start.
-    kind = Kind.EXIT if has_grown and seen.used_share >= CRITICAL_SHARE else Kind.WARN
-    return Action(kind, worker, f"This server holds {_mb(worker.private_bytes)}")
+    if not _explains(seen, seen.used_bytes, rules):
+        return Action(Kind.WARN, None, _held_by(seen, "this server"))
+    return Action(Kind.WARN, worker, f"This server holds {_mb(worker.private_bytes)}")
 
 
 def _is_under_way(seen: Observation, last: Done | None, rules: Rules) -> bool:
@@ -228,44 +272,70 @@ def _is_under_way(seen: Observation, last: Done | None, rules: Rules) -> bool:
 def _is_ours(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
     """Return whether memory is short because of this server: on a machine others may be it."""
     excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
-    return seen.is_group or grown_bytes >= max(excess, 1)
+    return seen.memory.is_group or grown_bytes >= max(excess, 1)
 
 
 def _blame_others(seen: Observation, ours: str) -> Action:
     """Warn of others shortly before the end: that a machine is well used is no news."""
-    if seen.used_share < CRITICAL_SHARE:
+    if seen.used_bytes < seen.critical_bytes:
         return NOTHING
     return Action(Kind.WARN, None, f"Other processes hold it: {ours}")
+
+
+def _explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
+    """Return whether our workers would be short of memory if nothing else held any."""
+    return bytes_at_worst - seen.holders.total_bytes >= rules.recycle_share * seen.limit_bytes
+
+
+def _held_by(seen: Observation, who: str) -> str:
+    return f"Not held by {who}, but by {seen.holders}"
+
+
+def _answer_kill(seen: Observation, rules: Rules) -> Action:
+    """Remove a worker, unless something else had filled the memory when the kernel killed one."""
+    if not _explains(seen, seen.limit_bytes, rules):
+        reason = f"The kernel killed a worker. {_held_by(seen, 'the workers')}"
+        return Action(Kind.WARN, None, reason, answers_kill=True)
+    reason = "The kernel killed a worker: the plan is too large for its peaks"
+    return Action(Kind.FEWER, None, reason, answers_kill=True)
 
 
 def _was_killed(seen: Observation) -> bool:
     """Return whether the kernel has killed a worker that is not yet accounted for."""
     at = seen.oom_kill_at
     answers = (Kind.FEWER, Kind.FINISH, Kind.MORE)
-    answered = [done.at for done in seen.recent if done.action.kind in answers]
+    answered = [
+        done.at for done in seen.recent if done.action.kind in answers or done.action.answers_kill
+    ]
     return at is not None and at > max(answered, default=float("-inf"))
 
 
-def _can_spare_one(seen: Observation) -> bool:
-    """Return whether a ready worker stays if one is removed: masters let the oldest go."""
+def _can_spare(seen: Observation, count: int = 1) -> bool:
+    """Return whether a ready worker stays if some are removed: masters let the oldest go."""
     by_age = sorted(seen.workers, key=lambda worker: worker.age)
-    staying = by_age[max(len(by_age) - (seen.wanted - 1), 0) :]
+    staying = by_age[max(len(by_age) - (seen.wanted - count), 0) :]
     return any(worker.is_ready and not worker.is_leaving for worker in staying)
 
 
 def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action:
     total = sum(worker.grown_bytes for worker in ready)
-    if not _is_ours(seen, total, rules):
-        return _blame_others(seen, f"these workers have grown by {_mb(total)}")
     grown = max(ready, key=lambda worker: worker.grown_bytes)
-    if grown.grown_bytes >= LEAST_GAIN * seen.limit_bytes:
+    has_grown = grown.grown_bytes >= seen.least_gain_bytes
+    is_ours = _is_ours(seen, total, rules)
+    # Near the end whoever has grown is recycled, however much others hold.
+    if has_grown and (is_ours or seen.used_bytes >= seen.critical_bytes):
         return _recycle(seen, grown, f"grew {_mb(grown.grown_bytes)}", rules)
+    if not is_ours:
+        return _blame_others(seen, f"these workers have grown by {_mb(total)}")
     each = max(map(_needed_bytes, ready))
-    all_warm = seen.others_bytes + len(ready) * each
-    if max(seen.used_bytes, all_warm) < CRITICAL_SHARE * seen.limit_bytes:
+    at_worst = max(seen.used_bytes, seen.others_bytes + len(ready) * each)
+    if at_worst < seen.critical_bytes:
         return NOTHING
-    why = f"Recycling won't help: a fresh worker needs {_mb(each)}"
-    return _one_fewer(seen, f"{why}. The plan is too large")
+    if not _explains(seen, at_worst, rules):
+        return Action(Kind.WARN, None, _held_by(seen, "the workers"))
+    why = f"Recycling won't help: a fresh worker needs {_mb(each)}. The plan is too large"
+    soon = at_worst + max(seen.growth_bytes, 0.0) * SURPLUS_SECONDS
+    return _fewer(seen, why, (soon - seen.critical_bytes) / each)
 
 
 def _needed_bytes(worker: WorkerStats) -> int:
@@ -274,12 +344,15 @@ def _needed_bytes(worker: WorkerStats) -> int:
     return worker.private_bytes if warm is None else warm
 
 
-def _one_fewer(seen: Observation, reason: str) -> Action:
+def _fewer(seen: Observation, reason: str, surplus: float) -> Action:
+    """Remove a worker; all that are too many at once if the kernel is about to slow everything."""
     if len(seen.workers) > seen.wanted:
         # Old and new ones run side by side for a moment, as at a reload.
         return NOTHING
-    if _can_spare_one(seen):
-        return Action(Kind.FEWER, None, reason)
+    most = max(math.ceil(surplus), 1) if seen.memory.is_throttled else 1
+    for count in range(min(most, seen.wanted - 1), 0, -1):
+        if _can_spare(seen, count):
+            return Action(Kind.FEWER, None, reason, count)
     return Action(Kind.WARN, seen.ready[0], reason)
 
 
@@ -335,7 +408,7 @@ def _one_more(seen: Observation) -> Action:
     killed = seen.since if seen.oom_kill_at is None else seen.oom_kill_at
     since = max([seen.since, killed, *(done.at for done in changes)])
     then = seen.others_bytes + (seen.wanted + 1) * seen.peak_bytes
-    if then > CRITICAL_SHARE * seen.limit_bytes or seen.now - since < patience:
+    if then > seen.critical_bytes or seen.now - since < patience:
         return NOTHING
     return Action(Kind.MORE, None, "there is room again")
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from ..log import say
 from ..resources.gauge import MemoryGauge, MemoryState
+from ..resources.holders import NO_HOLDERS
 from ..resources.processes import peak_resident_memory, process_memory, resident_memory
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
@@ -66,6 +67,9 @@ PEAK_SECONDS = 3600.0
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
+
+HOLDERS_SECONDS = 2.0
+"""How long what else holds memory counts as known: to find it, every process is looked at."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
@@ -193,6 +197,7 @@ class GuardTask(Task):
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
         self._since = float("-inf")
+        self._holders, self._holders_at = NO_HOLDERS, float("-inf")
         self._said: dict[Kind, float] = {}
         self._surge = self._fewer = 0
         self.interval = SELDOM_SECONDS
@@ -217,7 +222,7 @@ class GuardTask(Task):
         if self._board.workers_oom_killed > self._oom_kills:
             self._oom_kills, self._oom_kill_at = self._board.workers_oom_killed, now
         growth = self._growth(now, state)
-        is_pressing = guard.is_short(state.used_bytes, state.limit_bytes, growth, rules)
+        is_pressing = guard.is_short(state, growth, rules)
         self.interval = self._pace(now, state, rules, is_pressing)
         is_measured = is_pressing or rules.worker_max_bytes is not None or self._fewer > 0
         action = guard.NOTHING
@@ -226,10 +231,12 @@ class GuardTask(Task):
             if is_measured:
                 snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
             seen = self._observe(now, snapshot, state, growth)
-            action = (guard.decide_alone if self._is_alone else guard.decide)(seen, rules)
-            if action.kind in _DEEDS:
+            decide = guard.decide_alone if self._is_alone else guard.decide
+            action = decide(seen, rules)
+            is_guess = action.kind is Kind.WARN and now >= self._holders_at + HOLDERS_SECONDS
+            if action.kind in _DEEDS or is_guess:
                 seen = self._observe_closely(now, state, growth)
-                action = guard.decide(seen, rules)
+                action = decide(seen, rules)
             if action.kind is not Kind.NOTHING and self._act(now, action, rules):
                 self._log(now, action, seen, rules)
         self._show(now, action)
@@ -241,6 +248,9 @@ class GuardTask(Task):
             snapshot = replace(snapshot, workers=())
         largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
         snapshot = _known(snapshot, self.sampling.measure(largest))
+        if now >= self._holders_at + HOLDERS_SECONDS:
+            self._holders = self._gauge.holders(state, [row.pid for row in snapshot.workers])
+            self._holders_at = now
         return self._observe(now, snapshot, state, growth)
 
     def _pace(self, now: float, state: MemoryState, rules: Rules, is_pressing: bool) -> float:
@@ -249,7 +259,7 @@ class GuardTask(Task):
         longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
         if not state.is_group:
             return longest
-        free = guard.CRITICAL_SHARE * state.limit_bytes - state.used_bytes
+        free = guard.critical_share(state) * state.limit_bytes - state.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _growth(self, now: float, state: MemoryState) -> float:
@@ -274,9 +284,7 @@ class GuardTask(Task):
             self._peak, self._peak_at = largest, now
         return Observation(
             now=now,
-            limit_bytes=state.limit_bytes,
-            used_bytes=state.used_bytes,
-            is_group=state.is_group,
+            memory=state,
             planned=snapshot.wanted + self._fewer - self._surge,
             wanted=snapshot.wanted,
             workers=snapshot.workers,
@@ -285,6 +293,7 @@ class GuardTask(Task):
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             since=self._since,
             growth_bytes=growth,
+            holders=self._holders if now < self._holders_at + HOLDERS_SECONDS else NO_HOLDERS,
         )
 
     def _act(self, now: float, action: Action, rules: Rules) -> bool:
@@ -294,7 +303,8 @@ class GuardTask(Task):
             return False
         if kind in _STEPS:
             surge, fewer = _STEPS[kind]
-            self._surge, self._fewer = self._surge + surge, self._fewer + fewer
+            self._surge += surge
+            self._fewer += fewer * action.count
             self._scaler.set_target("guard", self._surge - self._fewer)
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
             self._board.is_exit_asked = True
@@ -303,7 +313,7 @@ class GuardTask(Task):
             self._acted_at = now
             is_change = kind in (Kind.FEWER, Kind.MORE)
             (self._changes if is_change else self._recent).append(Done(now, action))
-        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
+        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE) or action.answers_kill:
             self._oom_kill_at = None
         return True
 
@@ -320,7 +330,7 @@ class GuardTask(Task):
         line = {
             Kind.RECYCLE: f"recycling worker {pid} ({reason}); {used}",
             Kind.REPLACE: f"starting a worker to replace {pid} ({reason}); {used}",
-            Kind.FEWER: f"removing a worker; {used}. {reason}",
+            Kind.FEWER: f"removing {_workers(action.count)}; {used}. {reason}",
             Kind.MORE: f"adding a worker ({reason}); {used}",
             Kind.WARN: f"{used}. {reason}",
             Kind.EXIT: f"{leaving}; {used}. {reason}",
@@ -333,7 +343,7 @@ class GuardTask(Task):
         if kind is Kind.EXIT and not rules.exits:
             remedy = "NOW_LMS_MEMORY_GUARD=exit has the service manager restart it in time."
             return f" Give it more memory, or find what grows. {remedy}"
-        if kind not in (Kind.FEWER, Kind.WARN) or not seen.is_group or self._is_alone:
+        if kind not in (Kind.FEWER, Kind.WARN) or not seen.memory.is_group or self._is_alone:
             return ""
         workers = guard.fitting_workers(seen, rules)
         memory_mb = max(self._plan.memory_available_mb // workers, 1)
@@ -348,6 +358,10 @@ class GuardTask(Task):
             state = GuardState.RECYCLING
         at_worst = {Kind.EXIT: GuardState.CRITICAL, Kind.WARN: GuardState.WARN}
         self._board.guard = at_worst.get(action.kind, state)
+
+
+def _workers(count: int) -> str:
+    return "a worker" if count == 1 else f"{count} workers"
 
 
 _USUAL = frozenset({Kind.RECYCLE, Kind.REPLACE, Kind.MORE})

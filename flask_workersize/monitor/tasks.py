@@ -32,7 +32,7 @@ def make_loop(
     settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
     known = given.memory_limit, given.cpus
-    gauge = MemoryGauge()
+    gauge = MemoryGauge(launcher=master)
     scaler = make_scaler(board, master)
     guard = GuardTask(board, plan, rules_of(settings), scaler, gauge)
     return MonitorLoop(

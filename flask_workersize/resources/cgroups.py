@@ -47,6 +47,11 @@ class Limit:
     cache: int = 0
 
     @property
+    def is_throttling(self) -> bool:
+        """Whether the kernel slows all processes above it, instead of ending one."""
+        return self.source.endswith(":memory.high")
+
+    @property
     def used(self) -> int:
         """Bytes that cannot be had without swapping: usage less page cache."""
         return max(self.usage - self.cache, 0)
@@ -82,6 +87,15 @@ class ControlGroups:
         # Version 1 also knows the limits of ancestors that are not to be seen from here. Where they
         # are, it repeats them: the group that really has the limit is to be named.
         return sorted(found, key=lambda limit: limit.source.endswith(_INHERITED))
+
+    def is_killed_together(self) -> bool:
+        """Return whether the OOM killer ends all processes of this group, or of one above it.
+
+        "memory.oom.group" (cgroup-v2.rst), which Kubernetes sets from 1.28 on, and systemd with
+        ``OOMPolicy=kill``.
+        """
+        files = [f"{folder}/memory.oom.group" for folder in self._folders if self._is_v2]
+        return any((self._reader.text(file) or "").strip() == "1" for file in files)
 
     def usage(self, folder: str) -> int:
         """Return what a group holds, in bytes."""

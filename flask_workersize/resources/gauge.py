@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from .cgroups import ControlGroups, Limit
 from .files import Files, NotingReader
+from .holders import NO_HOLDERS, Holders, read_holders
 from .host import host_memory
 
 LIMITS_SECONDS = 0.9
@@ -29,6 +30,14 @@ class MemoryState:
     """Of a control group usage less page cache, of the machine what is not available."""
 
     is_group: bool
+    at: str = ""
+    """The folder of the group."""
+
+    is_throttled: bool = False
+    """Whether the limit is ``memory.high``, above which the kernel puts every process to sleep."""
+
+    is_killed_together: bool = False
+    """Whether the kernel kills all processes of the group at once (``memory.oom.group``)."""
 
 
 class MemoryGauge:
@@ -36,7 +45,7 @@ class MemoryGauge:
 
     Between two full readings only the usage of each group is read: its statistics cost the kernel
     several times as much, and are read when they could matter. ``host`` returns total and available
-    memory of the machine, in bytes.
+    memory of the machine, in bytes; ``launcher`` is the process of the launcher.
     """
 
     def __init__(
@@ -44,14 +53,17 @@ class MemoryGauge:
         host: Callable[[], tuple[int, int]] = host_memory,
         files: Files | None = None,
         clock: Callable[[], float] = time.monotonic,
+        launcher: int = 0,
     ) -> None:
         self._host = host
         self._total = host()[0]
         # On other systems there are no such files, and so no groups.
         self._groups = ControlGroups(NotingReader(files))
         self._clock = clock
+        self._launcher = launcher
         self._limits: list[Limit] = []
         self._due = float("-inf")
+        self._is_killed_together = False
 
     def read(self) -> MemoryState:
         """Return the state of the group that is fullest; of the machine where none has a limit."""
@@ -60,16 +72,33 @@ class MemoryGauge:
             total, available = self._host()
             return MemoryState(total, total - available, False)
         fullest = max(self._limits, key=lambda item: item.used / item.value)
-        return MemoryState(int(fullest.value), fullest.used, True)
+        return MemoryState(
+            int(fullest.value),
+            fullest.used,
+            True,
+            fullest.at,
+            fullest.is_throttling,
+            self._is_killed_together,
+        )
 
     def _look(self) -> Iterable[Limit]:
         now = self._clock()
         if now < self._due:
             return map(self._again, self._limits)
         self._due = now + LIMITS_SECONDS
+        self._is_killed_together = self._groups.is_killed_together()
         found = [item for item in self._groups.memory_limits() if 0 < item.value < self._total]
         # Of the limits of one group the least is the nearest.
         return {item.at: item for item in sorted(found, key=lambda item: -item.value)}.values()
+
+    def holders(self, state: MemoryState, workers: Collection[int]) -> Holders:
+        """Return what holds memory beside these workers: costly, some milliseconds.
+
+        Of the machine, where everybody else is a neighbour, nothing is known.
+        """
+        if not state.is_group:
+            return NO_HOLDERS
+        return read_holders(state.at, self._launcher, workers)
 
     def oom_kills(self) -> int | None:
         """Return how many processes near this one the OOM killer has killed so far.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask_workersize.monitor.guard import Action, Done, Kind, Observation, Rules
+from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.runtime.snapshot import WorkerMemory, WorkerStats
 from tests.health.snapshots import row
 from tests.plain import MB
@@ -41,9 +42,7 @@ def seen(
     return Observation(
         **{
             "now": 10.0,
-            "limit_bytes": LIMIT_MB * MB,
-            "used_bytes": used * MB,
-            "is_group": group,
+            "memory": MemoryState(LIMIT_MB * MB, used * MB, group),
             "planned": count,
             "wanted": count,
             "workers": workers,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,11 +14,14 @@ from flask_workersize.monitor.guard import (
     CALM_SECONDS,
     LONGEST_CALM_SECONDS,
     PACE_SECONDS,
+    TIGHT_SHARE,
     WARM_REQUESTS,
     Kind,
     Rules,
 )
+from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from tests.monitor.world import App, World
+from tests.plain import MB
 
 # A world that fails is read as it is: to look for a smaller one takes minutes.
 worlds = settings(deadline=None, max_examples=10, phases=[Phase.reuse, Phase.generate])
@@ -220,6 +225,115 @@ def test_kills_one_right_after_the_other_leave_a_worker_that_is_ready(at_once: i
     assert world.crashed == at_once
     world.run(5)
     assert world.wanted == len(world.serving) == 1
+
+
+HOLDERS: dict[str, Callable[[int], Holders]] = {
+    "tmpfs": lambda size: Holders(shmem_bytes=size),
+    "child": lambda size: Holders(started_bytes=size),
+    "neighbour": lambda size: Holders(others_bytes=size),
+    "launcher": lambda size: Holders(launcher_bytes=size),
+}
+
+
+def growing(
+    what: str, begin: float, most: float, mb_per_second: float
+) -> Callable[[World], Holders]:
+    """Return something that takes more and more memory from a time on, in MB."""
+
+    def held(world: World) -> Holders:
+        size = min(max(world.now - begin, 0) * mb_per_second, most)
+        return HOLDERS[what](int(size * MB))
+
+    return held
+
+
+@pytest.mark.parametrize("what", HOLDERS)
+@worlds
+@given(st.integers(1, 5), st.floats(180, 400), st.floats(1, 100), st.floats(0.75, 1.2))
+def test_what_no_worker_holds_costs_no_worker(
+    what: str, planned: int, limit: float, speed: float, share: float
+) -> None:
+    """Workers of some MB, in a group that something else fills; also above its limit.
+
+    Then the kernel kills, workers too; but fewer of them would be killed just as well.
+    """
+    app = App(5, 7)
+    free = limit - 60 - planned * app.warm
+    world = World(app, planned, limit, held=growing(what, 3, free * share, speed)).run(60)
+    assert world.fewer == 0
+    assert world.wanted == planned
+    reasons = {past.action.reason for past in world.done}
+    assert all("Not held by the workers, but by" in reason for reason in reasons)
+    assert all(str(world.held(world)).partition(":")[0] in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("what", HOLDERS)
+def test_leak_is_recycled_whatever_else_holds_memory(what: str) -> None:
+    held = growing(what, 0, 500, 100)
+    world = World(App(20, 40, leak=0.2), 4, 1000, held=held).run(120)
+    check(world)
+    assert set(world.kinds()) == {Kind.RECYCLE}
+
+
+def test_child_that_comes_and_goes_changes_nothing() -> None:
+    """Nor does the number of workers go to and fro."""
+
+    def child(world: World) -> Holders:
+        size = 200 if world.now % 6 < 3 else 0
+        return replace(NO_HOLDERS, started_bytes=size * MB, started_name="ffmpeg")
+
+    world = World(App(5, 7), 4, 300, held=child).run(60)
+    assert world.kinds() == []
+    assert world.crashed == 0
+
+
+@pytest.mark.parametrize("others", [300, 750, 900])
+@pytest.mark.parametrize("planned", [1, 3])
+def test_leak_on_a_machine_that_others_fill_is_recycled_before_its_end(
+    others: int, planned: int
+) -> None:
+    """Workers of 20 MB that leak, on a machine of 1000 MB."""
+    app = App(10, 20, leak=0.05)
+    free = 1000 - others - planned * app.warm
+    world = World(
+        app, planned, 1000, 10, look_seconds=0.25, shared=lambda world: others, is_group=False
+    )
+    seconds = 4 * free / (0.05 * 10)
+    while world.now < seconds:
+        world.run(1)
+        assert world.used < 1000
+    assert set(world.kinds()) <= {Kind.RECYCLE, Kind.REPLACE, Kind.FINISH}
+    assert world.kinds()
+
+
+def test_leak_beside_huge_pages_is_recycled() -> None:
+    """48 GB of 64 GB are others'."""
+    world = World(
+        App(100, 200, leak=1), 9, 65536, 9, look_seconds=1, shared=lambda w: 48000, is_group=False
+    )
+    for _ in range(40):
+        world.run(100)
+        assert world.used < 65536
+    assert Kind.RECYCLE in world.kinds()
+
+
+def test_memory_high_lets_all_that_are_too_many_go_at_once() -> None:
+    """Above it the kernel puts everybody to sleep: there is no time for one after the other."""
+    world = World(App(20, 100), 6, 500, requests_per_second=12, is_throttled=True)
+    while not world.kinds():
+        world.run(0.05)
+    (first,) = (past for past in world.done if past.action.kind is Kind.FEWER)
+    assert first.action.count > 1
+    world.run(60)
+    assert set(world.kinds()) == {Kind.FEWER}
+    assert world.used < TIGHT_SHARE * world.limit
+    assert world.wanted == len(world.serving) == 3
+
+
+def test_group_that_is_killed_together_keeps_more_room() -> None:
+    world = World(App(20, 100), 6, 800, requests_per_second=12, is_killed_together=True).run(60)
+    assert set(world.kinds()) == {Kind.FEWER}
+    assert world.used < TIGHT_SHARE * world.limit
 
 
 def test_neighbours_on_the_same_machine_cost_no_worker() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
@@ -25,6 +25,7 @@ from flask_workersize.monitor.memory import (
 )
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
+from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, State, WorkerMemory, WorkerStats
@@ -41,9 +42,13 @@ class Figures(MemoryGauge):
 
     def __init__(self, used: float = 100, is_group: bool = True) -> None:
         self.used, self.limit, self.is_group = used, LIMIT_MB, is_group
+        self.held = NO_HOLDERS
 
     def read(self) -> MemoryState:
         return MemoryState(self.limit * MB, int(self.used * MB), self.is_group)
+
+    def holders(self, state: MemoryState, workers: Collection[int]) -> Holders:
+        return self.held
 
 
 class Notebook(Scaler):

@@ -14,6 +14,8 @@ from flask_workersize.monitor.guard import (
     Rules,
     decide,
 )
+from flask_workersize.resources.gauge import MemoryState
+from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from flask_workersize.runtime.snapshot import WorkerMemory
 from tests.health.snapshots import row
 from tests.plain import MB
@@ -76,6 +78,9 @@ class World:
     :param look_seconds: how often the guard looks
     :param shared: what is not a worker's own, in MB
     :param is_group: whether the limit is that of a control group
+    :param held: what no worker holds, and can be found out
+    :param is_throttled: whether the limit is memory.high
+    :param is_killed_together: whether the kernel kills all at once
     """
 
     app: App
@@ -88,6 +93,9 @@ class World:
     look_seconds: float = 0.05
     shared: Callable[[World], float] = lambda world: 60
     is_group: bool = True
+    held: Callable[[World], Holders] = lambda world: NO_HOLDERS
+    is_throttled: bool = False
+    is_killed_together: bool = False
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
@@ -118,7 +126,8 @@ class World:
     @property
     def used(self) -> float:
         """Memory that is used, in MB."""
-        return self.shared(self) + sum(map(self.own, self.processes))
+        held = self.held(self).total_bytes / MB
+        return self.shared(self) + held + sum(map(self.own, self.processes))
 
     def own(self, one: Process) -> float:
         """Return what a worker has of its own, in MB."""
@@ -184,7 +193,7 @@ class World:
             return
         self.done.append(Done(self.now, action))
         surge, fewer = STEPS.get(action.kind, (0, 0))
-        self.surge, self.fewer = self.surge + surge, self.fewer + fewer
+        self.surge, self.fewer = self.surge + surge, self.fewer + fewer * action.count
         if action.kind is Kind.RECYCLE:
             assert action.worker is not None
             (told,) = (one for one in self.processes if one.age == action.worker.age)
@@ -201,9 +210,13 @@ class World:
         grown = (self.usage[-1] - self.usage[0]) / (len(self.usage) * self.look_seconds)
         return Observation(
             now=self.now,
-            limit_bytes=int(self.limit * MB),
-            used_bytes=self.usage[-1],
-            is_group=self.is_group,
+            memory=MemoryState(
+                int(self.limit * MB),
+                self.usage[-1],
+                self.is_group,
+                is_throttled=self.is_throttled,
+                is_killed_together=self.is_killed_together,
+            ),
             planned=self.planned,
             wanted=self.wanted,
             workers=tuple(
@@ -220,6 +233,7 @@ class World:
             recent=tuple(self.done),
             since=self.since,
             growth_bytes=grown,
+            holders=self.held(self),
         )
 
     def memory(self, one: Process) -> WorkerMemory:
@@ -231,7 +245,7 @@ class World:
         """Return who still serves when the guard and the master have let somebody go."""
         going = {action.worker.age} if action.kind is Kind.RECYCLE and action.worker else set()
         if action.kind in (Kind.FEWER, Kind.FINISH):
-            many = max(len(self.processes) - (self.wanted - 1), 0)
+            many = max(len(self.processes) - (self.wanted - action.count), 0)
             going = {one.age for one in self.processes[:many]}
         return [one for one in self.serving if one.age not in going]
 

@@ -1,0 +1,127 @@
+"""What holds the memory of a control group beside the workers of this server.
+
+Read only if memory is short: it looks at every process of the group.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from .files import NotingReader, whole_number
+from .processes import held_memory, private_memory
+
+_MB = 1024 * 1024
+
+_MOST_PROCESSES = 2000
+_MOST_MEASURED = 20
+"""Processes whose private memory is counted page by page, the largest first."""
+
+_LEAST_SHARE = 0.2
+"""Share of the whole from which a holder is named."""
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Memory that no worker holds, in bytes; page cache is not in it, which the kernel can drop."""
+
+    shmem_bytes: int = 0
+    """Files of a tmpfs, and memory that processes share (memory.stat, "shmem")."""
+
+    started_bytes: int = 0
+    """Processes that the app or the server has started, and that are no workers."""
+
+    others_bytes: int = 0
+    """All other processes of the group, those that were started and left alone included."""
+
+    launcher_bytes: int = 0
+    """The launcher's own."""
+
+    started_name: str = ""
+    other_name: str = ""
+    """The largest of them."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.shmem_bytes + self.started_bytes + self.others_bytes + self.launcher_bytes
+
+    def __str__(self) -> str:
+        """Return what holds most, as "tmpfs and shared memory (120 MB)"."""
+        named = {
+            "tmpfs and shared memory": self.shmem_bytes,
+            f"processes that the app started (such as {self.started_name})": self.started_bytes,
+            f"other processes (such as {self.other_name})": self.others_bytes,
+            "the launcher": self.launcher_bytes,
+        }
+        found = sorted(named.items(), key=lambda item: -item[1])
+        least = max(_LEAST_SHARE * self.total_bytes, 1)
+        return ", ".join(f"{what}: {size // _MB} MB" for what, size in found if size >= least)
+
+
+NO_HOLDERS = Holders()
+
+
+def read_holders(folder: str, launcher: int, workers: Collection[int]) -> Holders:
+    """Return what holds the memory of a control group beside these workers.
+
+    :param folder: the folder of the group
+    :param launcher: the process of the launcher; of a server of one process that of its worker
+    :param workers: the processes of the workers
+    """
+    parents = {pid: parent for pid in _processes(folder) if (parent := _parent(pid)) is not None}
+    ours = {launcher, os.getpid(), *workers}
+    found = sorted(((held_memory(pid), pid) for pid in parents if pid not in ours), reverse=True)
+    # A process that was forked without a new program shares memory with its parent.
+    largest = [
+        (min(held, private_memory(pid) or held), pid) for held, pid in found[:_MOST_MEASURED]
+    ]
+    held_by = [*largest, *found[_MOST_MEASURED:]]
+    started = [item for item in held_by if ours.intersection(_ancestors(item[1], parents))]
+    others = [item for item in held_by if item not in started]
+    stat = NotingReader().table(f"{folder}/memory.stat", ("shmem", "total_shmem"))
+    launcher_held = min(held_memory(launcher), private_memory(launcher))
+    return Holders(
+        shmem_bytes=stat.get("total_shmem", stat.get("shmem", 0)),
+        started_bytes=sum(held for held, _ in started),
+        others_bytes=sum(held for held, _ in others),
+        launcher_bytes=0 if launcher in workers else launcher_held,
+        started_name=_name(max(started, default=(0, 0))[1]),
+        other_name=_name(max(others, default=(0, 0))[1]),
+    )
+
+
+def _processes(folder: str) -> list[int]:
+    """Return the processes of a group and of all below it; those outside of our view are 0."""
+    reader = NotingReader()
+    texts = (reader.text(f"{below}/cgroup.procs") or "" for below, _, _ in os.walk(folder))
+    pids = (whole_number(line) for text in texts for line in text.split())
+    return list(islice((pid for pid in pids if pid), _MOST_PROCESSES))
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    # A process that ends meanwhile can give its number to another: no longer chain than there are.
+    for _ in range(len(parents)):
+        if (parent := parents.get(pid)) is None:
+            return
+        yield parent
+        pid = parent
+
+
+def _parent(pid: int) -> int | None:
+    """Return the process that has started another; ``None`` if that is gone."""
+    fields = _stat(pid).rpartition(")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else None
+
+
+def _name(pid: int) -> str:
+    """Return the name of a program, whatever characters it has made that of."""
+    name = _stat(pid).partition("(")[2].rpartition(")")[0]
+    return "".join(char if char.isprintable() else "?" for char in name)
+
+
+def _stat(pid: int) -> str:
+    """Return the line of proc_pid_stat(5)."""
+    return NotingReader().text(f"/proc/{pid}/stat") or ""
