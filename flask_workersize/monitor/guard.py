@@ -371,17 +371,6 @@ def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
     return bool(recycled) and seen.now - recycled[-1] < SLOW_PACE_SECONDS
 
 
-def fitting_workers(seen: Observation, rules: Rules) -> int:
-    """Return how many workers fit, each as large as the largest was, at least 1.
-
-    What is not private to workers is used anyway: (share of the limit - others) / private, rounded
-    down.
-    """
-    room = rules.recycle_share * seen.limit_bytes - seen.others_bytes
-    largest = max([1, seen.peak_bytes, *(worker.private_bytes for worker in seen.workers)])
-    return max(1, int(room // largest))
-
-
 def _recycle(seen: Observation, worker: WorkerStats, reason: str, rules: Rules) -> Action:
     """Recycle a worker; the last one only after another is ready."""
     if _recycling_ineffective(seen, rules):

@@ -19,10 +19,11 @@ from ..resources.holders import NO_HOLDERS
 from ..resources.processes import peak_resident_memory, process_memory, resident_memory
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
-from ..sizing.plan import MB, SizingPlan
+from ..sizing.plan import MB
 from . import guard
 from .guard import Action, Done, Kind, Observation, Rules
 from .loop import Look, Task
+from .remedy import Remedy
 from .scaling import Scaler
 
 OFTEN_SECONDS = 0.05
@@ -61,9 +62,6 @@ GROWTH_SECONDS = 0.4
 
 CANDIDATES = 4
 """Workers that are measured to choose one: those with most memory."""
-
-PEAK_SECONDS = 3600.0
-"""How long the most that a worker had is remembered."""
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
@@ -174,14 +172,14 @@ class GuardTask(Task):
     def __init__(
         self,
         board: Scoreboard,
-        plan: SizingPlan,
+        remedy: Remedy,
         rules: Rules | None,
         scaler: Scaler,
         gauge: MemoryGauge,
     ) -> None:
         self._board = board
-        self._plan = plan
-        self._is_alone = plan.server == "waitress"
+        self._remedy = remedy
+        self._is_alone = remedy.is_alone
         self._rules = rules
         self._scaler = scaler
         self._gauge = gauge
@@ -191,8 +189,6 @@ class GuardTask(Task):
         self._changes: deque[Done] = deque(maxlen=200)
         self._acted_at = float("-inf")
         self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
-        self._peak = 0
-        self._peak_at = float("-inf")
         self._oom_kills = board.workers_oom_killed
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
@@ -278,17 +274,14 @@ class GuardTask(Task):
     def _observe(
         self, now: float, snapshot: Snapshot, state: MemoryState, growth: float
     ) -> Observation:
-        # The most that a worker had is remembered for a while: an outlier is not the rule.
-        largest = max((row.private_bytes for row in snapshot.workers), default=0)
-        if largest >= self._peak or now > self._peak_at + PEAK_SECONDS:
-            self._peak, self._peak_at = largest, now
+        self._remedy.note(now, snapshot.workers)
         return Observation(
             now=now,
             memory=state,
             planned=snapshot.wanted + self._fewer - self._surge,
             wanted=snapshot.wanted,
             workers=snapshot.workers,
-            peak_bytes=self._peak,
+            peak_bytes=self._remedy.peak_bytes,
             oom_kill_at=self._oom_kill_at,
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             since=self._since,
@@ -336,18 +329,18 @@ class GuardTask(Task):
             Kind.EXIT: f"{leaving}; {used}. {reason}",
         }[kind]
         level = logging.INFO if kind in _USUAL else logging.WARNING
-        say(level, f"memory: {line}.{self._advice(kind, seen, rules)}")
+        say(level, f"memory: {line}.{self._advice(action, seen, rules)}")
 
-    def _advice(self, kind: Kind, seen: Observation, rules: Rules) -> str:
+    def _advice(self, action: Action, seen: Observation, rules: Rules) -> str:
         """Return what to set if the plan is too large."""
+        kind = action.kind
         if kind is Kind.EXIT and not rules.exits:
             remedy = "NOW_LMS_MEMORY_GUARD=exit has the service manager restart it in time."
             return f" Give it more memory, or find what grows. {remedy}"
-        if kind not in (Kind.FEWER, Kind.WARN) or not seen.memory.is_group or self._is_alone:
+        is_plan = kind is Kind.FEWER or (kind is Kind.WARN and action.worker is not None)
+        if not is_plan or not seen.memory.is_group or self._is_alone:
             return ""
-        workers = guard.fitting_workers(seen, rules)
-        memory_mb = max(self._plan.memory_available_mb // workers, 1)
-        return f" Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
+        return " " + self._remedy.advise(seen.now, seen.limit_bytes, seen.others_bytes)
 
     def _show(self, now: float, action: Action) -> None:
         """Enter the state of the guard in the scoreboard."""

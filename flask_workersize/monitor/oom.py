@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from ..log import say
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
-from ..sizing.plan import MB, SizingPlan
+from ..sizing.plan import MB
 from .loop import Look, Task
+from .remedy import Remedy, others_bytes
 
 INTERVAL_SECONDS = 0.5
 
-EXPIRE_SECONDS = 10.0
+EXPIRE_SECONDS = 5.0
 """How long a worker may take to be gone after its OOM kill was counted; after that it was another
 process of the group."""
 
@@ -30,11 +31,9 @@ class OomDetector(Task):
 
     interval = INTERVAL_SECONDS
 
-    def __init__(
-        self, board: Scoreboard, plan: SizingPlan, count: Callable[[], int | None]
-    ) -> None:
+    def __init__(self, board: Scoreboard, remedy: Remedy, count: Callable[[], int | None]) -> None:
         self._board = board
-        self._plan = plan
+        self._remedy = remedy
         self._count = count
         self._before = count()
         # A monitor that is started again goes on where the one before it left off.
@@ -42,7 +41,7 @@ class OomDetector(Task):
         self._known = {(row.pid, row.start_time) for row in board.killed()}
         self._gone: list[WorkerStats] = []
         self._pending = self._unsaid = 0
-        self._say_again = self._expires = float("-inf")
+        self._say_again = self._say_others_again = self._expires = float("-inf")
 
     def run(self, now: float, look: Look) -> None:
         """Find who is gone, and whether the OOM killer ended them."""
@@ -52,8 +51,8 @@ class OomDetector(Task):
             self._pending += kills
             self._expires = now + EXPIRE_SECONDS
             self._board.count("oom_kills", kills)
-        elif now >= self._expires:
-            self._pending = 0
+        elif now >= self._expires and self._pending:
+            self._say_others(now, snapshot)
         crashed = snapshot.stored["crashed"] - self._crashed
         self._crashed += crashed
         if crashed:
@@ -68,7 +67,7 @@ class OomDetector(Task):
             self._say_killed(crashed - by_kernel)
         if self._unsaid and now >= self._say_again:
             self._say_again = now + SAY_SECONDS
-            self._say_oom("worker", self._gone, self._unsaid, snapshot)
+            self._say_oom("worker", self._gone, self._unsaid, snapshot, now)
             self._unsaid = 0
         if not self._unsaid:
             self._gone = []
@@ -76,18 +75,18 @@ class OomDetector(Task):
     def end(self, snapshot: Snapshot) -> None:
         """Log whether the OOM killer ended the master itself."""
         if self._new_kills():
-            is_alone = self._plan.server == "waitress"
+            is_alone = self._remedy.is_alone
             who, rows = ("server", snapshot.workers) if is_alone else ("master", ())
-            self._say_oom(who, rows, 1, snapshot)
+            self._say_oom(who, rows, 1, snapshot, self._expires)
 
     def _new_kills(self) -> int:
         before, self._before = self._before, self._count()
         return 0 if before is None or self._before is None else max(self._before - before, 0)
 
     def _say_oom(
-        self, who: str, gone: Sequence[WorkerStats], count: int, snapshot: Snapshot
+        self, who: str, gone: Sequence[WorkerStats], count: int, snapshot: Snapshot, now: float
     ) -> None:
-        limit_mb = snapshot.stored["memory_limit_bytes"] // MB
+        plan = self._remedy.plan
         sizes = [(row.memory.rss_bytes // MB, row.pid) for row in gone if row.memory]
         size, pid = max(sizes, default=(None, 0))
         named = f"{'a' if who == 'worker' else 'the'} {who} was OOM-killed"
@@ -95,19 +94,30 @@ class OomDetector(Task):
             named = f"{who} {pid} was OOM-killed at {size} MB"
         if count > 1:
             named += f", and {count - 1} more"
-        planned = f"{self._plan.workers} × {self._plan.worker_memory_mb} MB"
-        advice = self._advice(size, limit_mb)
-        say(logging.ERROR, f"{named} (limit {limit_mb} MB, plan {planned}). {advice}")
+        planned = f"{plan.workers} × {plan.worker_memory_mb} MB"
+        limit = snapshot.stored["memory_limit_bytes"]
+        # What it shared was in its size too; but it has grown since that was measured.
+        size_mb = 2 * plan.worker_memory_mb if size is None else size
+        self._remedy.note(now, gone, size_mb * MB)
+        self._remedy.note_kill(min(plan.workers, snapshot.wanted))
+        advice = "Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
+        if not self._remedy.is_alone:
+            advice = self._remedy.advise(now, limit, others_bytes(snapshot))
+        say(logging.ERROR, f"{named} (limit {limit // MB} MB, plan {planned}). {advice}")
 
-    def _advice(self, size_mb: int | None, limit_mb: int) -> str:
-        if self._plan.server == "waitress":
-            return "Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
-        if self._plan.workers == 1:
-            return "Give it more memory: it has one worker already."
-        size_mb = self._plan.worker_memory_mb * 2 if size_mb is None else max(size_mb, 1)
-        workers = max(1, min(self._plan.workers - 1, limit_mb // size_mb))
-        memory = max(1, self._plan.memory_available_mb // workers)
-        return f"Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory}."
+    def _say_others(self, now: float, snapshot: Snapshot) -> None:
+        """Log kills of processes that are no workers: removing workers would not help them."""
+        count, self._pending = self._pending, 0
+        if now < self._say_others_again:
+            return
+        self._say_others_again = now + SAY_SECONDS
+        what = "a process that is" if count == 1 else f"{count} processes that are"
+        limit_mb = snapshot.stored["memory_limit_bytes"] // MB
+        say(
+            logging.WARNING,
+            f"memory: {what} not a worker of this server got OOM-killed (limit {limit_mb} MB): "
+            "probably a program that the app runs, or a neighbour. The workers stay.",
+        )
 
     def _say_killed(self, count: int) -> None:
         names = ", ".join(str(row.pid) for row in self._gone if row.pid) or "unknown"

@@ -19,6 +19,7 @@ from .limits import LimitFollower
 from .loop import MonitorLoop
 from .memory import GuardTask
 from .oom import OomDetector
+from .remedy import Remedy
 from .scaling import Scaler
 
 MakeScaler = Callable[[Scoreboard, int], Scaler]
@@ -34,11 +35,12 @@ def make_loop(
     known = given.memory_limit, given.cpus
     gauge = MemoryGauge(launcher=master)
     scaler = make_scaler(board, master)
-    guard = GuardTask(board, plan, rules_of(settings), scaler, gauge)
+    remedy = Remedy(plan, settings.memory_recycle_percent / 100)
+    guard = GuardTask(board, remedy, rules_of(settings), scaler, gauge)
     return MonitorLoop(
         board,
         [
-            OomDetector(board, plan, gauge.oom_kills),
+            OomDetector(board, remedy, gauge.oom_kills),
             LimitFollower(
                 settings, plan, lambda: (detect_resources(), held_memory(master)), scaler, known
             ),

@@ -24,7 +24,6 @@ from flask_workersize.monitor.guard import (
     Rules,
     decide,
     decide_alone,
-    fitting_workers,
 )
 from flask_workersize.runtime.snapshot import WorkerStats
 from tests.monitor.observations import LIMIT_MB, RULES, done, seen, worker
@@ -264,26 +263,6 @@ def test_worker_is_not_let_go_where_only_one_that_starts_would_stay() -> None:
     assert kind_of(seen(*workers, used=950, wanted=2)) is Kind.WARN
     workers = [worker(1, 450, warm=450), worker(2, 400, warm=400), worker(3, 1, ready=False)]
     assert kind_of(seen(*workers, used=950, wanted=3)) is Kind.FEWER
-
-
-@pytest.mark.parametrize(
-    ("own", "used", "peak", "fits"),
-    [
-        ([200, 200, 200], 700, 0, 3),
-        ([300, 300, 300], 1000, 0, 2),
-        ([300, 100, 100], 600, 0, 2),
-        ([300, 300], 600, 600, 1),
-        ([100, 100], 200, 350, 2),
-        ([650], 900, 0, 1),
-        ([], 900, 0, 1),
-    ],
-)
-def test_number_that_fits_is_what_is_not_shared_by_the_largest(
-    own: list[int], used: int, peak: int, fits: int
-) -> None:
-    """At 70 % of the limit, so that it need not be recycled over and over."""
-    workers = [worker(age, size) for age, size in enumerate(own, start=1)]
-    assert fitting_workers(seen(*workers, used=used, peak=peak), RULES) == max(fits, 1)
 
 
 # The kernel was faster

@@ -7,6 +7,7 @@ import pytest
 from flask_workersize.monitor.limits import LimitFollower
 from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.oom import OomDetector
+from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
 from tests.monitor.test_limits import Notebook, machine
@@ -92,7 +93,7 @@ def test_hurry_of_one_task_changes_nothing_for_the_others(
         board,
         [
             LimitFollower(settings, plan(), detect, Notebook(), known),  # type: ignore[arg-type]
-            OomDetector(board, plan(), count),
+            OomDetector(board, Remedy(plan(), 0.7), count),
             Recording(hurried),
         ],
         clock,

@@ -23,6 +23,7 @@ from flask_workersize.monitor.memory import (
     WARMING_SECONDS,
     GuardTask,
 )
+from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
@@ -158,7 +159,13 @@ class Site:
 
     def guard(self, rules: Rules | None = RULES, of: SizingPlan | None = None) -> GuardTask:
         """Return the guard that looks from now on."""
-        self.task = GuardTask(self.board, of or plan(), rules, self.scaler, self.gauge)
+        self.task = GuardTask(
+            self.board,
+            Remedy(of or plan({"NOW_LMS_WORKERS": "3"}), 0.7),
+            rules,
+            self.scaler,
+            self.gauge,
+        )
         return self.task
 
     def start(self, *ages: int, shared: mmap.mmap | None = None) -> list[Grown]:

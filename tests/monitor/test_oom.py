@@ -8,6 +8,7 @@ import pytest
 
 from flask_workersize import SizingPlan
 from flask_workersize.monitor.oom import EXPIRE_SECONDS, INTERVAL_SECONDS, SAY_SECONDS, OomDetector
+from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.resources.processes import ProcessMemory
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State
@@ -38,7 +39,7 @@ class Site:
 
     def loop(self, of: SizingPlan = FOUR) -> None:
         """Have a witness from now on."""
-        self.oom = OomDetector(self.board, of, lambda: self.count)
+        self.oom = OomDetector(self.board, Remedy(of, 0.7), lambda: self.count)
         self.run()
 
     def start(self, sizes: dict[int, int | None]) -> None:
@@ -82,7 +83,7 @@ Said = Callable[[], list[str]]
 def test_worker_that_the_kernel_killed_is_named_with_its_size_and_what_to_set(
     site: Site, said: Said
 ) -> None:
-    """Two of 212 MB fit into 512 MB, and 480 MB were planned with."""
+    """One of 212 MB fits into 70 % of 512 MB, and 480 MB were planned with."""
     site.start({1: 100, 2: 212, 3: 90, 4: 80})
     site.loop()
     site.kill(2)
@@ -90,7 +91,7 @@ def test_worker_that_the_kernel_killed_is_named_with_its_size_and_what_to_set(
     site.run()
     assert said() == [
         f"ERROR worker {site.pids[2]} was OOM-killed at 212 MB (limit 512 MB, plan 4 × 200 MB). "
-        "Set NOW_LMS_WORKERS=2 or NOW_LMS_WORKER_MEMORY_MB=240."
+        "Set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=480."
     ]
     assert site.board.read().stored["oom_kills"] == 1
 
@@ -211,19 +212,32 @@ def test_kills_that_follow_each_other_are_said_together(site: Site, said: Said) 
     assert site.board.read().stored["oom_kills"] == 4
 
 
-def test_kill_of_another_process_of_the_group_is_counted_and_blames_no_worker(
+def test_kill_of_another_process_of_the_group_is_one_line_and_blames_no_worker(
     site: Site, said: Said
 ) -> None:
     site.start({1: 300})
     site.loop()
-    site.count = 1
+    site.count = 2
     site.run()
     site.run(EXPIRE_SECONDS)
+    assert said() == [
+        "WARNING memory: 2 processes that are not a worker of this server got OOM-killed (limit "
+        "512 MB): probably a program that the app runs, or a neighbour. The workers stay."
+    ]
+    assert site.board.workers_oom_killed == 0
     site.kill(1, by_kernel=False)
     site.run()
-    (line,) = said()
-    assert line.endswith("the kernel counted no OOM kill.")
-    assert site.board.read().stored["oom_kills"] == 1
+    assert said()[-1].endswith("the kernel counted no OOM kill.")
+    assert site.board.read().stored["oom_kills"] == 2
+    site.count = 3
+    site.run()
+    site.run(EXPIRE_SECONDS)
+    assert len(said()) == 2
+    site.run(SAY_SECONDS)
+    site.count = 4
+    site.run()
+    site.run(EXPIRE_SECONDS)
+    assert said()[-1].startswith("WARNING memory: a process that is not a worker of this server")
 
 
 def test_what_was_killed_before_the_start_is_nobody_of_ours(site: Site, said: Said) -> None:

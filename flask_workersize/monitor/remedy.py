@@ -1,0 +1,62 @@
+"""What to set if the plan is too large: one answer, whichever task gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..runtime.snapshot import Snapshot, WorkerStats
+from ..sizing.plan import SizingPlan
+
+PEAK_SECONDS = 3600.0
+"""How long the most that a worker had is remembered: an outlier is not the rule."""
+
+KEPT_SECONDS = 60.0
+"""How long an answer that was logged is kept, unless the kernel contradicts it: two numbers in a
+minute help nobody."""
+
+
+class Remedy:
+    """Remembers what workers had at their most, and what was advised.
+
+    ``share`` is the share of the limit above which workers are recycled.
+    """
+
+    def __init__(self, plan: SizingPlan, share: float) -> None:
+        self.plan = plan
+        self.is_alone = plan.server == "waitress"
+        self.peak_bytes = 0
+        self._share = share
+        self._peak_at = self._said_at = float("-inf")
+        self._said = ""
+        self._most = plan.workers
+
+    def note(self, now: float, workers: Iterable[WorkerStats], least_bytes: int = 0) -> None:
+        """Remember the most private memory that one has."""
+        largest = max((worker.private_bytes for worker in workers), default=0)
+        largest = max(largest, least_bytes)
+        if largest >= self.peak_bytes or now > self._peak_at + PEAK_SECONDS:
+            self.peak_bytes, self._peak_at = largest, now
+
+    def note_kill(self, wanted: int) -> None:
+        """Remember that so many workers were one too many for the kernel."""
+        if self._most > max(wanted - 1, 1):
+            self._most, self._said_at = max(wanted - 1, 1), float("-inf")
+
+    def advise(self, now: float, limit_bytes: int, others_bytes: int) -> str:
+        """Return what to set; ``others_bytes`` is what is used and private to no worker."""
+        if self.plan.workers == 1:
+            return "Give it more memory: it has one worker already."
+        if now >= self._said_at + KEPT_SECONDS:
+            # As many as fit when each is as large as the largest was.
+            room = self._share * limit_bytes - others_bytes
+            workers = max(1, min(int(room // max(self.peak_bytes, 1)), self._most))
+            memory_mb = max(self.plan.memory_available_mb // workers, 1)
+            self._said = f"Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
+        self._said_at = now
+        return self._said
+
+
+def others_bytes(snapshot: Snapshot) -> int:
+    """Return what is used and private to no worker: launcher, monitor, what all share."""
+    private = sum(worker.private_bytes for worker in snapshot.workers)
+    return max(snapshot.stored["memory_used_bytes"] - private, 0)
