@@ -10,6 +10,7 @@ from dataclasses import replace
 from ..log import say
 from ..resources import Resources
 from ..resources.processes import private_memory
+from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB, SizingPlan, available_for, compute_plan
 from ..sizing.settings import SizingSettings
@@ -20,61 +21,84 @@ INTERVAL_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""
 
 
+SETTLE_SECONDS = 10.0
+"""How long after a change more workers are planned, if more memory proves to be available: what
+something holds for a moment only shall not count for good."""
+
+
 class LimitFollower(Task):
     """Plans again when the limit on memory or on CPUs has changed.
 
-    ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. ``known``
-    are the limit on memory, in bytes, and the CPUs that the plan was made with.
+    ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. What was
+    followed last is in the scoreboard: a monitor that is started again follows nothing twice.
     """
 
     interval = INTERVAL_SECONDS
 
     def __init__(
         self,
+        board: Scoreboard,
         settings: SizingSettings,
         plan: SizingPlan,
         detect: Callable[[], tuple[Resources, int]],
         scaler: Scaler,
-        known: tuple[int, float],
     ) -> None:
+        self._board = board
         self._settings = settings
         self._first = self._plan = plan
         self._detect = detect
         self._scaler = scaler
-        self._known = known
+        self._until = float("-inf")
 
     def run(self, now: float, look: Look) -> None:
         """Read the limits, and follow them."""
         resources, held = self._detect()
-        limits = (resources.memory_limit, resources.cpus)
-        if limits == self._known:
+        has_changed = limits_of(resources) != self._known
+        if has_changed:
+            self._until = now + SETTLE_SECONDS
+        elif now >= self._until:
             return
         snapshot = look()
         # Before each worker was measured, what they hold would count as not available.
         if not snapshot.is_leaving and all(row.memory is not None for row in snapshot.ready):
             # As at a start: what the launcher has loaded is a part of what is taken off once.
             as_before = with_workers_memory(resources, snapshot)
-            self._follow(limits, available_for(self._settings, as_before, held))
+            as_planned = available_for(self._settings, as_before, held)
+            plan = compute_plan(self._settings, as_planned, self._first.server)
+            more = plan.workers > self._first.workers + self._board.for_limits
+            if has_changed or more:
+                self._follow(plan, resources)
 
-    def _follow(self, limits: tuple[int, float], resources: Resources) -> None:
-        old = self._plan
-        self._plan = plan = compute_plan(self._settings, resources, old.server)
-        (memory_before, cpus_before), (memory, cpus) = self._known, limits
-        self._known = limits
+    @property
+    def _known(self) -> tuple[int, int]:
+        return self._board.followed_memory, self._board.followed_cpus
+
+    def _follow(self, plan: SizingPlan, resources: Resources) -> None:
+        old_workers, old_threads = self._first.workers + self._board.for_limits, self._plan.threads
+        self._plan = plan
+        memory_before, cpus_before = self._known
+        memory, cpus = limits_of(resources)
+        self._board.followed_memory, self._board.followed_cpus = memory, cpus
         changed = []
         if memory != memory_before:
             sizes = f"{memory_before // MB} MB to {memory // MB} MB"
             changed.append(f"memory limit changed from {sizes}")
         if cpus != cpus_before:
-            changed.append(f"CPUs changed from {cpus_before:g} to {cpus:g}")
-        reason = ", ".join(changed)
-        if plan.workers != old.workers:
-            self._scaler.set_target("limits", plan.workers - self._first.workers)
+            changed.append(f"CPUs changed from {cpus_before / 1000:g} to {cpus / 1000:g}")
+        reason = ", ".join(changed) or "there is room for more"
+        if plan.workers != old_workers:
+            self._board.for_limits = plan.workers - self._first.workers
+            self._scaler.scale()
             workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
-            say(logging.INFO, f"{reason}: scaling from {old.workers} to {workers}.")
-        elif plan.threads != old.threads:
-            threads = f"{old.threads} to {plan.threads} threads"
+            say(logging.INFO, f"{reason}: scaling from {old_workers} to {workers}.")
+        elif plan.threads != old_threads:
+            threads = f"{old_threads} to {plan.threads} threads"
             say(logging.WARNING, f"{reason}: restart to go from {threads}.")
+
+
+def limits_of(resources: Resources) -> tuple[int, int]:
+    """Return the limit on memory, in bytes, and the CPUs, in thousandths."""
+    return resources.memory_limit, round(resources.cpus * 1000)
 
 
 def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:

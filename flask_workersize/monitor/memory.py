@@ -195,10 +195,12 @@ class GuardTask(Task):
         self._since = float("-inf")
         self._holders, self._holders_at = NO_HOLDERS, float("-inf")
         self._said: dict[Kind, float] = {}
-        self._surge = self._fewer = 0
         self.interval = SELDOM_SECONDS
         if rules:
             board.guard = GuardState.OK
+        if board.stand_ins:
+            # The monitor before this one has begun it.
+            self._recent.append(Done(float("-inf"), Action(Kind.REPLACE)))
 
     def run(self, now: float, look: Look) -> None:
         """Observe, decide, act."""
@@ -220,9 +222,9 @@ class GuardTask(Task):
         growth = self._growth(now, state)
         is_pressing = guard.is_short(state, growth, rules)
         self.interval = self._pace(now, state, rules, is_pressing)
-        is_measured = is_pressing or rules.worker_max_bytes is not None or self._fewer > 0
+        is_measured = is_pressing or rules.worker_max_bytes is not None or self._board.removed > 0
         action = guard.NOTHING
-        if is_measured or self._surge or self._oom_kill_at is not None:
+        if is_measured or self._board.stand_ins or self._oom_kill_at is not None:
             snapshot = look()
             if is_measured:
                 snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
@@ -250,7 +252,7 @@ class GuardTask(Task):
         return self._observe(now, snapshot, state, growth)
 
     def _pace(self, now: float, state: MemoryState, rules: Rules, is_pressing: bool) -> float:
-        if (is_pressing or self._surge) and now < self._acted_at + ACTING_SECONDS:
+        if (is_pressing or self._board.stand_ins) and now < self._acted_at + ACTING_SECONDS:
             return VERY_OFTEN_SECONDS
         longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
         if not state.is_group:
@@ -278,7 +280,7 @@ class GuardTask(Task):
         return Observation(
             now=now,
             memory=state,
-            planned=snapshot.wanted + self._fewer - self._surge,
+            planned=self._board.fitting,
             wanted=snapshot.wanted,
             workers=snapshot.workers,
             peak_bytes=self._remedy.peak_bytes,
@@ -295,10 +297,10 @@ class GuardTask(Task):
         if kind is Kind.RECYCLE and not (worker and self._scaler.recycle(worker)):
             return False
         if kind in _STEPS:
-            surge, fewer = _STEPS[kind]
-            self._surge += surge
-            self._fewer += fewer * action.count
-            self._scaler.set_target("guard", self._surge - self._fewer)
+            stand_ins, removed = _STEPS[kind]
+            self._board.stand_ins += stand_ins
+            self._board.removed += removed * action.count
+            self._scaler.scale()
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
             self._board.is_exit_asked = True
             self._scaler.end_server()
@@ -346,7 +348,7 @@ class GuardTask(Task):
         """Enter the state of the guard in the scoreboard."""
         recycled = (Kind.RECYCLE, Kind.REPLACE)
         lately = [done for done in self._recent if now - done.at < LATELY_SECONDS]
-        state = GuardState.REDUCED if self._fewer else GuardState.OK
+        state = GuardState.REDUCED if self._board.removed else GuardState.OK
         if state is GuardState.OK and any(done.action.kind in recycled for done in lately):
             state = GuardState.RECYCLING
         at_worst = {Kind.EXIT: GuardState.CRITICAL, Kind.WARN: GuardState.WARN}

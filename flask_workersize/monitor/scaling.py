@@ -36,8 +36,8 @@ class Scaler:
         """Let a worker finish its requests and end, to be replaced; return whether it will."""
         return False
 
-    def set_target(self, who: str, count: int) -> None:
-        """Want so many workers more, or fewer, than planned; what several want is added up."""
+    def scale(self) -> None:
+        """See soon that there are as many workers as the scoreboard wants."""
 
     def reconcile(self, look: Look) -> None:
         """See that there are as many workers as wanted."""
@@ -52,9 +52,7 @@ class ArbiterScaler(Scaler):
 
     def __init__(self, board: Scoreboard, master: int) -> None:
         super().__init__(board, master)
-        # What a monitor that has died had made of it, this one finds again.
-        board.adjustment = 0
-        self._wanted: dict[str, int] = {}
+        self._wanted = board.wanted
 
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end."""
@@ -67,12 +65,10 @@ class ArbiterScaler(Scaler):
             self._board.tell_to_leave(row.number, False)
         return is_sent
 
-    def set_target(self, who: str, count: int) -> None:
-        """Want so many workers more, or fewer, than planned."""
-        self._wanted[who] = count
-        adjustment = sum(self._wanted.values())
-        if adjustment != self._board.adjustment:
-            self._board.adjustment = adjustment
+    def scale(self) -> None:
+        """Wake the master if it has to start or end workers."""
+        if self._board.wanted != self._wanted:
+            self._wanted = self._board.wanted
             self._wake()
 
     def _wake(self) -> None:
@@ -96,7 +92,7 @@ class SignalScaler(ArbiterScaler):
 
     def reconcile(self, look: Look) -> None:
         """Send the next signal, once the last one was obeyed."""
-        if not self._board.adjustment and self._sent_at == float("-inf"):
+        if self._board.wanted == self._board.planned and self._sent_at == float("-inf"):
             return
         snapshot = look()
         ages = frozenset(row.age for row in snapshot.workers if not row.is_leaving)

@@ -15,7 +15,7 @@ from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
 from .guard import Rules
 from .learning import LearningTask, ProfileWriter
-from .limits import LimitFollower
+from .limits import LimitFollower, limits_of
 from .loop import MonitorLoop
 from .memory import GuardTask
 from .oom import OomDetector
@@ -32,7 +32,8 @@ def make_loop(
     """Return what the monitor does again and again."""
     settings, plan = deployment.settings, deployment.plan
     given = deployment.resources
-    known = given.memory_limit, given.cpus
+    if not board.followed_memory:
+        board.followed_memory, board.followed_cpus = limits_of(given)
     gauge = MemoryGauge(launcher=master)
     scaler = make_scaler(board, master)
     remedy = Remedy(plan, settings.memory_recycle_percent / 100)
@@ -42,7 +43,7 @@ def make_loop(
         [
             OomDetector(board, remedy, gauge.oom_kills),
             LimitFollower(
-                settings, plan, lambda: (detect_resources(), held_memory(master)), scaler, known
+                board, settings, plan, lambda: (detect_resources(), held_memory(master)), scaler
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             guard.sampling,

@@ -70,8 +70,21 @@ class Scoreboard:
     planned = _Word(Header.PLANNED, int)
     """Workers that are planned; only the master sets it, when it is told by a signal."""
 
-    adjustment = _Word(Header.ADJUSTMENT, int)
-    """Workers that there should be more, or fewer, than planned; only the monitor sets it."""
+    for_limits = _Word(Header.FOR_LIMITS, int)
+    """Workers more, or fewer, than planned since the limits have changed; as what follows, only the
+    monitor sets it, and one that is started again goes on from there."""
+
+    stand_ins = _Word(Header.STAND_INS, int)
+    """Workers more that are to take over from a last one."""
+
+    removed = _Word(Header.REMOVED, int)
+    """Workers that the memory guard has removed."""
+
+    followed_memory = _Word(Header.FOLLOWED_MEMORY, int)
+    """The limit on memory that was followed, in bytes; 0 if it has not changed."""
+
+    followed_cpus = _Word(Header.FOLLOWED_CPUS, int)
+    """The CPUs that were followed, in thousandths."""
 
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
@@ -97,9 +110,14 @@ class Scoreboard:
         self._next_row = 0
 
     @property
+    def fitting(self) -> int:
+        """Workers that are planned for the limits that there are now, at least 1."""
+        return max(1, self.planned + self.for_limits)
+
+    @property
     def wanted(self) -> int:
         """Workers that there should be, at least 1."""
-        return max(1, self.planned + self.adjustment)
+        return max(1, self.fitting + self.stand_ins - self.removed)
 
     def count(self, name: str, more: int = 1) -> None:
         """Add to a word of :data:`~flask_workersize.runtime.figures.STORED`."""

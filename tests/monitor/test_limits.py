@@ -7,11 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from flask_workersize import Resources, compute_plan
+from flask_workersize import Resources, SizingPlan, SizingSettings, compute_plan
 from flask_workersize.monitor import limits
-from flask_workersize.monitor.limits import INTERVAL_SECONDS, LimitFollower, with_workers_memory
+from flask_workersize.monitor.limits import (
+    INTERVAL_SECONDS,
+    SETTLE_SECONDS,
+    LimitFollower,
+    limits_of,
+    with_workers_memory,
+)
 from flask_workersize.monitor.loop import Look
 from flask_workersize.monitor.scaling import Scaler
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State, WorkerMemory, WorkerStats
 from flask_workersize.sizing.plan import available_for
 from flask_workersize.sizing.validators import ServerName
@@ -29,10 +36,11 @@ class Notebook(Scaler):
     """A hand that writes down how many workers more or fewer are wanted."""
 
     def __init__(self) -> None:
+        self.board = Scoreboard(1, 1)
         self.adjusted: list[tuple[str, int]] = []
 
-    def set_target(self, who: str, count: int) -> None:
-        self.adjusted.append((who, count))
+    def scale(self) -> None:
+        self.adjusted.append(("limits", self.board.for_limits))
 
     def recycle(self, row: WorkerStats) -> bool:
         raise AssertionError("no worker is recycled for a limit")
@@ -44,6 +52,20 @@ class Notebook(Scaler):
         raise AssertionError("no server ends for a limit")
 
 
+def follower(
+    settings: SizingSettings,
+    plan: SizingPlan,
+    detect: Callable[[], tuple[Resources, int]],
+    scaler: Notebook,
+    known: Resources,
+) -> LimitFollower:
+    """Return a follower that knows the limits of a machine."""
+    board = scaler.board
+    board.planned = plan.workers
+    board.followed_memory, board.followed_cpus = limits_of(known)
+    return LimitFollower(board, settings, plan, detect, scaler)
+
+
 class Site:
     """A machine whose limits change, and who follows them, at a time of the test's own.
 
@@ -53,15 +75,11 @@ class Site:
 
     def __init__(self, server: ServerName = "gunicorn", **environ: str) -> None:
         self.scaler = Notebook()
-        settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
+        settings = self.settings = load({"NOW_LMS_WORKER_MEMORY_MB": str(GB), **environ})
         self.machine = machine()
-        plan = compute_plan(settings, self.machine, server)
-        self._follower = LimitFollower(
-            settings,
-            plan,
-            lambda: (self.machine, 0),
-            self.scaler,
-            (self.machine.memory_limit, self.machine.cpus),
+        plan = self.plan = compute_plan(settings, self.machine, server)
+        self._follower = follower(
+            settings, plan, lambda: (self.machine, 0), self.scaler, self.machine
         )
         self.now = 1000.0
         self.run()
@@ -182,6 +200,33 @@ def test_server_that_drains_or_stops_does_not_follow(state: State) -> None:
     assert site.scaler.adjusted == []
 
 
+def test_what_something_held_for_a_moment_does_not_count_for_good(said: Said) -> None:
+    """More workers are planned once it is available; less of it changes nothing."""
+    site = Site()
+    site.change(limit=8, available=4.5)
+    site.change(limit=8, available=6.5)
+    site.change(limit=8, available=5.5)
+    site.run(SETTLE_SECONDS)
+    site.change(limit=8, available=7.5)
+    assert site.scaler.adjusted == [("limits", 1), ("limits", 3)]
+    assert said()[-1] == "INFO there is room for more: scaling from 4 to 6 workers."
+
+
+def test_monitor_that_is_started_again_goes_on_from_what_was_followed() -> None:
+    site = Site()
+    site.change(limit=8, available=6.5)
+    site.machine = machine(limit=8, available=1.5)
+    again = LimitFollower(
+        site.scaler.board, site.settings, site.plan, lambda: (site.machine, 0), site.scaler
+    )
+    again.run(2000.0, snapshot)
+    assert site.scaler.adjusted == [("limits", 3)]
+    assert site.scaler.board.wanted == 6
+    site.machine = machine(limit=4, available=3.5)
+    again.run(2002.0, snapshot)
+    assert site.scaler.adjusted[1:] == [("limits", 0)]
+
+
 # What the workers hold
 
 
@@ -226,8 +271,7 @@ def test_what_a_measured_plan_takes_off_once_is_not_counted_as_used_before() -> 
     now = resources(2, 220 - used, memory_limit=220 * MB)
     plan = compute_plan(settings, before, "gunicorn")
     assert plan.workers == 5
-    known = (before.memory_limit, before.cpus)
-    LimitFollower(settings, plan, lambda: (now, 120 * MB), scaler, known).run(
+    follower(settings, plan, lambda: (now, 120 * MB), scaler, before).run(
         9.0, lambda: snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 5)
     )
     assert scaler.adjusted == []
@@ -246,8 +290,7 @@ def test_only_what_the_launcher_holds_of_what_is_taken_off_once_counts_as_availa
     plan = compute_plan(settings, available_for(settings, before, 50 * MB), "gunicorn")
     assert plan.workers == 12
     now = resources(7, 462 - 12 * 17, memory_limit=2048 * MB)
-    known = (before.memory_limit, before.cpus)
-    LimitFollower(settings, plan, lambda: (now, 50 * MB), scaler, known).run(
+    follower(settings, plan, lambda: (now, 50 * MB), scaler, before).run(
         9.0, lambda: snapshot(*[row(memory=WorkerMemory(137 * MB, 50 * MB, 17 * MB))] * 12)
     )
     assert scaler.adjusted == []

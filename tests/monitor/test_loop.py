@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flask_workersize.monitor.limits import LimitFollower
+from flask_workersize import Resources
+from flask_workersize.monitor.limits import LimitFollower, limits_of
 from flask_workersize.monitor.loop import Look, MonitorLoop, Task
 from flask_workersize.monitor.oom import OomDetector
 from flask_workersize.monitor.remedy import Remedy
@@ -80,7 +81,7 @@ def test_hurry_of_one_task_changes_nothing_for_the_others(
     """While the guard acts, a changed limit is followed as soon as at rest, and so is a kill."""
     limits, kills = [], []
 
-    def detect() -> tuple[object, int]:
+    def detect() -> tuple[Resources, int]:
         limits.append(clock.now)
         return machine(), 0
 
@@ -88,11 +89,12 @@ def test_hurry_of_one_task_changes_nothing_for_the_others(
         kills.append(clock.now)
         return 0
 
-    settings, known = load(), (machine().memory_limit, machine().cpus)
+    settings = load()
+    board.followed_memory, board.followed_cpus = limits_of(machine())
     loop = MonitorLoop(
         board,
         [
-            LimitFollower(settings, plan(), detect, Notebook(), known),  # type: ignore[arg-type]
+            LimitFollower(board, settings, plan(), detect, Notebook()),
             OomDetector(board, Remedy(plan(), 0.7), count),
             Recording(hurried),
         ],

@@ -74,9 +74,8 @@ class Notebook(Scaler):
             self.recycled.append(row.age)
         return self.obeys
 
-    def set_target(self, who: str, count: int) -> None:
-        self.adjusted.append((who, count))
-        self._board.adjustment = count
+    def scale(self) -> None:
+        self.adjusted.append(("guard", self._board.stand_ins - self._board.removed))
 
     def reconcile(self, look: Look) -> None:
         self.pressed += 1
@@ -825,3 +824,31 @@ def test_monitor_that_is_started_again_knows_what_workers_have_grown(site: Site)
     site.run(4, used=300)
     site.run(used=750)
     assert site.scaler.adjusted == [("guard", 1)]
+
+
+@forks
+def test_monitor_that_is_started_again_finds_the_stand_in_that_was_begun(site: Site) -> None:
+    """And lets the old one go when it is ready; what was removed stays so until it is calm."""
+    site.guard()
+    (worker,) = site.start(1)
+    site.warm_up()
+    worker.take(60)
+    site.run(used=750)
+    assert site.board.stand_ins == 1
+    site.guard()
+    site.start(2)
+    site.run(2)
+    assert (site.board.stand_ins, site.board.wanted) == (0, 1)
+
+
+@forks
+def test_monitor_that_is_started_again_grows_back_what_was_removed(site: Site) -> None:
+    site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    reduced(site)
+    site.guard()
+    site.run(used=300)
+    assert site.board.wanted == 1
+    site.run(after=CALM_SECONDS)
+    assert site.board.wanted == 2

@@ -29,6 +29,16 @@ pytestmark = forks
 RECORDED = {signal.SIGTERM, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGHUP}
 
 
+def target(scaler: Scaler, who: str, count: int) -> None:
+    """Have guard or limits want so many workers more, or fewer."""
+    board = scaler._board
+    if who == "limits":
+        board.for_limits = count
+    else:
+        board.stand_ins, board.removed = max(count, 0), max(-count, 0)
+    scaler.scale()
+
+
 class Master:
     """A process that says which signals have reached it, when it is asked.
 
@@ -110,33 +120,37 @@ def test_what_several_want_is_added_up_and_the_master_woken_for_each_change(
     scaler = ArbiterScaler(board, master.pid)
     steps = [("guard", -1, 3), ("limits", 3, 6), ("guard", -2, 5), ("limits", 0, 2)]
     for who, count, wanted in steps:
-        scaler.set_target(who, count)
+        target(scaler, who, count)
         assert board.wanted == wanted
         assert master.heard() == [signal.SIGCHLD]
 
 
 def test_master_is_not_woken_for_nothing(master: Master) -> None:
     scaler = ArbiterScaler(Scoreboard(4, 1), master.pid)
-    scaler.set_target("guard", 0)
-    scaler.set_target("guard", 1)
-    scaler.set_target("guard", 1)
+    target(scaler, "guard", 0)
+    target(scaler, "guard", 1)
+    target(scaler, "guard", 1)
     assert master.heard() == [signal.SIGCHLD]
 
 
 def test_there_is_always_one_wanted(master: Master) -> None:
     board = Scoreboard(2, 1)
-    ArbiterScaler(board, master.pid).set_target("guard", -5)
+    target(ArbiterScaler(board, master.pid), "guard", -5)
     assert board.wanted == 1
 
 
-def test_monitor_that_is_started_again_begins_with_the_plan(master: Master) -> None:
-    """Who wanted what is gone with the one that died; limits and memory are looked at anew."""
+def test_monitor_that_is_started_again_goes_on_where_the_one_before_left_off(
+    master: Master,
+) -> None:
     board = Scoreboard(4, 1)
-    ArbiterScaler(board, master.pid).set_target("limits", 2)
+    target(ArbiterScaler(board, master.pid), "limits", 2)
+    target(ArbiterScaler(board, master.pid), "guard", -1)
+    assert board.wanted == 5
     scaler = ArbiterScaler(board, master.pid)
-    assert board.wanted == 4
-    scaler.set_target("guard", -1)
-    assert board.wanted == 3
+    assert master.heard() == [signal.SIGCHLD]
+    target(scaler, "guard", 0)
+    assert board.wanted == 6
+    assert master.heard() == [signal.SIGCHLD]
 
 
 def test_recycled_worker_is_told_in_the_table_and_by_a_signal(
@@ -183,7 +197,7 @@ def test_board_is_all_that_a_master_of_ours_needs(master: Master) -> None:
     """It looks once a second, and when it is woken."""
     site = Site(2)
     scaler = ArbiterScaler(site.board, master.pid)
-    site.board.adjustment = 2
+    site.board.stand_ins = 2
     scaler.reconcile(site.board.read)
     assert master.heard() == []
 
@@ -227,7 +241,7 @@ def test_workers_that_leave_after_a_reload_cost_no_other_one(
     """The old ones go one by one: until nothing changes any more, none is one too many."""
     monkeypatch.setattr(hands_module, "SETTLED_SECONDS", 3600.0)
     site = Signalled(3, master)
-    site.scaler.set_target("limits", -1)
+    target(site.scaler, "limits", -1)
     assert site.press() == FEWER
     site.end()
     site.start(3)
@@ -239,7 +253,7 @@ def test_workers_that_leave_after_a_reload_cost_no_other_one(
 def test_signals_are_sent_one_at_a_time_each_after_the_last_was_obeyed(master: Master) -> None:
     """Three at once would count as one."""
     site = Signalled(2, master)
-    site.scaler.set_target("guard", 3)
+    target(site.scaler, "guard", 3)
     assert site.press(5) == MORE
     for _ in range(2):
         row = site.fork()
@@ -252,7 +266,7 @@ def test_signals_are_sent_one_at_a_time_each_after_the_last_was_obeyed(master: M
 
 def test_fewer_are_asked_for_one_at_a_time(master: Master) -> None:
     site = Signalled(4, master)
-    site.scaler.set_target("limits", -2)
+    target(site.scaler, "limits", -2)
     for _ in range(2):
         assert site.press(5) == FEWER
         site.end()
@@ -263,7 +277,7 @@ def test_more_is_asked_for_again_after_a_while(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Signalled(2, master)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     assert site.press(5) == MORE
     monkeypatch.setattr(hands_module, "CONFIRM_SECONDS", 0.0)
     assert site.press() == MORE
@@ -275,7 +289,7 @@ def test_worker_that_takes_long_to_end_costs_no_other_one(
     """It finishes its request first; nobody tells the table that it is on its way."""
     monkeypatch.setattr(hands_module, "CONFIRM_SECONDS", 0.0)
     site = Signalled(3, master)
-    site.scaler.set_target("guard", -1)
+    target(site.scaler, "guard", -1)
     assert site.press(5) == FEWER
     monkeypatch.setattr(hands_module, "LEAVE_SECONDS", 0.0)
     assert site.press() == FEWER
@@ -284,7 +298,7 @@ def test_worker_that_takes_long_to_end_costs_no_other_one(
 @pytest.mark.parametrize("count", [-1, 1])
 def test_reload_that_has_set_the_number_back_is_noticed(master: Master, count: int) -> None:
     site = Signalled(3, master)
-    site.scaler.set_target("limits", count)
+    target(site.scaler, "limits", count)
     expected = MORE if count > 0 else FEWER
     assert site.press() == expected
     site.start() if count > 0 else site.end()
@@ -297,7 +311,7 @@ def test_reload_that_has_set_the_number_back_is_noticed(master: Master, count: i
 def test_reload_before_the_last_signal_was_obeyed_is_noticed(master: Master) -> None:
     """There are as many as before then, but they are others."""
     site = Signalled(3, master)
-    site.scaler.set_target("limits", -1)
+    target(site.scaler, "limits", -1)
     assert site.press() == FEWER
     site.end(3)
     site.start(3)
@@ -306,10 +320,10 @@ def test_reload_before_the_last_signal_was_obeyed_is_noticed(master: Master) -> 
 
 def test_number_goes_back_to_the_planned_one_when_nothing_else_is_wanted(master: Master) -> None:
     site = Signalled(2, master)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     assert site.press() == MORE
     site.start()
-    site.scaler.set_target("guard", 0)
+    target(site.scaler, "guard", 0)
     assert site.press(5) == FEWER
     site.end()
     assert site.press(5) == []
@@ -326,11 +340,11 @@ def test_number_that_an_operator_has_set_is_left_alone_while_nothing_else_is_wan
 
 def test_nothing_is_sent_while_a_worker_starts_or_is_recycled(master: Master) -> None:
     site = Signalled(3, master)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     starting = site.fork()
     assert site.press() == []
     starting.set_ready()
-    site.scaler.set_target("guard", 3)
+    target(site.scaler, "guard", 3)
     site.board.tell_to_leave(0)
     assert site.press() == []
     site.end()
@@ -341,14 +355,14 @@ def test_nothing_is_sent_while_a_worker_starts_or_is_recycled(master: Master) ->
 def test_nothing_is_sent_to_a_master_that_drains_or_stops(master: Master, state: State) -> None:
     """One worker more would only delay it."""
     site = Signalled(2, master)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     site.board.state = state
     assert site.press() == []
 
 
 def test_master_is_not_woken_where_it_knows_no_table(master: Master) -> None:
     site = Signalled(2, master)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     assert master.heard() == []
 
 
@@ -358,7 +372,7 @@ def test_master_that_cannot_be_signalled_is_told_of_once(
     monkeypatch.setattr(hands_module, "CONFIRM_SECONDS", 0.0)
     site = Signalled(2, master)
     kill(master.pid)
-    site.scaler.set_target("guard", 1)
+    target(site.scaler, "guard", 1)
     for _ in range(3):
         site.scaler.reconcile(site.board.read)
     assert caplog.messages == [REFUSED_WARNING]
@@ -370,10 +384,10 @@ def test_master_that_cannot_be_signalled_is_told_of_once(
 def test_server_of_one_process_has_nobody_to_let_go(master: Master) -> None:
     site = Site(1)
     scaler = Scaler(site.board, master.pid)
-    scaler.set_target("guard", -1)
+    target(scaler, "guard", -1)
     scaler.reconcile(site.board.read)
     assert not scaler.recycle(record_of(site.board))
-    assert (site.board.adjustment, site.board.read().stored["recycled"]) == (0, 0)
+    assert site.board.read().stored["recycled"] == 0
     assert not record_of(site.board).is_leaving
     assert master.heard() == []
 
