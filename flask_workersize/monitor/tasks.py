@@ -21,6 +21,7 @@ from .memory import GuardTask
 from .oom import OomDetector
 from .remedy import Remedy
 from .scaling import Scaler
+from .throttle import ThrottleDetector
 
 MakeScaler = Callable[[Scoreboard, int], Scaler]
 """Makes a scaler from the scoreboard and the process of the master."""
@@ -46,6 +47,7 @@ def make_loop(
                 board, settings, plan, lambda: (detect_resources(), held_memory(master)), scaler
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
+            ThrottleDetector(gauge.throttling),
             guard.sampling,
             guard,
         ],

@@ -27,6 +27,8 @@ class Resources:
     :param memory_at: the folder of the control group that set it; ``None`` for "host"
     :param notes: what could not be read or understood, as "class: detail"; the classes are
         "unreadable", "malformed" and "approximate"
+    :param is_killed_together: whether the OOM killer ends all processes of a control group at once
+        ("memory.oom.group")
     """
 
     cpus: float
@@ -37,6 +39,7 @@ class Resources:
     memory_source: str
     memory_at: str | None
     notes: tuple[str, ...] = ()
+    is_killed_together: bool = False
 
 
 def detect_resources(host: HostFacts | None = None, files: Files | None = None) -> Resources:
@@ -55,8 +58,10 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
     limits = [Limit(host.memory_total, "host", "")]
     if host.affinity is not None and host.affinity > 0:
         cpus.append(Limit(host.affinity, "affinity", ""))
+    is_killed_together = False
     if host.platform == "linux":
         groups = ControlGroups(reader)
+        is_killed_together = groups.is_killed_together()
         cpus += groups.cpu_limits()
         # A limit at or above what the machine has does not bind.
         limits += [limit for limit in groups.memory_limits() if limit.value < host.memory_total]
@@ -71,4 +76,5 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
         memory_source=limit.source,
         memory_at=limit.at or None,
         notes=tuple(reader.notes),
+        is_killed_together=is_killed_together,
     )

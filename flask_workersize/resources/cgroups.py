@@ -57,6 +57,18 @@ class Limit:
         return max(self.usage - self.cache, 0)
 
 
+@dataclass(frozen=True)
+class Throttling:
+    """How the kernel has slowed processes down because of ``memory.high`` of a group."""
+
+    high_bytes: int
+    times: int
+    """How often the limit was exceeded so far."""
+
+    pressure_percent: float
+    """Share of the last 10 seconds in which processes waited for memory; 100 if not known."""
+
+
 class ControlGroups:
     """Reads the limits that apply to this process; ``reader`` notes what it could not read."""
 
@@ -96,6 +108,19 @@ class ControlGroups:
         """
         files = [f"{folder}/memory.oom.group" for folder in self._folders if self._is_v2]
         return any((self._reader.text(file) or "").strip() == "1" for file in files)
+
+    def throttling(self, folder: str) -> Throttling | None:
+        """Return how a group is slowed down; ``None`` if it has no ``memory.high``.
+
+        "memory.events" and "memory.pressure" (cgroup-v2.rst, accounting/psi.rst).
+        """
+        high = self._bytes(f"{folder}/memory.high") if self._is_v2 else None
+        if high is None:
+            return None
+        times = self._reader.table(f"{folder}/memory.events", ["high"]).get("high", 0)
+        text = self._reader.text(f"{folder}/memory.pressure") or ""
+        pressure = re.search(r"^some avg10=([0-9]{1,3}\.[0-9]{2})", text, re.M)
+        return Throttling(high, times, float(pressure[1]) if pressure else 100.0)
 
     def usage(self, folder: str) -> int:
         """Return what a group holds, in bytes."""

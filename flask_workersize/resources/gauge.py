@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
-from .cgroups import ControlGroups, Limit
+from .cgroups import ControlGroups, Limit, Throttling
 from .files import Files, NotingReader
 from .holders import NO_HOLDERS, Holders, read_holders
 from .host import host_memory
@@ -99,6 +99,12 @@ class MemoryGauge:
         if not state.is_group:
             return NO_HOLDERS
         return read_holders(state.at, self._launcher, workers)
+
+    def throttling(self) -> Throttling | None:
+        """Return how the group whose ``memory.high`` is nearest is slowed down."""
+        high = [item for item in self._limits if item.is_throttling]
+        nearest = max(high, key=lambda item: item.used / item.value, default=None)
+        return self._groups.throttling(nearest.at) if nearest else None
 
     def oom_kills(self) -> int | None:
         """Return how many processes near this one the OOM killer has killed so far.

@@ -11,7 +11,7 @@ with its own memory at its peak, its threads included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ MB = 1024 * 1024
 
 ADVISED_SHARE = 0.8
 """Share of available memory above which a plan carries a note (guide, "Leave Headroom")."""
+
+HIGH_SHARE = 0.5
+"""Share of ``memory.high`` above which a plan carries a warning: what is planned grows."""
 
 Limit = Literal["cpu", "memory", "explicit", "min_workers", "max_workers"]
 
@@ -174,7 +177,11 @@ def compute_plan(
         memory_bound=memory_bound,
         limited_by=limited_by,
         sources=_sources(settings, resources, server),
-        warnings=settings.warnings if fits else (*settings.warnings, misfit),
+        warnings=(
+            *settings.warnings,
+            *([] if fits else [misfit]),
+            *_group_warnings(resources, estimate),
+        ),
         notes=_notes(settings, estimate, resources.memory_available),
         fits=fits,
     )
@@ -261,6 +268,23 @@ def _misfit(
         what = "one worker with its threads does not fit"
         remedy += f", or lower {settings.source_of('threads')}"
     return f"{what}: {needed}, {available}; {remedy}."
+
+
+def _group_warnings(resources: Resources, estimate_mb: int) -> Iterator[str]:
+    """Yield what a control group does that is worse than the end of one worker."""
+    limit_mb = resources.memory_limit // MB
+    is_high = resources.memory_source.endswith(":memory.high")
+    if is_high and estimate_mb > HIGH_SHARE * limit_mb:
+        yield (
+            f"memory.high is {limit_mb} MB, for a plan of {estimate_mb} MB: above it the kernel "
+            "puts every process to sleep. Use memory.max (MemoryMax=) alone, or set memory.high "
+            "to twice the plan."
+        )
+    if resources.is_killed_together:
+        yield (
+            "memory.oom.group is set: one OOM kill ends all processes at once. Set "
+            "OOMPolicy=continue in the unit, or singleProcessOOMKill for Kubernetes."
+        )
 
 
 def _notes(settings: SizingSettings, estimate_mb: int, available: int) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from flask_workersize.resources import HostFacts, detect_resources
+from flask_workersize.resources.cgroups import Throttling
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from tests.resources.machines import GB, MB, ROOT, V1_UNLIMITED, FixtureFiles, v1, v2
 
@@ -210,6 +212,52 @@ def test_machine_is_asked_anew_each_time() -> None:
 def test_this_machine_can_be_read() -> None:
     state = MemoryGauge().read()
     assert 0 < state.used_bytes < state.limit_bytes
+
+
+# memory.high, and memory.oom.group
+
+
+def high_group(high_mb: int, **texts: str) -> dict[str, str]:
+    files = group("max", 100) | {"memory.high": high_mb * MB, "memory.events": "low 0\nhigh 41\n"}
+    return {**files, **texts}
+
+
+def test_limit_that_throttles_is_told_with_what_it_did() -> None:
+    pressure = "some avg10=83.20 avg60=1.00 avg300=0.00 total=1\nfull avg10=9.00 avg60=0 total=1\n"
+    groups = {"/lms": high_group(200, **{"memory.pressure": pressure})}
+    made = gauge(v2("/lms", groups))
+    assert made.throttling() is None
+    state = made.read()
+    assert (state.is_throttled, state.at) == (True, f"{ROOT}/lms")
+    assert made.throttling() == Throttling(200 * MB, 41, 83.2)
+
+
+@pytest.mark.parametrize("text", ["", "some avg10=x", "full avg10=1.00"])
+def test_pressure_that_is_not_known_counts_as_full(text: str) -> None:
+    made = gauge(v2("/lms", {"/lms": high_group(200, **{"memory.pressure": text})}))
+    made.read()
+    assert made.throttling() == Throttling(200 * MB, 41, 100.0)
+
+
+def test_group_without_such_a_limit_is_not_throttled() -> None:
+    made = gauge(v2("/lms", {"/lms": group(512 * MB, 300)}))
+    assert not made.read().is_throttled
+    assert made.throttling() is None
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1\n", True), ("0\n", False), ("", False)])
+@pytest.mark.parametrize("where", ["/shop", "/shop/lms"])
+def test_group_whose_processes_are_killed_together(where: str, text: str, expected: bool) -> None:
+    groups = {"/shop": group(GB, 300), "/shop/lms": group(512 * MB, 300)}
+    groups[where]["memory.oom.group"] = text
+    files = v2("/shop/lms", groups)
+    assert gauge(files).read().is_killed_together is expected
+    assert detect_resources(HostFacts(4, None, TOTAL, TOTAL, "linux"), FixtureFiles(files)) == (
+        replace(
+            detect_resources(HostFacts(4, None, TOTAL, TOTAL, "linux"), FixtureFiles(files)),
+            is_killed_together=expected,
+        )
+    )
 
 
 # What the kernel has killed

@@ -948,6 +948,7 @@ def test_only_what_is_needed_is_opened_and_each_file_once(case: Case) -> None:
         "memory.current",
         "memory.stat",
         "memory.limit_in_bytes",
+        "memory.oom.group",
         "memory.usage_in_bytes",
     }
     assert {path.rpartition("/")[2] for path in files.opened} <= limiting

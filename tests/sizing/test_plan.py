@@ -395,3 +395,34 @@ def test_gunicorn_is_the_formula_of_the_guide(
     workers = min(workers, given_values.get("NOW_LMS_MAX_WORKERS", workers))
     workers = given_values.get("WORKERS", workers)
     assert make(environ, cpus, memory, "gunicorn").workers == workers
+
+
+# What a control group does
+
+
+@pytest.mark.parametrize(("limit_mb", "warns"), [(799, True), (1600, False)])
+def test_limit_that_throttles_is_warned_of_unless_it_is_far_above(
+    limit_mb: int, warns: bool
+) -> None:
+    """Four workers of 200 MB."""
+    found = resources(
+        memory_mb=700, memory_limit=limit_mb * MB, memory_source="cgroup2:memory.high"
+    )
+    planned = compute_plan(load({"NOW_LMS_WORKERS": "4"}), found, "gunicorn")
+    lines = [line for line in planned.warnings if line.startswith("memory.high is")]
+    assert (
+        lines
+        == [
+            "memory.high is 799 MB, for a plan of 800 MB: above it the kernel puts every process to "
+            "sleep. Use memory.max (MemoryMax=) alone, or set memory.high to twice the plan."
+        ]
+        * warns
+    )
+
+
+def test_group_that_is_killed_together_is_warned_of() -> None:
+    planned = compute_plan(load(), resources(is_killed_together=True), "gunicorn")
+    assert planned.warnings == (
+        "memory.oom.group is set: one OOM kill ends all processes at once. Set "
+        "OOMPolicy=continue in the unit, or singleProcessOOMKill for Kubernetes.",
+    )

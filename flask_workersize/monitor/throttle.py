@@ -1,0 +1,48 @@
+"""Logs that the kernel slows the server down, which nothing else would show."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..log import say
+from ..resources.cgroups import Throttling
+from ..sizing.plan import MB
+from .loop import Look, Task
+
+INTERVAL_SECONDS = 2.0
+
+LEAST_PRESSURE = 10.0
+"""Percent of the time that processes have waited for memory, below which nobody notices."""
+
+SAY_SECONDS = 60.0
+
+
+class ThrottleDetector(Task):
+    """Compares how often ``memory.high`` was exceeded, and how long processes waited because of it.
+
+    ``read`` returns both; ``None`` if no such limit is near.
+    """
+
+    interval = INTERVAL_SECONDS
+
+    def __init__(self, read: Callable[[], Throttling | None]) -> None:
+        self._read = read
+        self._before = read()
+        self._said_at = float("-inf")
+
+    def run(self, now: float, look: Look) -> None:
+        """Log it, but not too often."""
+        before, self._before = self._before, self._read()
+        found = self._before
+        if found is None or before is None or found.times <= before.times:
+            return
+        if found.pressure_percent < LEAST_PRESSURE or now < self._said_at + SAY_SECONDS:
+            return
+        self._said_at = now
+        say(
+            logging.WARNING,
+            f"memory: slowed by the kernel: memory.high ({found.high_bytes // MB} MB) exceeded "
+            f"{found.times - before.times} times; processes waited {found.pressure_percent:.0f} % "
+            "of the last 10 s for memory. Raise memory.high, or use memory.max (MemoryMax=) alone.",
+        )
