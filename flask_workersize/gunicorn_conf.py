@@ -139,7 +139,12 @@ _NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask 
 def _follow(cfg: Any) -> Deployment:
     """Plan again if gunicorn's command line, or a file, asks for something else."""
     told = {name: cfg.settings[key].get() for name, key in _FOLLOWED.items()}
-    options = {name: value for name, value in told.items() if value != _options[_FOLLOWED[name]]}
+    known = (_options, _decided.settings.gunicorn_args)
+    options = {
+        name: value
+        for name, value in told.items()
+        if value not in [each.get(_FOLLOWED[name]) for each in known]
+    }
     if "bind" in options:
         # As gunicorn understands them: its default port is another one.
         options["bind"] = [text for item in cfg.address if (text := address_of(item))] or None

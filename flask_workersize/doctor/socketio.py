@@ -16,8 +16,8 @@ def needs_one_worker(case: Case) -> Iterable[Finding]:
     if "socketio" in case.app.extensions:
         yield Finding(
             "breaks",
-            "Flask-SocketIO keeps each client in one process: several workers break polling, and "
-            "waitress, which has no websockets, leaves polling alone.",
+            "Flask-SocketIO keeps each client in one process: several workers break polling. "
+            "Under waitress, which has no websockets, only polling works.",
             "Use gunicorn with NOW_LMS_WORKERS=1 and many NOW_LMS_THREADS, or serve Socket.IO from "
             "a process of its own.",
         )

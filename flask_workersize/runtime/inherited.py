@@ -147,12 +147,14 @@ class _End:
 
 
 def _sockets() -> dict[Socket, _End]:
-    """Return every connected stream but the standard ones."""
-    if not os.path.isdir("/dev/fd"):
+    """Return every connected stream but the standard ones; none if they cannot be listed."""
+    try:
+        descriptors = list(map(int, os.listdir("/dev/fd")))
+    except OSError:
         return {}
     found: dict[Socket, _End] = {}
     standard = set(map(_inode, range(3)))
-    for descriptor in map(int, os.listdir("/dev/fd")):
+    for descriptor in descriptors:
         inode = _inode(descriptor)
         end = _end(descriptor) if inode not in standard else None
         if end is not None:
