@@ -497,6 +497,6 @@ def test_hooks_that_have_to_be_called_are_listed() -> None:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
     text = (ROOT / "docs" / "serve-prod.rst").read_text(encoding="utf-8")
-    listed = text.partition("There are two exceptions. ")[2].partition(" of your own")[0]
-    # It only guards against a missing on_starting, and may be replaced.
-    assert set(re.findall(r"``(\w+)``", listed)) == hooks - {"pre_fork"}
+    listed = text.partition("There is one exception. ")[2].partition(" of your own")[0]
+    # It does nothing, for files that call it.
+    assert set(re.findall(r"``(\w+)``", listed)) == hooks - {"on_reload"}

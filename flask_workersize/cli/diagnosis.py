@@ -12,8 +12,9 @@ _LABELS = {"breaks": "Breaks", "multiplies": "Multiplies", "unseen": "Note"}
 
 _CHECKED = (
     "rate limits and caches in memory, schedulers, threads and connections before the fork, pools "
-    "of connections"
+    "of connections, Flask-SocketIO"
 )
+_NOT_CHECKED = "Not checked: what the app keeps in variables of its own."
 
 
 def diagnosis(
@@ -41,4 +42,4 @@ def _summary(findings: Sequence[Finding], key_seen: bool) -> str:
         )
     key = ", a SECRET_KEY made at the start" if key_seen else ""
     notes = ", except for what the notes name" if counts["unseen"] else ""
-    return f"No multi-worker problems found. Checked: {_CHECKED}{key}{notes}."
+    return f"No multi-worker problems found. Checked: {_CHECKED}{key}{notes}. {_NOT_CHECKED}"

@@ -68,6 +68,14 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
+def address_of(parsed: tuple[str, int] | str | int) -> str | None:
+    """Return what gunicorn has parsed as we write it; ``None`` for a descriptor."""
+    if isinstance(parsed, tuple):
+        host, port = parsed
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{parsed}" if isinstance(parsed, str) else None
+
+
 def _open_tcp(opened: list[socket.socket], address: str, backlog: int, is_alone: bool) -> None:
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from tests.servers.serving import clean_environ
 pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
 
 from gunicorn import sock, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
@@ -169,6 +172,21 @@ def test_gunicorn_removes_the_file_of_a_socket_that_it_was_given(tmp_path: Path)
     taken: Any = sock.create_sockets(config, LOG)
     sock.close_sockets(taken)
     assert not path.exists(), "gunicorn leaves the socket's file behind"
+
+
+def test_gunicorn_reads_its_configuration_by_load_config() -> None:
+    read: list[str] = []
+    app: Any = object.__new__(BaseApplication)
+    app.usage = app.prog = None
+    app.load_config = lambda: read.append("again")
+    app.reload()
+    assert read == ["again"], "BaseApplication.reload: gunicorn_conf._chain_at_reloads"
+
+
+def test_gunicorns_master_handles_hup_by_a_method() -> None:
+    assert signal.SIGHUP in Arbiter.SIGNALS, "Arbiter.SIGNALS: hooks.is_master"
+    handler: Any = object.__new__(Arbiter).signal
+    assert isinstance(handler.__self__, Arbiter), "Arbiter.signal: hooks.is_master"
 
 
 def test_gunicorns_worker_keeps_age_and_wsgi() -> None:

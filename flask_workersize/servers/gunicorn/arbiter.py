@@ -5,6 +5,7 @@ It overrides what gunicorn does not document; tests/servers/test_canary_stopping
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -13,10 +14,12 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from ...log import say
 from ...runtime.snapshot import State
 from .. import systemd
 from ..stopping import StopSignal, connections_to_accept
 from .hooks import STOP_SIGNALS, Hooks
+from .options import warn_of_hup
 from .workers import GracefulWorker
 
 
@@ -101,7 +104,7 @@ class GracefulArbiter(Arbiter):
         self._drain_until = time.monotonic() + self._drain_seconds
         self._hooks.board.state = State.DRAINING
         systemd.notify("STOPPING=1")
-        self.log.info("Draining for %s s", self._drain_seconds)
+        say(logging.INFO, f"Draining for {self._drain_seconds} s")
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
         """Wait for signals; the end of the drain is one."""
@@ -114,18 +117,15 @@ class GracefulArbiter(Arbiter):
 
     def handle_hup(self) -> None:
         """Reload, and log what a reload cannot do."""
-        if self.cfg.preload_app:
-            self.log.warning(
-                "HUP starts new workers with the code that is loaded already: only a restart "
-                "loads new code. Restart, or set NOW_LMS_PRELOAD=off."
-            )
+        warn_of_hup(self.cfg)
         # A reload starts as many workers as the configuration has.
         self.app.options["workers"] = self._hooks.board.wanted
         super().handle_hup()
 
     def handle_usr2(self) -> None:
         """Refuse a second master: it would plan again and share this one's ports."""
-        self.log.warning(
+        say(
+            logging.WARNING,
             "USR2 is refused: a second master would plan again and share the ports. Restart the "
-            "service instead; no request is lost."
+            "service instead; no request is lost.",
         )

@@ -6,18 +6,22 @@ fills it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
+from ...log import say
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
+from ...runtime.inherited import Inheritance
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
@@ -36,6 +40,7 @@ class Hooks:
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
         self._is_ours = is_ours
+        self._inheritance: Inheritance | None = None
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
 
@@ -53,6 +58,8 @@ class Hooks:
         self.monitor.keep()
         self.board.sweep(other.age for other in server.WORKERS.values())
         self.board.allocate(worker.age)
+        if worker.age == 1 and server.cfg.preload_app:
+            self._inheritance = Inheritance.of(current.apps)
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
@@ -77,6 +84,8 @@ class Hooks:
         if not self._is_ours:
             worker.wsgi = trusting(worker.wsgi, self._settings)
             adopt_current()
+        if worker.age == 1 and self._inheritance and (warning := self._inheritance.warning()):
+            say(logging.WARNING, warning)
         row = self.board.record_of(worker.age)
         if row is None:
             return
@@ -122,6 +131,11 @@ class Hooks:
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that end a worker."""
+
+
+def is_master() -> bool:
+    """Return whether this process is gunicorn's master, past its hook ``on_starting``."""
+    return isinstance(getattr(signal.getsignal(signal.SIGHUP), "__self__", None), Arbiter)
 
 
 def _keep_from_children(number: int) -> None:

@@ -23,6 +23,7 @@ from ..app_import import LoadApp
 from ..listeners import announce, close_listeners, open_listeners
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
+from .options import warn_of_reload
 from .workers import SyncWorker, ThreadWorker
 
 
@@ -85,6 +86,7 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
         application.cfg.set("bind", options["bind"])
     deployment.announce()
     announce("Health port", hooks.port)
+    warn_of_reload(application.cfg)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, _CONF_FILE)
     arbiter.run()
