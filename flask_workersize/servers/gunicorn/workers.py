@@ -6,7 +6,7 @@ They override what gunicorn does not document; tests/servers/test_canary_stoppin
 from __future__ import annotations
 
 import mmap
-import select
+import os
 import signal
 import socket
 import threading
@@ -17,6 +17,7 @@ from typing import Any
 from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 
+from ...runtime.polling import wait_readable
 from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
     SETTLE_SECONDS,
@@ -112,10 +113,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
         if self._server_stops():
             self._drain()
 
+    def wait(self, timeout: float) -> Any:
+        """Wait for connections and signals; gunicorn's takes no descriptor above 1,023."""
+        self.notify()
+        ready = wait_readable(self.wait_fds, timeout)
+        if self.PIPE[0] in ready:
+            os.read(self.PIPE[0], 1)
+        return ready
+
     def _drain(self) -> None:
         budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
         while budget.allows(accepted) and not self._in_a_hurry:
-            ready = select.select(self.sockets, [], [], SETTLE_SECONDS)[0]
+            ready = wait_readable(self.sockets, SETTLE_SECONDS)
             if not ready:
                 return
             for listener in ready:
