@@ -52,3 +52,23 @@ def test_app_that_holds_many_files_loses_no_request(
     assert "Traceback" not in server.stderr
     if kind != "waitress":
         assert len(server.booted_pids) == int(SERVER_ARGS[kind][3]), "no worker had to be replaced"
+
+
+@pytest.mark.parametrize(
+    ("threads", "preload", "count"), [(1, "on", 1), (1, "off", 0), (2, "on", 0)]
+)
+def test_gunicorn_itself_is_warned_of_once_where_its_workers_would_crash(
+    start: Starter, threads: int, preload: str, count: int
+) -> None:
+    """Its sync workers wait by select(2), for listeners that were opened after the app's files."""
+    size = ("--workers", "2", "--threads", str(threads))
+    server = start.launch(
+        gunicorn("-c", CONF, *size, app=f"{SLOW}()"), None, NOW_LMS_PRELOAD=preload, **FILES
+    )
+    server.wait_until_listening()
+    server.wait_for_line("Booting worker", count=4 if count else 2)
+    if not count:
+        assert server.await_ready().get("/").status == 200
+    lines = [line for line in server.stderr.splitlines() if "descriptors above 1,023" in line]
+    assert len(lines) == count
+    assert ("filedescriptor out of range in select" in server.stderr) == bool(count)

@@ -6,15 +6,17 @@ fills it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
+from ...log import say
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
@@ -37,7 +39,8 @@ class Hooks:
         self._settings = deployment.settings
         self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
-        self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
+        self._is_sync = deployment.plan.worker_class == "sync"
+        self._knows_queue = is_ours or self._is_sync
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
@@ -47,6 +50,8 @@ class Hooks:
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
+        if not self._is_ours and self._is_sync and _is_beyond_select(server.LISTENERS):
+            say(logging.WARNING, _BEYOND_SELECT)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give a worker its row; see that the monitor is there."""
@@ -118,6 +123,21 @@ class Hooks:
             setting = cfg.settings[name]
             hook, theirs = getattr(self, name), setting.get()
             cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
+
+
+_BEYOND_SELECT = (
+    "gunicorn's sync workers cannot wait on descriptors above 1,023, and the loaded app keeps that "
+    "many files open: they will crash. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
+)
+
+
+def _is_beyond_select(listeners: Iterable[Any]) -> bool:
+    """Return whether gunicorn's sync worker would wait for a number that select() cannot take."""
+    # A worker opens a file for its heartbeats, and then the pipe that it waits for, too.
+    pipe = os.pipe()
+    for descriptor in pipe:
+        os.close(descriptor)
+    return any(number > 1023 for number in (*pipe, *(item.fileno() for item in listeners)))
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
