@@ -16,7 +16,7 @@ from gunicorn.errors import HaltServer
 from ...runtime.snapshot import State
 from .. import systemd
 from ..stopping import StopSignal, connections_to_accept
-from .hooks import STOP_SIGNALS, Hooks
+from .hooks import Hooks
 from .workers import GracefulWorker
 
 
@@ -61,14 +61,6 @@ class GracefulArbiter(Arbiter):
                 # Another worker could not load the app; gunicorn would end with a traceback.
                 continue
             return
-
-    def spawn_worker(self) -> Any:
-        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            return super().spawn_worker()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""

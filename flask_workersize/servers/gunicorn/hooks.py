@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -26,6 +25,7 @@ from ...runtime.snapshot import State
 from ..health_port import make_monitor, open_health_port
 from ..listeners import close_listeners
 from ..proxy import trusting
+from .newborn import defer_signals, hold_signals
 
 
 class Hooks:
@@ -44,9 +44,6 @@ class Hooks:
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
-        if not self._is_ours:
-            for number in STOP_SIGNALS:
-                _keep_from_children(number)
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
@@ -61,10 +58,7 @@ class Hooks:
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
-        for number in STOP_SIGNALS:
-            # Until a worker has handlers of its own it has the master's, which would swallow a
-            # stop.
-            signal.signal(number, signal.SIG_DFL)
+        defer_signals(worker)
         close_listeners(self.port)
         current.warns = worker.age == 1
         raise_oom_score()
@@ -123,6 +117,8 @@ class Hooks:
             setting = cfg.settings[name]
             hook, theirs = getattr(self, name), setting.get()
             cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
+        # Last of all: what the user's hook starts must not inherit it.
+        cfg.set("pre_fork", _chain(cfg.settings["pre_fork"].get(), _hold_signals))
 
 
 _BEYOND_SELECT = (
@@ -140,24 +136,8 @@ def _is_beyond_select(listeners: Iterable[Any]) -> bool:
     return any(number > 1023 for number in (*pipe, *(item.fileno() for item in listeners)))
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that end a worker."""
-
-
-def _keep_from_children(number: int) -> None:
-    """Let a handler of the master be the master's alone: a child that was just forked ends.
-
-    Our own master blocks signals around a fork; gunicorn's would swallow a stop there.
-    """
-    master, handler = os.getpid(), signal.getsignal(number)
-
-    def handle(signum: int, frame: Any) -> None:
-        if os.getpid() != master:
-            os._exit(0)
-        if callable(handler):
-            handler(signum, frame)
-
-    signal.signal(number, handle)
+def _hold_signals(server: Any, worker: Any) -> None:
+    hold_signals()
 
 
 _HOOKS = (

@@ -26,7 +26,6 @@ from ..stopping import (
     WatchedSocket,
     hang_up_if_silent,
 )
-from .hooks import STOP_SIGNALS
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -66,7 +65,6 @@ class GracefulWorker(Worker):
         # A handler, not SIG_IGN, which programs started by the app would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note that the stop was asked for by a signal, not by ``max_requests``."""
