@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psutil
@@ -164,6 +164,36 @@ def test_killed_master_leaves_no_worker_and_its_port_is_free_again(
     assert "the master was killed" in server.stderr
     # Half the timeout of gunicorn's workers, which they hold it for without us, is 60 s.
     assert took < 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("sync", "serve-prod"), ("gthread-2x2", "serve-prod"), ("sync", "gunicorn_conf")],
+)
+def test_workers_end_by_themselves_if_their_master_and_monitor_are_killed_together(
+    start: Starter, kind: str, command: str
+) -> None:
+    """One of them runs a request that does not end, the others are idle."""
+    if command == "serve-prod":
+        server = start_probed(start, kind).await_ready()
+    else:
+        size = SERVER_ARGS[kind][2:]
+        server = start(gunicorn("-c", CONF, *size, app=f"{SLOW}()"), None, **PATH, **ON)
+        server.await_ready()
+    with closing(server.connect()) as held:
+        held.request("GET", "/hold?name=h")
+        await_that((server.folder / "h.here").exists, "holds")
+        monitor = server.monitor
+        # Neither may notice the death of the other.
+        monitor.suspend()
+        server.signal(signal.SIGKILL)
+        monitor.kill()
+        killed_at = time.monotonic()
+        server.process.wait()
+        await_that(lambda: server.members() == [], "ended")
+    # gunicorn's own sync workers take 60 s, and what runs in them is not bounded at all.
+    assert time.monotonic() - killed_at < 20
+    assert len(re.findall("the master was killed; ending worker", server.stderr)) >= 1
 
 
 def test_killed_master_ends_a_worker_that_does_not_want_to(start: Starter) -> None:

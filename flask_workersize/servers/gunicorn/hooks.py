@@ -26,6 +26,7 @@ from ..health_port import make_monitor, open_health_port
 from ..listeners import close_listeners
 from ..proxy import trusting
 from .newborn import defer_signals, hold_signals
+from .orphan import watch_master
 
 
 class Hooks:
@@ -59,6 +60,7 @@ class Hooks:
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
         defer_signals(worker)
+        watch_master(worker)
         close_listeners(self.port)
         current.warns = worker.age == 1
         raise_oom_score()
