@@ -30,7 +30,9 @@ def _watch(worker: Any) -> None:
     time.sleep(2 * TURN_SECONDS)
     if worker.alive:
         ending = f"ending worker {worker.pid} to free its port"
-        say(logging.WARNING, f"the master was killed; {ending}.")
+        line = f"the master was killed; {ending}."
+        # In a thread of its own: whoever read the log may be gone, too, and a full pipe blocks.
+        threading.Thread(target=say, args=(logging.WARNING, line), daemon=True).start()
         os.kill(worker.pid, signal.SIGTERM)
     time.sleep(ORPHAN_SECONDS)
     os.kill(worker.pid, signal.SIGKILL)
