@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import time
@@ -19,6 +18,7 @@ from contextlib import AbstractContextManager, suppress
 from ..log import logger, say
 from ..resources.process_handle import ProcessHandle, end_all
 from ..runtime.fork import give_up_streams
+from ..runtime.polling import wait_readable
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import State
 from .loop import MonitorLoop
@@ -183,7 +183,5 @@ class Monitor:
 
 
 def _is_closed(pipe: int, seconds: float) -> bool:
-    """Return whether the other end of a pipe is closed; select() takes no number above 1023."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    """Return whether the other end of a pipe is closed, to which nobody writes."""
+    return bool(wait_readable([pipe], seconds))

@@ -201,6 +201,18 @@ def test_gunicorns_worker_keeps_age_and_wsgi() -> None:
         worker.tmp.close()
 
 
+def test_gunicorns_worker_knows_its_master_and_whether_it_goes_on() -> None:
+    app: Any = SimpleNamespace()
+    worker: Any = Worker(1, 4711, [], app, 1, Config(), LOG)
+    try:
+        assert worker.ppid == 4711, "Worker.ppid: servers/gunicorn/orphan.py"
+        assert worker.alive is True, "Worker.alive: servers/gunicorn/orphan.py"
+        worker.handle_exit(15, None)
+        assert worker.alive is False, "Worker.alive stays after SIGTERM: orphan.py logs twice"
+    finally:
+        worker.tmp.close()
+
+
 def test_gunicorn_asks_for_the_forwarded_allow_ips_of_a_tcp_peer_only() -> None:
     """A peer on a unix socket is always trusted, so the scheme headers have to be switched off."""
     assert Config().settings["secure_scheme_headers"].get(), (

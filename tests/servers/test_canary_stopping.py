@@ -49,6 +49,7 @@ def parameters(thing: Any) -> list[str]:
         (base.Worker, "notify", ["self"]),
         (sync.SyncWorker, "run", ["self"]),
         (sync.SyncWorker, "accept", ["self", "listener"]),
+        (sync.SyncWorker, "wait", ["self", "timeout"]),
         (sync.SyncWorker, "handle", ["self", "listener", "client", "addr"]),
         (gthread.ThreadWorker, "accept", ["self", "listener"]),
         (gthread.ThreadWorker, "set_accept_enabled", ["self", "enabled"]),

@@ -18,7 +18,7 @@ from ...log import say
 from ...runtime.snapshot import State
 from .. import systemd
 from ..stopping import StopSignal, connections_to_accept
-from .hooks import STOP_SIGNALS, Hooks
+from .hooks import Hooks
 from .options import warn_of_hup
 from .workers import GracefulWorker
 
@@ -64,14 +64,6 @@ class GracefulArbiter(Arbiter):
                 # Another worker could not load the app; gunicorn would end with a traceback.
                 continue
             return
-
-    def spawn_worker(self) -> Any:
-        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            return super().spawn_worker()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""

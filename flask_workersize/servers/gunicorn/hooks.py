@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -28,6 +28,8 @@ from ...runtime.snapshot import State
 from ..health_port import make_monitor, open_health_port
 from ..listeners import close_listeners
 from ..proxy import trusting
+from .newborn import defer_signals, hold_signals
+from .orphan import watch_master
 
 
 class Hooks:
@@ -42,16 +44,16 @@ class Hooks:
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
         # gunicorn's own threads accept more than they can serve, and tell nobody.
-        self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
+        self._is_sync = deployment.plan.worker_class == "sync"
+        self._knows_queue = is_ours or self._is_sync
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
-        if not self._is_ours:
-            for number in STOP_SIGNALS:
-                _keep_from_children(number)
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
+        if not self._is_ours and self._is_sync and _is_beyond_select(server.LISTENERS):
+            say(logging.WARNING, _BEYOND_SELECT)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give a worker its row; see that the monitor is there."""
@@ -63,10 +65,8 @@ class Hooks:
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
-        for number in STOP_SIGNALS:
-            # Until a worker has handlers of its own it has the master's, which would swallow a
-            # stop.
-            signal.signal(number, signal.SIG_DFL)
+        defer_signals(worker)
+        watch_master(worker)
         close_listeners(self.port)
         current.warns = worker.age == 1
         raise_oom_score()
@@ -127,10 +127,14 @@ class Hooks:
             setting = cfg.settings[name]
             hook, theirs = getattr(self, name), setting.get()
             cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
+        # Last of all: what the user's hook starts must not inherit it.
+        cfg.set("pre_fork", _chain(cfg.settings["pre_fork"].get(), _hold_signals))
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that end a worker."""
+_BEYOND_SELECT = (
+    "gunicorn's sync workers cannot wait on descriptors above 1,023, and the loaded app keeps that "
+    "many files open: they will crash. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
+)
 
 
 def is_master() -> bool:
@@ -138,20 +142,17 @@ def is_master() -> bool:
     return isinstance(getattr(signal.getsignal(signal.SIGHUP), "__self__", None), Arbiter)
 
 
-def _keep_from_children(number: int) -> None:
-    """Let a handler of the master be the master's alone: a child that was just forked ends.
+def _is_beyond_select(listeners: Iterable[Any]) -> bool:
+    """Return whether gunicorn's sync worker would wait for a number that select() cannot take."""
+    # A worker opens a file for its heartbeats, and then the pipe that it waits for, too.
+    pipe = os.pipe()
+    for descriptor in pipe:
+        os.close(descriptor)
+    return any(number > 1023 for number in (*pipe, *(item.fileno() for item in listeners)))
 
-    Our own master blocks signals around a fork; gunicorn's would swallow a stop there.
-    """
-    master, handler = os.getpid(), signal.getsignal(number)
 
-    def handle(signum: int, frame: Any) -> None:
-        if os.getpid() != master:
-            os._exit(0)
-        if callable(handler):
-            handler(signum, frame)
-
-    signal.signal(number, handle)
+def _hold_signals(server: Any, worker: Any) -> None:
+    hold_signals()
 
 
 _HOOKS = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import select
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from ...log import say
 from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
+from ...runtime.polling import wait_readable
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
@@ -205,7 +205,7 @@ class _Server:
     def _accept_queued(self, until: float) -> None:
         """Accept what is queued, and what is about to be; the threads serve meanwhile."""
         while time.time() < min(until, self._deadline):
-            is_queued = select.select(self._listeners, [], [], 0)[0]
+            is_queued = wait_readable(self._listeners, 0)
             if time.time() > self.stopped_at + SETTLE_SECONDS and not is_queued:
                 return
             if any(server.in_connection_overflow for server in self._servers):
