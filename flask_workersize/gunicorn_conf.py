@@ -28,7 +28,6 @@ from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn.hooks import Hooks
 from .servers.gunicorn.options import own_options, parse_command_args, planned_class
-from .servers.listeners import announce
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
 
@@ -71,7 +70,7 @@ def on_starting(server: Any) -> None:
     hooks.chain_into(server.cfg)
     hooks.monitor.start()
     server.log.info("%s", decided.plan)
-    announce("Health port", hooks.port)
+    hooks.port.announce()
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
     if server.cfg.on_reload is not on_reload:

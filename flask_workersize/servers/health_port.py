@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,11 @@ from ..app_state import WorkerSizingState
 from ..health.endpoint import CapacityEndpoint
 from ..health.probe import ProbeApp, ProbeRules
 from ..log import logger, say
-from ..monitor.process import Monitor
+from ..monitor.process import Monitor, Port
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
-from ..sizing.settings import SizingSettings
-from .listeners import open_listeners
+from .listeners import announce, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
@@ -67,22 +66,51 @@ class ProbeServer:
         self._thread.join(1)
 
 
-def open_health_port(settings: SizingSettings) -> list[socket.socket]:
-    """Open the health port: the master keeps its listeners for a monitor that takes over."""
-    address = settings.health_address
-    if sys.platform == "win32" and (address or settings.sizing_profile == "learn"):
-        say(logging.WARNING, _NO_MONITOR)
-        return []
-    if not address:
-        return []
-    if "GUNICORN_PID" in os.environ:
-        # gunicorn's own USR2 starts a second master beside the first, which has the port.
-        say(logging.WARNING, "the health port stays with the first master until that ends.")
-        return []
-    # Once, before the fork, it needs less memory than in the monitor.
-    with suppress(ImportError):
-        from ..health import metrics  # noqa: F401
-    return open_listeners([address], advice=_ADVICE)
+class HealthPort(Port):
+    """The health port of a deployment: where it is, how it is opened, and what answers there."""
+
+    def __init__(self, deployment: Deployment, board: Scoreboard, is_held: bool = True) -> None:
+        self._deployment = deployment
+        self._board = board
+        self.is_held = is_held
+        settings = deployment.settings
+        address = settings.health_address
+        self._addresses = [address] if address else []
+        if sys.platform == "win32" and (address or settings.sizing_profile == "learn"):
+            say(logging.WARNING, _NO_MONITOR)
+            self._addresses = []
+        elif address and "GUNICORN_PID" in os.environ:
+            # gunicorn's own USR2 starts a second master beside the first, which has the port.
+            say(logging.WARNING, "the health port stays with the first master until that ends.")
+            self._addresses = []
+
+    def open(self) -> list[socket.socket]:
+        """Open the listeners; a free port that was found once is opened again the next time."""
+        listeners = open_listeners(self._addresses, advice=_ADVICE)
+        self._addresses = [url_of(listener).removeprefix("http://") for listener in listeners]
+        if listeners:
+            # Once, before the fork, it needs less memory than in the monitor.
+            with suppress(ImportError):
+                from ..health import metrics  # noqa: F401
+        return listeners
+
+    def serve(self, listeners: Sequence[socket.socket]) -> AbstractContextManager[object]:
+        """Answer probes, in a thread of the monitor."""
+        if not listeners:
+            return nullcontext()
+        # It would be read as the app's: this process has no other waitress.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        deployment, board = self._deployment, self._board
+        settings = deployment.settings
+        state = WorkerSizingState(deployment.resources, settings, deployment.plan)
+        state.deployment, state.board, state.serving = deployment, board, True
+        endpoint = CapacityEndpoint(state.report, state.token, is_inside=True)
+        app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
+        return closing(ProbeServer(app, listeners))
+
+    def announce(self) -> None:
+        """Log where it is, and whether anyone may reach it."""
+        announce("Health port", [f"http://{address}" for address in self._addresses])
 
 
 _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
@@ -95,7 +123,7 @@ _NO_MONITOR = (
 def make_monitor(
     deployment: Deployment,
     board: Scoreboard,
-    port: Sequence[socket.socket],
+    port: HealthPort,
     make_scaler: MakeScaler,
     settle: Callable[[], None] = lambda: None,
 ) -> Monitor:
@@ -103,22 +131,6 @@ def make_monitor(
     return Monitor(
         board,
         partial(make_loop, deployment, board, make_scaler, os.getpid()),
-        partial(_open_probe, deployment, board, port),
+        port,
         settle,
-        kept=port,
     )
-
-
-def _open_probe(
-    deployment: Deployment, board: Scoreboard, port: Sequence[socket.socket]
-) -> AbstractContextManager[object]:
-    if not port:
-        return ExitStack()
-    # It would be read as the app's: this process has no other waitress.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    settings, plan = deployment.settings, deployment.plan
-    state = WorkerSizingState(deployment.resources, settings, plan)
-    state.deployment, state.board, state.serving = deployment, board, True
-    endpoint = CapacityEndpoint(state.report, state.token, is_inside=True)
-    app = ProbeApp(endpoint, board.read, ProbeRules(settings.timeout))
-    return closing(ProbeServer(app, port))

@@ -17,8 +17,10 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flask_workersize.resources.processes import may_set_nice
 from flask_workersize.servers.health_port import ProbeServer
 from tests.children import Children, status_of
+from tests.seccomp import CAN_FORBID, forbidding
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
 from tests.servers.serving import CONF, Server, Starter, await_that, gunicorn, serve_prod
 
@@ -344,6 +346,19 @@ def test_port_in_use_is_one_line_and_nothing_is_left(start: Starter, name: str) 
         app = start.run(serve_prod("--port", port, server=name), **ON)
         assert "in use" in app.assert_one_line_error(1)
     assert [server.members() for server in start.servers] == [[], []]
+
+
+@pytest.mark.skipif(not CAN_FORBID, reason="no filter of system calls is known for this system")
+def test_hardened_unit_has_its_monitor_and_its_socket(start: Starter, name: str) -> None:
+    """``SystemCallFilter=~@resources @privileged`` kills for a priority, and for an owner."""
+    command = serve_prod("--workers", "1", "--bind", "unix:app.sock", server=name, app=SLOW)
+    command = forbidding("setpriority,chown", command)
+    server = start(command, None, NOW_LMS_HEALTH_HOST="127.0.0.1", **PATH, **ON)
+    await_that(lambda: "SIGSYS" in server.stderr or not may_set_nice(-10), "the first monitor")
+    server.await_ready()
+    assert server.get().status == 200
+    assert server.stderr.count("monitor died") <= 1
+    assert server.stop() == 0
 
 
 def teapot(environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -77,6 +77,12 @@ class GracefulArbiter(Arbiter):
             self.num_workers = self._hooks.board.wanted
         super().manage_workers()
 
+    def reap_workers(self) -> None:
+        """Take what has ended; reload and stop do so again and again, for as long as they wait."""
+        self._hooks.monitor.reap()
+        super().reap_workers()
+        self._hooks.monitor.keep()
+
     def spawn_workers(self) -> None:
         """Start what is missing; a single worker without the pause that gunicorn makes."""
         if self.num_workers - len(self.WORKERS) == 1:

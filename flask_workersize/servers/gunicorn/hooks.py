@@ -21,8 +21,7 @@ from ...runtime.fork import after_fork
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ..health_port import make_monitor, open_health_port
-from ..listeners import close_listeners
+from ..health_port import HealthPort, make_monitor
 from ..proxy import trusting
 
 
@@ -31,7 +30,8 @@ class Hooks:
 
     def __init__(self, deployment: Deployment, board: Scoreboard, is_ours: bool = True) -> None:
         self.board = board
-        self.port = open_health_port(deployment.settings)
+        # gunicorn's own master sees only at its next hook that the monitor has died.
+        self.port = HealthPort(deployment, board, is_held=is_ours)
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
@@ -60,7 +60,7 @@ class Hooks:
             # Until a worker has handlers of its own it has the master's, which would swallow a
             # stop.
             signal.signal(number, signal.SIG_DFL)
-        close_listeners(self.port)
+        self.monitor.close_port()
         current.warns = worker.age == 1
         raise_oom_score()
         row = self.board.record_of(worker.age)
@@ -105,7 +105,6 @@ class Hooks:
     def on_exit(self, server: Any) -> None:
         """End the monitor with the server."""
         self.monitor.stop()
-        close_listeners(self.port)
 
     def _settle(self) -> None:
         """Give up, in the monitor, the privileges that workers give up."""

@@ -32,8 +32,8 @@ from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
-from ..health_port import make_monitor, open_health_port
-from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
+from ..health_port import HealthPort, make_monitor
+from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
 from .options import WHERE
 
@@ -48,11 +48,10 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
     with ExitStack() as stack:
-        port = open_health_port(settings)
-        stack.callback(close_listeners, port)
+        port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
-        monitor.start()
         stack.callback(monitor.stop)
+        monitor.start()
         inherited = systemd.take_inherited()
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
@@ -63,8 +62,8 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         for number in numbers:
             stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
         deployment.announce()
-        announce("Health port", port)
-        announce("Serving", listeners)
+        port.announce()
+        announce("Serving", [url_of(listener) for listener in listeners])
         server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)
