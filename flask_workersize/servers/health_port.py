@@ -7,13 +7,15 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 from waitress import wasyncore
-from waitress.server import create_server
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer, create_server
 from waitress.trigger import trigger
 
 from ..app_state import WorkerSizingState
@@ -24,21 +26,41 @@ from ..monitor.process import Monitor, Port
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
+from .crowd import Quiet, connection_limit, watch_accept
 from .listeners import announce, open_listeners, url_of
 
 _OPTIONS: dict[str, Any] = {
     "threads": 2,
-    # 100 silent ones need a few hundred KB.
-    "connection_limit": 1000,
-    # A probe is one short request: a client that takes longer, or sends more, is none.
-    "channel_timeout": 10,
-    "cleanup_interval": 2,
+    # waitress stops accepting at its limit, and a probe would wait: ours closes the oldest.
+    "connection_limit": sys.maxsize,
+    # A probe is one short request: a client that sends more is none.
     "max_request_header_size": 16 * 1024,
     "max_request_body_size": 1024,
-    "asyncore_use_poll": True,
     "log_socket_errors": False,
     "ident": None,
 }
+
+
+LIFE_SECONDS = 10.0
+"""How long a connection lives, whatever it sends or reads: a probe is one short request."""
+
+_FULL_SHARE = 0.9
+"""The share of the places for connections that may be taken: then the oldest has to go."""
+
+
+class _Channel(HTTPChannel):
+    """A connection that knows since when it is open, and closes after its response."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.opened_at = time.monotonic()
+
+    def service(self) -> None:
+        # A client that keeps it would lose the request that is under way when its life is over.
+        for request in self.requests:
+            headers: Any = request.headers
+            headers["CONNECTION"] = "close"
+        super().service()
 
 
 class ProbeServer:
@@ -47,17 +69,47 @@ class ProbeServer:
     def __init__(self, app: ProbeApp, listeners: Sequence[socket.socket]) -> None:
         self._map: Any = {}
         self._trigger = trigger(self._map)
+        self._urls = ", ".join(map(url_of, listeners))
         self._server = create_server(app, map=self._map, sockets=listeners, **_OPTIONS)
+        for server in [item for item in self._map.values() if isinstance(item, BaseWSGIServer)]:
+            server.channel_class = _Channel
+            watch_accept(server, self._note_full)
+        self._most = int(connection_limit(descriptors_each=1) * _FULL_SHARE)
+        self._lacks_descriptor = False
+        self._quiet = Quiet()
         self._thread = threading.Thread(target=self._run, name="workersize-probe", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         """Serve; a monitor that cannot answer any more makes room for the next one."""
         try:
-            self._server.run()
+            while self._map:
+                wasyncore.loop(timeout=1, use_poll=True, map=self._map, count=1)
+                self._hang_up()
         except Exception:
             logger.exception("The health port failed.")
             os._exit(1)
+
+    def _hang_up(self) -> None:
+        """Close connections that are too old, and the oldest of too many."""
+        # They are in the order in which they were accepted.
+        channels = [item for item in self._map.values() if isinstance(item, _Channel)]
+        too_many = max(len(channels) - self._most, self._lacks_descriptor)
+        too_old = time.monotonic() - LIFE_SECONDS
+        self._lacks_descriptor = False
+        if too_many > 0 and self._quiet.allows("full"):
+            line = f"{len(channels)} open connections are too many, closing the oldest"
+            say(logging.WARNING, f"health port {self._urls}: {line}.")
+        for number, channel in enumerate(channels):
+            if number >= too_many and channel.opened_at > too_old:
+                break
+            # Not when it can be written to, as waitress does: the client may never read.
+            channel.handle_close()
+
+    def _note_full(self, server: Any) -> None:
+        self._lacks_descriptor = True
+        # If none of them is ours, somebody else has to close one.
+        time.sleep(0.01)
 
     def close(self) -> None:
         """Close the port and every connection, in the thread that serves them."""

@@ -32,6 +32,7 @@ from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
+from ..crowd import Quiet, quiet_waitress, watch_accept
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
@@ -41,12 +42,17 @@ OUT_OF_MEMORY_STATUS = 75
 """Exit status of a server that ended before the kernel would have ended it (sysexits.h,
 "EX_TEMPFAIL": try again)."""
 
+_NO_DESCRIPTOR = (
+    "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
+    "LimitNOFILE=)."
+)
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
+    quiet_waitress()
     with ExitStack() as stack:
         port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
@@ -117,6 +123,8 @@ class _Server:
         self._listeners = listeners
         self._settings = settings
         self._serves_until = self._deadline = math.inf
+        self._paused: list[Any] = []
+        self._quiet = Quiet()
         self.stopped_at = 0.0
         row = board.allocate(1)
         assert row is not None
@@ -137,6 +145,7 @@ class _Server:
         for server in self._servers:
             server.channel_class = _Channel
             server.owner = self
+            watch_accept(server, self._pause)
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
@@ -173,7 +182,17 @@ class _Server:
     def _turn(self, seconds: float) -> None:
         self._row.beat()
         self.note_queue()
+        paused, self._paused = self._paused, []
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
+        for server in paused:
+            server.accepting = True
+
+    def _pause(self, server: Any) -> None:
+        """Accept nothing for a turn: no descriptor is left, and trying again at once is in vain."""
+        server.accepting = False
+        self._paused.append(server)
+        if self._quiet.allows(_NO_DESCRIPTOR):
+            say(logging.WARNING, _NO_DESCRIPTOR)
 
     def stop(self, drains: bool) -> None:
         """Serve what was accepted and, if it is ours, what the kernel has queued; then end."""
