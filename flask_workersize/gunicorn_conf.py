@@ -28,6 +28,7 @@ from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn.hooks import Hooks
 from .servers.gunicorn.options import own_options, parse_command_args, planned_class
+from .servers.systemd import watchdog_seconds
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import SizingSettings
 
@@ -73,6 +74,8 @@ def on_starting(server: Any) -> None:
     hooks.port.announce()
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
+    if watchdog_seconds() is not None:
+        say(logging.WARNING, _NO_WATCHDOG)
     if server.cfg.on_reload is not on_reload:
         say(logging.WARNING, _OWN_ON_RELOAD)
     for warning in decided.plan.warnings:
@@ -98,6 +101,10 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 _NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask serve-prod."
+_NO_WATCHDOG = (
+    "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
+    "or use flask serve-prod."
+)
 _OWN_ON_RELOAD = (
     "gunicorn's configuration has an 'on_reload' of its own: call "
     "flask_workersize.gunicorn_conf.on_reload(server) in it, or a reload (HUP) drops the report."

@@ -162,8 +162,13 @@ class HealthPort(Port):
 
     def announce(self) -> None:
         """Log where it is, and whether anyone may reach it."""
-        announce("Health port", [f"http://{address}" for address in self._addresses])
+        hosts = {address.rpartition(":")[0] for address in self._addresses}
+        note = " (open to all; NOW_LMS_HEALTH_HOST limits it)" if hosts & _EVERYWHERE else ""
+        announce("Health port", [f"http://{address}" for address in self._addresses], note)
 
+
+_EVERYWHERE = {"0.0.0.0", "[::]", "[::ffff:0.0.0.0]"}
+"""Hosts that stand for every interface."""
 
 _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 _NO_MONITOR = (

@@ -37,6 +37,8 @@ _FOREIGN = {variable for names in NAMES.values() for variable in names.variables
     "LISTEN_PID",
     "NOTIFY_SOCKET",
     "SERVER_SOFTWARE",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
 }
 _FOREIGN_PREFIXES = ("NOW_LMS_", "FLASK_", "GUNICORN_", "WERKZEUG_", "FACTS_")
 

@@ -19,9 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from waitress.channel import HTTPChannel
 
 from flask_workersize.resources.processes import may_set_nice
+from flask_workersize.runtime.deployment import Deployment
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.servers import health_port
-from flask_workersize.servers.health_port import ProbeServer
+from flask_workersize.servers.health_port import HealthPort, ProbeServer
+from flask_workersize.sizing.plan import compute_plan
 from tests.children import Children, status_of
+from tests.plain import load, resources
 from tests.seccomp import CAN_FORBID, forbidding
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, connect_socket, receive, send
 from tests.servers.serving import (
@@ -427,6 +431,28 @@ def test_oldest_connection_of_too_many_goes_and_a_line_names_the_port(
         server.close()
     (line,) = caplog.messages
     assert f"health port http://127.0.0.1:{port}:" in line
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"),
+    [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("::", True), ("", True)],
+)
+def test_start_line_tells_whether_everyone_reaches_the_health_port(
+    caplog: pytest.LogCaptureFixture, host: str, is_open: bool
+) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    environ = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_HOST": host}
+    settings = load(environ)
+    deployment = Deployment(settings, resources(), compute_plan(settings, resources()))
+    port = HealthPort(deployment, Scoreboard(1, 1))
+    for listener in port.open():
+        listener.close()
+    with caplog.at_level("INFO"):
+        port.announce()
+    (line,) = caplog.messages
+    assert line.startswith("Health port on http://")
+    assert ("open to all" in line) == is_open
 
 
 @pytest.mark.parametrize("limit", [None, 500], ids=["our limit", "a limit of the app's"])

@@ -32,6 +32,7 @@ class GracefulArbiter(Arbiter):
         self._hooks = hooks
         self._drain_seconds = drain_seconds
         self._drain_until = math.inf
+        self._watchdog = systemd.Watchdog(hooks.board, hooks.timeout)
         self.stop_signal = GracefulWorker.stop_signal = StopSignal()
         super().__init__(app)
 
@@ -64,6 +65,8 @@ class GracefulArbiter(Arbiter):
 
     def spawn_worker(self) -> Any:
         """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
+        # Many workers take a while.
+        self._watchdog.beat()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             return super().spawn_worker()
@@ -82,6 +85,7 @@ class GracefulArbiter(Arbiter):
         self._hooks.monitor.reap()
         super().reap_workers()
         self._hooks.monitor.keep()
+        self._watchdog.beat()
 
     def spawn_workers(self) -> None:
         """Start what is missing; a single worker without the pause that gunicorn makes."""
@@ -111,8 +115,11 @@ class GracefulArbiter(Arbiter):
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
         """Wait for signals; the end of the drain is one."""
+        self._watchdog.beat()
         left = self._drain_until - time.monotonic()
-        return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
+        if left <= 0:
+            return [signal.SIGTERM]
+        return super().wait_for_signals(min(self._watchdog.turn_seconds, left))
 
     def handle_int(self) -> None:
         """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
@@ -127,7 +134,9 @@ class GracefulArbiter(Arbiter):
             )
         # A reload starts as many workers as the configuration has.
         self.app.options["workers"] = self._hooks.board.wanted
+        systemd.notify_reloading()
         super().handle_hup()
+        systemd.notify("READY=1")
 
     def handle_usr2(self) -> None:
         """Refuse a second master: it would plan again and share this one's ports."""

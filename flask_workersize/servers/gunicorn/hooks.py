@@ -35,6 +35,7 @@ class Hooks:
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
+        self.timeout = deployment.settings.timeout
         self._is_ours = is_ours
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._knows_queue = is_ours or deployment.plan.worker_class == "sync"

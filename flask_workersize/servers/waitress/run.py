@@ -123,6 +123,8 @@ class _Server:
         self._listeners = listeners
         self._settings = settings
         self._serves_until = self._deadline = math.inf
+        self._watchdog = systemd.Watchdog(board, settings.timeout)
+        self._keep_monitor: Callable[[], None] = lambda: None
         self._paused: list[Any] = []
         self._quiet = Quiet()
         self.stopped_at = 0.0
@@ -168,11 +170,11 @@ class _Server:
 
     def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
+        self._keep_monitor = keep_monitor
         systemd.notify("READY=1")
         self._row.set_ready()
         self._board.state = State.SERVING
         while (left := self._serves_until - time.monotonic()) > 0:
-            keep_monitor()
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
@@ -180,9 +182,12 @@ class _Server:
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
+        self._keep_monitor()
         self._row.beat()
+        self._watchdog.beat()
         self.note_queue()
         paused, self._paused = self._paused, []
+        seconds = min(seconds, self._watchdog.turn_seconds)
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
         for server in paused:
             server.accepting = True
