@@ -191,6 +191,10 @@ class _Server:
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
         for server in paused:
             server.accepting = True
+        for channel in self._channels():
+            if channel.will_close:
+                # waitress waits until it can write once more, but the client may never read.
+                channel.handle_close()
 
     def _pause(self, server: Any) -> None:
         """Accept nothing for a turn: no descriptor is left, and trying again at once is in vain."""
