@@ -225,7 +225,7 @@ class Server:
     @property
     def health_url(self) -> str:
         """The first address of its health port."""
-        match = re.search(r"Health port on (http\S+?),?$", self.stderr, re.M)
+        match = re.search(r"Health port on (http[^\s,]+)", self.stderr)
         assert match, self.stderr
         return match[1]
 
