@@ -40,7 +40,12 @@ def connection_limit(descriptors_each: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    free = soft - len(os.listdir("/dev/fd")) - _SPARE
+    try:
+        used = len(os.listdir("/dev/fd"))
+    except OSError:
+        # No /proc behind it, as in a bare chroot.
+        used = _SPARE
+    free = soft - used - _SPARE
     return max(_FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, free // descriptors_each))
 
 
