@@ -363,9 +363,9 @@ def test_port_in_use_is_one_line_and_nothing_is_left(start: Starter, name: str) 
 
 
 @pytest.mark.skipif(not CAN_FORBID, reason="no filter of system calls is known for this system")
-def test_hardened_unit_has_its_monitor_and_its_socket(start: Starter, name: str) -> None:
+def test_hardened_unit_has_its_monitor_and_its_socket(start: Starter) -> None:
     """``SystemCallFilter=~@resources @privileged`` kills for a priority, and for an owner."""
-    command = serve_prod("--workers", "1", "--bind", "unix:app.sock", server=name, app=SLOW)
+    command = serve_prod("--workers", "1", "--bind", "unix:app.sock", server="gunicorn", app=SLOW)
     command = forbidding("setpriority,chown", command)
     server = start(command, None, NOW_LMS_HEALTH_HOST="127.0.0.1", **PATH, **ON)
     await_that(lambda: "SIGSYS" in server.stderr or not may_set_nice(-10), "the first monitor")
