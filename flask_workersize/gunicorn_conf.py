@@ -34,7 +34,8 @@ from .servers.gunicorn.options import (
     warn_of_hup,
     warn_of_reload,
 )
-from .servers.listeners import address_of, announce
+from .servers.listeners import address_of
+from .servers.systemd import watchdog_seconds
 from .sizing.plan import available_for, compute_plan
 from .sizing.settings import NAMES, SizingSettings
 from .sizing.sources import SettingSources
@@ -91,9 +92,11 @@ def on_starting(server: Any) -> None:
     _chain_at_reloads(server.app, hooks)
     hooks.monitor.start()
     decided.announce(_gunicorn_log)
-    announce("Health port", hooks.port)
+    hooks.port.announce()
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
+    if watchdog_seconds() is not None:
+        say(logging.WARNING, _NO_WATCHDOG)
     warn_of_reload(server.cfg)
     for app in list(current.apps):
         compare(app, decided.plan)
@@ -134,6 +137,10 @@ _NOT_CALLED = (
     "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
 )
 _NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask serve-prod."
+_NO_WATCHDOG = (
+    "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
+    "or use flask serve-prod."
+)
 
 
 def _follow(cfg: Any) -> Deployment:

@@ -53,10 +53,10 @@ def remove_socket_file(listener: socket.socket) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def announce(what: str, listeners: Sequence[socket.socket]) -> None:
+def announce(what: str, urls: Sequence[str], note: str = "") -> None:
     """Log where a server listens, if it does."""
-    if listeners:
-        say(logging.INFO, f"{what} on {', '.join(map(url_of, listeners))}")
+    if urls:
+        say(logging.INFO, f"{what} on {', '.join(urls)}{note}")
 
 
 def url_of(listener: socket.socket) -> str:

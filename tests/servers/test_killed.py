@@ -117,7 +117,7 @@ def test_killed_monitor_is_started_again_at_once_and_no_request_notices(
         assert server.monitor.pid != killed
         more(outcome)
     assert outcome.failed == []
-    assert len(re.findall("monitor died; restarting", server.stderr)) == 1
+    assert len(re.findall(r"monitor died \(SIGKILL\); restarting", server.stderr)) == 1
     assert server.stop() == 0
     assert server.members() == []
 

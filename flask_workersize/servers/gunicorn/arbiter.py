@@ -35,6 +35,7 @@ class GracefulArbiter(Arbiter):
         self._hooks = hooks
         self._drain_seconds = drain_seconds
         self._drain_until = math.inf
+        self._watchdog = systemd.Watchdog(hooks.board, hooks.timeout)
         self.stop_signal = GracefulWorker.stop_signal = StopSignal()
         super().__init__(app)
 
@@ -65,12 +66,24 @@ class GracefulArbiter(Arbiter):
                 continue
             return
 
+    def spawn_worker(self) -> Any:
+        """Fork a worker; many take a while."""
+        self._watchdog.beat()
+        return super().spawn_worker()
+
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""
         self._hooks.monitor.keep()
         if self.num_workers != self._hooks.board.wanted:
             self.num_workers = self._hooks.board.wanted
         super().manage_workers()
+
+    def reap_workers(self) -> None:
+        """Take what has ended; reload and stop do so again and again, for as long as they wait."""
+        self._hooks.monitor.reap()
+        super().reap_workers()
+        self._hooks.monitor.keep()
+        self._watchdog.beat()
 
     def spawn_workers(self) -> None:
         """Start what is missing; a single worker without the pause that gunicorn makes."""
@@ -100,8 +113,11 @@ class GracefulArbiter(Arbiter):
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
         """Wait for signals; the end of the drain is one."""
+        self._watchdog.beat()
         left = self._drain_until - time.monotonic()
-        return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
+        if left <= 0:
+            return [signal.SIGTERM]
+        return super().wait_for_signals(min(self._watchdog.turn_seconds, left))
 
     def handle_int(self) -> None:
         """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
@@ -112,7 +128,9 @@ class GracefulArbiter(Arbiter):
         warn_of_hup(self.cfg)
         # A reload starts as many workers as the configuration has.
         self.app.options["workers"] = self._hooks.board.wanted
+        systemd.notify_reloading()
         super().handle_hup()
+        systemd.notify("READY=1")
 
     def handle_usr2(self) -> None:
         """Refuse a second master: it would plan again and share this one's ports."""

@@ -25,8 +25,7 @@ from ...runtime.inherited import Inheritance
 from ...runtime.meter import Meter
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ..health_port import make_monitor, open_health_port
-from ..listeners import close_listeners
+from ..health_port import HealthPort, make_monitor
 from ..proxy import trusting
 from .newborn import defer_signals, hold_signals
 from .orphan import watch_master
@@ -37,10 +36,12 @@ class Hooks:
 
     def __init__(self, deployment: Deployment, board: Scoreboard, is_ours: bool = True) -> None:
         self.board = board
-        self.port = open_health_port(deployment.settings)
+        # gunicorn's own master sees only at its next hook that the monitor has died.
+        self.port = HealthPort(deployment, board, is_held=is_ours)
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
+        self.timeout = deployment.settings.timeout
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
         # gunicorn's own threads accept more than they can serve, and tell nobody.
@@ -67,7 +68,7 @@ class Hooks:
         """Give a worker connections of its own, and keep it from holding the health port."""
         defer_signals(worker)
         watch_master(worker)
-        close_listeners(self.port)
+        self.monitor.close_port()
         current.warns = worker.age == 1
         raise_oom_score()
         row = self.board.record_of(worker.age)
@@ -114,7 +115,6 @@ class Hooks:
     def on_exit(self, server: Any) -> None:
         """End the monitor with the server."""
         self.monitor.stop()
-        close_listeners(self.port)
 
     def _settle(self) -> None:
         """Give up, in the monitor, the privileges that workers give up."""

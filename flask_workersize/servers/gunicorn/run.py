@@ -20,7 +20,7 @@ from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..app_import import LoadApp
-from ..listeners import announce, close_listeners, open_listeners
+from ..listeners import close_listeners, open_listeners
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .options import warn_of_reload
@@ -85,7 +85,7 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
         options["bind"] = _listen(deployment.settings.addresses, application.cfg)
         application.cfg.set("bind", options["bind"])
     deployment.announce()
-    announce("Health port", hooks.port)
+    hooks.port.announce()
     warn_of_reload(application.cfg)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, _CONF_FILE)
@@ -100,13 +100,20 @@ def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
         if isinstance(path, str):
             os.chmod(path, 0o777 & ~cfg.umask)
             try:
-                os.chown(path, cfg.uid, cfg.gid)
+                _give_to(path, cfg.uid, cfg.gid)
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
                     f"Only root may give unix:{path} to another: remove the options user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
+
+
+def _give_to(path: str, uid: int, gid: int) -> None:
+    """Change whose a file is, if it is not: a filter of system calls may kill for trying."""
+    found = os.stat(path)
+    if (found.st_uid, found.st_gid) != (uid, gid):
+        os.chown(path, uid, gid)
 
 
 _CONF_FILE = (

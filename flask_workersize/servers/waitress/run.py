@@ -32,8 +32,9 @@ from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
-from ..health_port import make_monitor, open_health_port
-from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
+from ..crowd import Quiet, quiet_waitress, watch_accept
+from ..health_port import HealthPort, make_monitor
+from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
 from .options import WHERE
 
@@ -41,18 +42,22 @@ OUT_OF_MEMORY_STATUS = 75
 """Exit status of a server that ended before the kernel would have ended it (sysexits.h,
 "EX_TEMPFAIL": try again)."""
 
+_NO_DESCRIPTOR = (
+    "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
+    "LimitNOFILE=)."
+)
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
+    quiet_waitress()
     with ExitStack() as stack:
-        port = open_health_port(settings)
-        stack.callback(close_listeners, port)
+        port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
-        monitor.start()
         stack.callback(monitor.stop)
+        monitor.start()
         inherited = systemd.take_inherited()
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
@@ -63,8 +68,8 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         for number in numbers:
             stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
         deployment.announce()
-        announce("Health port", port)
-        announce("Serving", listeners)
+        port.announce()
+        announce("Serving", [url_of(listener) for listener in listeners])
         server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)
@@ -122,6 +127,10 @@ class _Server:
         self._listeners = listeners
         self._settings = settings
         self._serves_until = self._deadline = math.inf
+        self._watchdog = systemd.Watchdog(board, settings.timeout)
+        self._keep_monitor: Callable[[], None] = lambda: None
+        self._paused: list[Any] = []
+        self._quiet = Quiet()
         self.stopped_at = 0.0
         row = board.allocate(1)
         assert row is not None
@@ -142,6 +151,7 @@ class _Server:
         for server in self._servers:
             server.channel_class = _Channel
             server.owner = self
+            watch_accept(server, self._pause)
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
@@ -164,11 +174,11 @@ class _Server:
 
     def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
+        self._keep_monitor = keep_monitor
         systemd.notify("READY=1")
         self._row.set_ready()
         self._board.state = State.SERVING
         while (left := self._serves_until - time.monotonic()) > 0:
-            keep_monitor()
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
@@ -176,9 +186,26 @@ class _Server:
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
+        self._keep_monitor()
         self._row.beat()
+        self._watchdog.beat()
         self.note_queue()
+        paused, self._paused = self._paused, []
+        seconds = min(seconds, self._watchdog.turn_seconds)
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
+        for server in paused:
+            server.accepting = True
+        for channel in self._channels():
+            if channel.will_close:
+                # waitress waits until it can write once more, but the client may never read.
+                channel.handle_close()
+
+    def _pause(self, server: Any) -> None:
+        """Accept nothing for a turn: no descriptor is left, and trying again at once is in vain."""
+        server.accepting = False
+        self._paused.append(server)
+        if self._quiet.allows(_NO_DESCRIPTOR):
+            say(logging.WARNING, _NO_DESCRIPTOR)
 
     def stop(self, drains: bool) -> None:
         """Serve what was accepted and, if it is ours, what the kernel has queued; then end."""
