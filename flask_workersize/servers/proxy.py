@@ -8,6 +8,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from ..runtime.layer import Layer
 from ..sizing.settings import SizingSettings
 
 _TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
@@ -16,6 +17,7 @@ _DROPPED = (
     "HTTP_X_FORWARDED_PORT",
     "HTTP_X_FORWARDED_PREFIX",
     "HTTP_X_FORWARDED_BY",
+    "HTTP_X_FORWARDED_PROTOCOL",
     "HTTP_X_FORWARDED_SSL",
     "HTTP_FORWARDED",
 )
@@ -33,7 +35,7 @@ def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
     return TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
 
 
-class TrustedProxy:
+class TrustedProxy(Layer):
     """WSGI middleware that takes the client's address and scheme from a trusted proxy only.
 
     From a trusted peer the last value of ``X-Forwarded-For`` becomes the client's address and
@@ -43,8 +45,10 @@ class TrustedProxy:
     folder decide who may connect. ``trusted`` has addresses and networks, or ``*`` for every peer.
     """
 
+    __slots__ = ("_behind_proxy", "_networks", "_trusts_all")
+
     def __init__(self, app: WSGIApplication, trusted: Iterable[str]) -> None:
-        self.app = app
+        super().__init__(app)
         self._behind_proxy = ProxyFix(app, x_for=1, x_proto=1, x_host=0, x_port=0, x_prefix=0)
         self._trusts_all = "*" in trusted
         self._networks = [ip_network(item) for item in trusted if item != "*"]

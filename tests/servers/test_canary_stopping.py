@@ -38,6 +38,7 @@ def parameters(thing: Any) -> list[str]:
     [
         (Arbiter, "stop", ["self", "graceful"]),
         (Arbiter, "spawn_worker", ["self"]),
+        (Arbiter, "reap_workers", ["self"]),
         (Arbiter, "halt", ["self", "reason", "exit_status"]),
         (Arbiter, "handle_int", ["self"]),
         (Arbiter, "handle_hup", ["self"]),

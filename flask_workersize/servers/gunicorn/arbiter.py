@@ -10,6 +10,7 @@ import signal
 import time
 from typing import Any, ClassVar
 
+import psutil
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
@@ -69,6 +70,25 @@ class GracefulArbiter(Arbiter):
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def reap_workers(self) -> None:
+        """Reap; a worker that was ready has not failed to boot, whatever its exit status is."""
+        while True:
+            workers = dict(self.WORKERS)
+            try:
+                return super().reap_workers()
+            except HaltServer:
+                pid = next((pid for pid in workers if self._has_ended_ready(workers[pid])), None)
+                if pid is None:
+                    raise
+                self.WORKERS.pop(pid, None)
+                workers[pid].tmp.close()
+                self.cfg.child_exit(self, workers[pid])
+
+    def _has_ended_ready(self, worker: Any) -> bool:
+        """Return whether a worker was ready and is gone, although its record is still held."""
+        record = self._hooks.board.record_of(worker.age)
+        return record is not None and record.is_ready and not psutil.pid_exists(worker.pid)
 
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""

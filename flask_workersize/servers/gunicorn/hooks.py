@@ -18,7 +18,7 @@ from ...app_state import adopt_current
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
-from ...runtime.meter import Meter
+from ...runtime.meter import Meter, contained
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ..health_port import make_monitor, open_health_port
@@ -60,6 +60,8 @@ class Hooks:
             # Until a worker has handlers of its own it has the master's, which would swallow a
             # stop.
             signal.signal(number, signal.SIG_DFL)
+        # What climbs out of a worker would run the stop of gunicorn's master there.
+        worker.init_process = contained(worker.init_process, (Exception, SystemExit))
         close_listeners(self.port)
         current.warns = worker.age == 1
         raise_oom_score()
@@ -70,7 +72,7 @@ class Hooks:
             # They were preloaded; others adopt it in post_worker_init, or when they are made.
             adopt_current()
         for app in list(current.apps):
-            after_fork(app)
+            contained(after_fork)(app)
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""
