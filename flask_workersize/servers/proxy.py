@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address, ip_network
+from types import FunctionType, MethodType
+from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..runtime.layer import Layer
 from ..sizing.settings import SizingSettings
+from ..sizing.sources import GUNICORN_ARGS
 
 _TAKEN = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
 _DROPPED = (
@@ -71,3 +77,67 @@ class TrustedProxy(Layer):
             return False
         address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for network in self._networks)
+
+
+def ignored_by_waitress(
+    app: Flask, settings: SizingSettings, options: Mapping[str, Any], environ: Mapping[str, str]
+) -> str | None:
+    """Return one warning that names what the app or its platform says to gunicorn alone.
+
+    waitress removes what a proxy says about the client, unless it knows the proxy.
+
+    :param options: the adjustments that waitress gets
+    :returns: ``None`` if there is nothing to warn of
+    """
+    believing, lines = [], []
+    if not settings.trusted_proxy and not options.get("trusted_proxy"):
+        clears = options["clear_untrusted_proxy_headers"]
+        if clears and any(isinstance(layer, ProxyFix) for layer in _layers(app)):
+            believing.append("ProxyFix in the app")
+        if environ.get(_ALLOWED, "").strip():
+            believing.append(_ALLOWED)
+    if believing:
+        lines.append(
+            "waitress removes X-Forwarded-For, -Proto and -Host despite "
+            f"{' and '.join(believing)}. Set NOW_LMS_TRUSTED_PROXY to the proxy's address, "
+            "or NOW_LMS_WSGI_SERVER=gunicorn."
+        )
+    if environ.get(GUNICORN_ARGS, "").strip():
+        lines.append(
+            f"waitress ignores {GUNICORN_ARGS}. Set NOW_LMS_WSGI_SERVER=gunicorn, or unset it."
+        )
+    return " ".join(lines) or None
+
+
+_ALLOWED = "FORWARDED_ALLOW_IPS"
+_MOST_LAYERS = 100
+
+
+def _layers(app: Flask) -> Iterator[object]:
+    """Yield what stands at ``app.wsgi_app`` and whatever it calls, by any name it has there."""
+    waiting: list[Any] = [app.wsgi_app]
+    seen: list[object] = []
+    while waiting and len(seen) < _MOST_LAYERS:
+        layer = waiting.pop(0)
+        # By identity: middleware may compare as it likes.
+        if issubclass(type(layer), Flask | type) or any(layer is other for other in seen):
+            continue
+        seen.append(layer)
+        yield layer
+        waiting += filter(callable, _below(layer))
+
+
+def _below(layer: Any) -> Iterator[object]:
+    if isinstance(layer, MethodType):
+        yield layer.__self__
+    elif isinstance(layer, partial):
+        yield from (layer.func, *layer.args)
+    elif isinstance(layer, Layer):
+        yield layer.app
+    if isinstance(layer, FunctionType):
+        for cell in layer.__closure__ or ():
+            with suppress(ValueError):
+                yield cell.cell_contents
+    with suppress(AttributeError):
+        # Not by getattr(), which runs code of the middleware.
+        yield from object.__getattribute__(layer, "__dict__").values()
