@@ -35,6 +35,7 @@ from ..app_import import LoadApp
 from ..health_port import make_monitor, open_health_port
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
+from ..temporary import open_temporary, use_shared_memory
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
@@ -47,6 +48,9 @@ _HUP = "HUP is ignored: waitress has one process and cannot load new code. Resta
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
+    use_shared_memory()
+    # Without one waitress would reset larger uploads.
+    open_temporary("waitress", "uploads above 512 KiB").close()
     with ExitStack() as stack:
         port = open_health_port(settings)
         stack.callback(close_listeners, port)
