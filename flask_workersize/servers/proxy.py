@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from ..log import say
 from ..runtime.layer import Layer
 from ..sizing.settings import SizingSettings
 from ..sizing.sources import GUNICORN_ARGS
@@ -77,6 +79,24 @@ class TrustedProxy(Layer):
             return False
         address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for network in self._networks)
+
+
+def note_kept_connections(settings: SizingSettings, seconds: float, option: str) -> None:
+    """Log that idle connections close before most balancers expect it.
+
+    :param seconds: how long one stays open; 0 if none is kept
+    :param option: what sets that
+    """
+    if settings.trusted_proxy and 0 < seconds < _BALANCER_SECONDS:
+        say(
+            logging.INFO,
+            f"Idle connections close after {seconds:g} s. If your proxy keeps them longer (most "
+            f"balancers: 60 to 90 s), clients get status 502: raise {option} above that.",
+        )
+
+
+_BALANCER_SECONDS = 60
+"""How long balancers that keep the shortest keep an idle connection (AWS, nginx)."""
 
 
 def ignored_by_waitress(

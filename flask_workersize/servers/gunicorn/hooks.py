@@ -23,7 +23,7 @@ from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ..health_port import make_monitor, open_health_port
 from ..listeners import close_listeners
-from ..proxy import trusting
+from ..proxy import note_kept_connections, trusting
 
 
 class Hooks:
@@ -36,6 +36,7 @@ class Hooks:
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
         self._is_ours = is_ours
+        self._keeps_connections = deployment.plan.worker_class == "gthread"
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
 
@@ -47,6 +48,8 @@ class Hooks:
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
+        if self._keeps_connections:
+            note_kept_connections(self._settings, server.cfg.keepalive, "gunicorn's --keep-alive")
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give a worker its row; see that the monitor is there."""

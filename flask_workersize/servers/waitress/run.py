@@ -34,6 +34,7 @@ from .. import systemd
 from ..app_import import LoadApp
 from ..health_port import make_monitor, open_health_port
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
+from ..proxy import note_kept_connections
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
 from ..temporary import open_temporary, use_shared_memory
 from .options import WHERE
@@ -69,6 +70,7 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         deployment.announce()
         announce("Health port", port)
         announce("Serving", listeners)
+        note_kept_connections(settings, options["channel_timeout"], "NOW_LMS_TIMEOUT")
         server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)
