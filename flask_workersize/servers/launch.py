@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
 from ..sizing.validators import ServerName
 from .app_import import AppImport
-from .proxy import trusting
+from .proxy import ignored_by_waitress, trusting
 
 _DEBUG = "debug mode is on: errors show code and values to visitors. Unset FLASK_DEBUG and --debug."
 _ONE_PROCESS = "--workers has no effect: waitress has one process. Set --threads, or use gunicorn."
@@ -62,6 +63,10 @@ def launch(
         say(logging.WARNING, _DEBUG)
     if plan.server == "waitress" and options.get("workers") is not None:
         say(logging.WARNING, _ONE_PROCESS)
+    if plan.server == "waitress":
+        ignored = ignored_by_waitress(app, settings, server_options, os.environ)
+        if ignored:
+            say(logging.WARNING, ignored)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(_run, app, deployment, server_options, app_import)

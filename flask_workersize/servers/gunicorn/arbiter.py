@@ -11,6 +11,7 @@ import signal
 import time
 from typing import Any, ClassVar
 
+import psutil
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
@@ -71,6 +72,11 @@ class GracefulArbiter(Arbiter):
         self._watchdog.beat()
         return super().spawn_worker()
 
+    def _has_ended_ready(self, worker: Any) -> bool:
+        """Return whether a worker was ready and is gone, although its record is still held."""
+        record = self._hooks.board.record_of(worker.age)
+        return record is not None and record.is_ready and not psutil.pid_exists(worker.pid)
+
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""
         self._hooks.monitor.keep()
@@ -81,9 +87,23 @@ class GracefulArbiter(Arbiter):
     def reap_workers(self) -> None:
         """Take what has ended; reload and stop do so again and again, for as long as they wait."""
         self._hooks.monitor.reap()
-        super().reap_workers()
+        self._reap()
         self._hooks.monitor.keep()
         self._watchdog.beat()
+
+    def _reap(self) -> None:
+        """Reap; a worker that was ready has not failed to boot, whatever its exit status is."""
+        while True:
+            workers = dict(self.WORKERS)
+            try:
+                return super().reap_workers()
+            except HaltServer:
+                pid = next((pid for pid in workers if self._has_ended_ready(workers[pid])), None)
+                if pid is None:
+                    raise
+                self.WORKERS.pop(pid, None)
+                workers[pid].tmp.close()
+                self.cfg.child_exit(self, workers[pid])
 
     def spawn_workers(self) -> None:
         """Start what is missing; a single worker without the pause that gunicorn makes."""

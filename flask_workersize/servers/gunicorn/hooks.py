@@ -22,11 +22,11 @@ from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
 from ...runtime.inherited import Inheritance
-from ...runtime.meter import Meter
+from ...runtime.meter import Meter, contained
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ..health_port import HealthPort, make_monitor
-from ..proxy import trusting
+from ..proxy import note_kept_connections, trusting
 from .newborn import defer_signals, hold_signals
 from .orphan import watch_master
 
@@ -44,6 +44,7 @@ class Hooks:
         self.timeout = deployment.settings.timeout
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
+        self._keeps_connections = deployment.plan.worker_class == "gthread"
         # gunicorn's own threads accept more than they can serve, and tell nobody.
         self._is_sync = deployment.plan.worker_class == "sync"
         self._knows_queue = is_ours or self._is_sync
@@ -55,6 +56,8 @@ class Hooks:
         self.board.state = State.SERVING
         if not self._is_ours and self._is_sync and _is_beyond_select(server.LISTENERS):
             say(logging.WARNING, _BEYOND_SELECT)
+        if self._keeps_connections:
+            note_kept_connections(self._settings, server.cfg.keepalive, "gunicorn's --keep-alive")
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give a worker its row; see that the monitor is there."""
@@ -68,6 +71,8 @@ class Hooks:
         """Give a worker connections of its own, and keep it from holding the health port."""
         defer_signals(worker)
         watch_master(worker)
+        # What climbs out of a worker would run the stop of gunicorn's master there.
+        worker.init_process = contained(worker.init_process, (Exception, SystemExit))
         self.monitor.close_port()
         current.warns = worker.age == 1
         raise_oom_score()
@@ -78,7 +83,7 @@ class Hooks:
             # They were preloaded; others adopt it in post_worker_init, or when they are made.
             adopt_current()
         for app in list(current.apps):
-            after_fork(app)
+            contained(after_fork)(app)
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""

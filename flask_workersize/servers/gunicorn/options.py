@@ -19,8 +19,7 @@ from ...sizing.plan import SizingPlan
 from ...sizing.settings import NAMES, SizingSettings
 from ...sizing.sources import GUNICORN_ARGS, options_key, server_options
 from ..proxy import TRUSTING_NOBODY
-
-_SHARED_MEMORY = "/dev/shm"
+from ..temporary import SHARED_MEMORY
 
 WORKER_CLASSES: dict[str, Literal["sync", "gthread"]] = {
     "sync": "sync",
@@ -82,9 +81,9 @@ def gunicorn_options(
 ) -> dict[str, Any]:
     """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
     options = own_options(settings, plan)
-    if os.access(_SHARED_MEMORY, os.W_OK):
+    if os.access(SHARED_MEMORY, os.W_OK):
         # Heartbeats on a disk can block, and a read-only container has no other such folder.
-        options["worker_tmp_dir"] = _SHARED_MEMORY
+        options["worker_tmp_dir"] = SHARED_MEMORY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
         (GUNICORN_ARGS, settings.gunicorn_args),

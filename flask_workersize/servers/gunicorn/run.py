@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..app_import import LoadApp
 from ..listeners import close_listeners, open_listeners
+from ..temporary import open_temporary, use_shared_memory
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .options import warn_of_reload
@@ -69,13 +69,9 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
     options = {**options, "worker_class": worker_class}
     application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
-    try:
-        # Without one gunicorn's heartbeats would end in a traceback.
-        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
-    except OSError:
-        raise WorkerSizeStartError(
-            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
-        ) from None
+    use_shared_memory()
+    # Without one gunicorn's heartbeats would end in a traceback.
+    open_temporary("gunicorn", "heartbeats", options.get("worker_tmp_dir")).close()
     # Not before: what the master writes to from here on is not shared with the monitor.
     hooks.monitor.start()
     if systemd.inherited_count():

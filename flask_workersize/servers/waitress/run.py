@@ -35,7 +35,9 @@ from ..app_import import LoadApp
 from ..crowd import Quiet, quiet_waitress, watch_accept
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
+from ..proxy import note_kept_connections
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
+from ..temporary import open_temporary, use_shared_memory
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
@@ -53,6 +55,9 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
     quiet_waitress()
+    use_shared_memory()
+    # Without one waitress would reset larger uploads.
+    open_temporary("waitress", "uploads above 512 KiB").close()
     with ExitStack() as stack:
         port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
@@ -70,6 +75,7 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         deployment.announce()
         port.announce()
         announce("Serving", [url_of(listener) for listener in listeners])
+        note_kept_connections(settings, options["channel_timeout"], "NOW_LMS_TIMEOUT")
         server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)

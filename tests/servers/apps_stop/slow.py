@@ -97,6 +97,11 @@ def create_app() -> Flask:
             received += len(chunk)
         return {"received": received}
 
+    @app.post("/form")
+    def form() -> dict[str, int]:
+        """Tell how long the file of a form is."""
+        return {"received": len(request.files["file"].read())}
+
     @app.get("/later")
     def later() -> dict[str, int]:
         """Answer, and go on with a job in a thread that the interpreter waits for at its exit."""
