@@ -7,11 +7,14 @@ from contextlib import suppress
 
 import click
 
+from .errors import printable
+
 logger = logging.getLogger("flask_workersize")
 
 
 def say(level: int, line: str) -> None:
     """Log a line, and make sure that it is seen: without a handler it goes to standard error."""
+    line = printable(line)
     if logger.hasHandlers() and logger.isEnabledFor(level):
         logger.log(level, line)
     else:

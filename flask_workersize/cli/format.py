@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import printable
 from ..resources import Resources
 from ..sizing.plan import MB, SizingPlan, counted
 from ..sizing.settings import NAMES, SizingSettings
@@ -32,7 +33,7 @@ def explain(
         *[f"Warning: {warning}" for warning in plan.warnings],
         *[f"Note: {note}" for note in (*resources.notes, *plan.notes)],
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _table(rows: Iterable[Row]) -> Iterable[str]:
@@ -60,7 +61,9 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         },
         "one_more": one_more(settings, plan),
     }
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    # A name of a file need not be UTF-8: what is not, JSON can hold only as an escape.
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _settings(settings: SizingSettings, plan: SizingPlan, show_all: bool) -> Iterable[Row]:

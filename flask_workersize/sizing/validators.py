@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
@@ -85,11 +86,19 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _is_path(text: str) -> bool:
+    """Return whether the system could have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _profile_choice(value: Any) -> Any:
     """Accept a path, or a word for none or for learning."""
     if _word(value) in ("off", "learn"):
         return _word(value)
-    if value is not None and (not isinstance(value, str) or "\0" in value):
+    if value is not None and (not isinstance(value, str) or not _is_path(value)):
         raise refusal('is not a path, "off" or "learn"')
     return value
 
