@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flask_workersize import errors
 from flask_workersize.measure.dotenv_file import with_lines, write_lines
-from tests.plain import SECRET, untimed
+from tests.plain import SECRET, make_endless, untimed
 
 LINES = ["NOW_LMS_WORKERS=2", "NOW_LMS_THREADS=8"]
 
@@ -162,7 +162,7 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
     "pipe": (os.mkfifo, "it is no regular file"),
-    "device": (lambda path: path.symlink_to("/dev/null"), "it is no regular file"),
+    "device": (make_endless, "it is no regular file"),
     "folder": (Path.mkdir, "Is a directory"),
     "large": (lambda path: os.truncate(_made(path), 2 * 1024**3), "it is larger than 1024 KB"),
     "UTF-16": (lambda path: path.write_bytes("A=1".encode("utf-16")), "it is no text"),
