@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import click
 
+from .errors import printable
+
 logger = logging.getLogger("flask_workersize")
 
 
@@ -17,6 +19,7 @@ def say(level: int, line: str, via: logging.Logger = logger) -> None:
     An app that configures logging may disable every logger that is there already, or all logging:
     then the line goes to standard error.
     """
+    line = printable(line)
     for log in (via, logger):
         if _is_heard(log, level):
             log.log(level, "%s", line)
@@ -29,7 +32,7 @@ def say(level: int, line: str, via: logging.Logger = logger) -> None:
 
 def shown(names: Iterable[str], most: int = 5) -> str:
     """Return names of the app's own as a part of one line."""
-    quoted = ['"' + "".join(c if c.isprintable() else "?" for c in name) + '"' for name in names]
+    quoted = [f'"{printable(name)}"' for name in names]
     rest = len(quoted) - most
     return ", ".join(quoted[:most]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..doctor import Finding
+from ..errors import printable
 from ..sizing.plan import SizingPlan, counted
 
 _LABELS = {"breaks": "Breaks", "multiplies": "Multiplies", "unseen": "Note"}
@@ -24,7 +25,7 @@ def diagnosis(
 
     ``key_seen`` is whether ``SECRET_KEY`` could be compared with that of another load.
     """
-    lines = [f"{_LABELS[finding.level]}: {finding}" for finding in findings]
+    lines = [printable(f"{_LABELS[finding.level]}: {finding}") for finding in findings]
     planned = f"gunicorn with {counted(plan.workers, 'worker')}"
     if plan.server == "waitress":
         workers = counted(gunicorn_plan.workers, "worker")

@@ -17,8 +17,15 @@ PREFERRED_PREFIX = "NOW_LMS_"
 CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
 
+QUOTES = "Its quotes are a part of the value, as docker --env-file keeps them: remove them."
+"""The likely cause of a value that is wrong, or works for nobody, and what to do."""
+
 ArgsParser = Callable[[str], Mapping[str, Any]]
 """Returns what the text of ``GUNICORN_CMD_ARGS`` sets, by gunicorn's names."""
+
+
+OptionSource = str | Mapping[str, str]
+"""How an option is called in messages: a format of its name, or each by its setting."""
 
 
 class Layer(IntEnum):
@@ -87,7 +94,7 @@ class SettingSources:
     environ: Mapping[str, str]
     config: Mapping[str, Any]
     options: Mapping[str, Any]
-    option_source: str
+    option_source: OptionSource
     gunicorn_args: ArgsParser | None = None
     args_win: bool = False
     """Whether gunicorn itself applies ``GUNICORN_CMD_ARGS``, over all that it gets from us."""
@@ -98,6 +105,9 @@ class SettingSources:
         self._warn_of_near_misses()
         found = {name: value for name in self.names if (value := self._strongest(name))}
         self._prefer_stronger_address(found)
+        for item in found.values():
+            if is_quoted(item.value) and item.layer is not Layer.CONFIG:
+                self.warnings.append(f"{item.source} is in quotes. {QUOTES}")
         return {
             **{name: item.value for name, item in found.items()},
             "sources": {name: item.source for name, item in found.items()},
@@ -118,7 +128,12 @@ class SettingSources:
         if self.gunicorn_args is None:
             self.warnings.append(f"{GUNICORN_ARGS} is read only for an app: use get_plan().")
             return {}
-        return self.gunicorn_args(text)
+        try:
+            return self.gunicorn_args(text)
+        except WorkerSizeConfigError as error:
+            if not is_quoted(text):
+                raise
+            raise WorkerSizeConfigError(f"{error.message} {QUOTES}") from None
 
     def _candidates(self, name: str) -> Iterator[SettingValue]:
         """Yield what is set for a setting, the strongest first; what is empty is not set."""
@@ -128,7 +143,11 @@ class SettingSources:
                 yield SettingValue(stripped, source, layer)
 
     def _all(self, names: SettingNames) -> Iterator[tuple[Any, str, Layer]]:
-        option = self.option_source.format(name=names.name, option=names.option)
+        option = self.option_source
+        if isinstance(option, str):
+            option = option.format(name=names.name, option=names.option)
+        else:
+            option = option.get(names.name, names.name)
         yield self.options.get(names.name), option, Layer.OPTION
         preferred, *legacy = names.variables
         yield self.environ.get(preferred), preferred, Layer.PREFERRED
@@ -190,6 +209,11 @@ class SettingSources:
     def _warn_of_unused(self, weaker: SettingValue, stronger: SettingValue) -> None:
         line = f"{weaker.source} is not used: {stronger.source} is the stronger setting."
         self.warnings.append(line)
+
+
+def is_quoted(value: Any) -> bool:
+    """Return whether a value begins and ends with the same quote."""
+    return isinstance(value, str) and re.fullmatch(r"(['\"]).*\1", value, re.DOTALL) is not None
 
 
 def _is_service_link(found: SettingValue) -> bool:
