@@ -23,7 +23,7 @@ from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
 from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
-from .sizing.sources import ArgsParser
+from .sizing.sources import ArgsParser, OptionSource
 
 EXTENSION_KEY = "workersize"
 
@@ -106,7 +106,7 @@ def get_plan(app: Flask | None = None) -> SizingPlan:
 
 
 def load_settings(
-    app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
+    app: Flask, options: Mapping[str, Any] | None = None, option_source: OptionSource = "--{option}"
 ) -> SizingSettings:
     """Return what is asked for an app, read from every source, without a profile."""
     health_url(app)
@@ -119,7 +119,7 @@ def load_settings(
 
 
 def prepare(
-    app: Flask, options: Mapping[str, Any] | None = None, option_source: str = "--{option}"
+    app: Flask, options: Mapping[str, Any] | None = None, option_source: OptionSource = "--{option}"
 ) -> tuple[SizingSettings, SizingPlan]:
     """Plan for an app from every source of settings, and store the plan."""
     state = get_state(app)

@@ -9,12 +9,17 @@ from typing import IO, Any
 import click
 
 
+def printable(text: str) -> str:
+    """Return a text as one line: what a terminal or a log would act on becomes a question mark."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 class _OneLine:
     """Show only the message: click would print the usage of the command above it."""
 
     def show(self: Any, file: IO[Any] | None = None) -> None:
         """Print the message to standard error, or to ``file``."""
-        click.echo(f"Error: {self.format_message()}", file=file, err=file is None)
+        click.echo(f"Error: {printable(self.format_message())}", file=file, err=file is None)
 
 
 class WorkerSizeConfigError(_OneLine, click.UsageError, ValueError):

@@ -49,8 +49,15 @@ class WorkerSizing:
         :func:`get_plan`, ``flask serve-prod`` and the route report them.
 
         :param app: the app
+        :raises TypeError: if it is no Flask app
         :raises RuntimeError: if the app has been initialised before
         """
+        # isinstance() would believe current_app, which cannot be kept.
+        if not issubclass(type(app), Flask):
+            raise TypeError(
+                f"WorkerSizing needs a Flask app, not {type(app).__name__!r}: pass the object that "
+                "Flask(...) or your create_app() returns."
+            )
         if EXTENSION_KEY in app.extensions:
             raise RuntimeError(
                 "A 'WorkerSizing' instance has already been registered on this Flask app: perhaps "

@@ -8,7 +8,7 @@ warning. What stands on gunicorn's own command line, or in ``GUNICORN_CMD_ARGS``
 with gunicorn, and the plan follows it.
 
 To add settings, start a file of your own with ``from flask_workersize.gunicorn_conf import *``.
-Hooks in it run after ours; only ``on_starting`` and ``on_reload`` have to call the one here.
+Hooks in it run after ours; only ``on_starting`` has to call the one here.
 """
 
 from __future__ import annotations
@@ -26,23 +26,41 @@ from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
-from .servers.gunicorn.hooks import Hooks
-from .servers.gunicorn.options import own_options, parse_command_args, planned_class
-from .servers.listeners import announce
+from .servers.gunicorn.hooks import Hooks, is_master
+from .servers.gunicorn.options import (
+    own_options,
+    parse_command_args,
+    planned_class,
+    warn_of_hup,
+    warn_of_reload,
+)
+from .servers.listeners import address_of
+from .servers.systemd import watchdog_seconds
 from .sizing.plan import available_for, compute_plan
-from .sizing.settings import SizingSettings
+from .sizing.settings import NAMES, SizingSettings
+from .sizing.sources import SettingSources
 
-_FOLLOWED = ("workers", "threads", "timeout", "graceful_timeout")
+_FOLLOWED = {
+    name: names.server_option["gunicorn"]
+    for name, names in NAMES.items()
+    if "gunicorn" in names.server_option
+}
+"""What gunicorn may be told on its own command line or in a file, by our names."""
 
 
 @one_line_errors()
 def _decide(resources: Resources, held: int, options: Mapping[str, Any]) -> Deployment:
     """Plan, or end gunicorn with one line."""
-    settings = SizingSettings.load(
+    sources = SettingSources(
+        NAMES,
+        os.environ,
+        config={},
         options={"wsgi_server": "gunicorn", **options},
-        option_source="gunicorn --{option}",
+        option_source="gunicorn setting {name}",
         gunicorn_args=parse_command_args,
-    ).with_profile()
+        args_win=True,
+    )
+    settings = SizingSettings(**sources.resolve()).with_profile()
     plan = compute_plan(settings, available_for(settings, resources, held))
     return Deployment(settings, resources, plan, held_bytes=held)
 
@@ -53,10 +71,12 @@ _options = own_options(_decided.settings, _decided.plan)
 _options["bind"] = list(_decided.settings.addresses)
 globals().update(_options)
 
+_gunicorn_log = logging.getLogger("gunicorn.error")
+
 _hooks: list[Hooks] = []
 """Those of this server, from :func:`on_starting` on."""
 
-__all__ = ["on_reload", "on_starting", "pre_fork"]
+__all__ = ["on_reload", "on_starting"]
 __all__ += list(_options)
 
 
@@ -69,46 +89,72 @@ def on_starting(server: Any) -> None:
     hooks = Hooks(decided, current.board, is_ours=False)
     _hooks.append(hooks)
     hooks.chain_into(server.cfg)
+    _chain_at_reloads(server.app, hooks)
     hooks.monitor.start()
-    server.log.info("%s", decided.plan)
-    announce("Health port", hooks.port)
+    decided.announce(_gunicorn_log)
+    hooks.port.announce()
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
-    if server.cfg.on_reload is not on_reload:
-        say(logging.WARNING, _OWN_ON_RELOAD)
-    for warning in decided.plan.warnings:
-        server.log.warning("%s", warning)
+    if watchdog_seconds() is not None:
+        say(logging.WARNING, _NO_WATCHDOG)
+    warn_of_reload(server.cfg)
     for app in list(current.apps):
         compare(app, decided.plan)
 
 
 def on_reload(server: Any) -> None:
-    """Install our hooks again: a reload has read the configuration anew."""
-    for hooks in _hooks:
-        hooks.chain_into(server.cfg)
+    """Do nothing: a hook of that name may call it, but need not."""
 
 
-@one_line_errors()
-def pre_fork(server: Any, worker: Any) -> None:
-    """Refuse to go on without :func:`on_starting`; it replaces this hook by ours."""
-    if not _hooks:
-        raise WorkerSizeStartError(
-            "gunicorn's configuration has an 'on_starting' that does not call "
-            "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
-        )
+def _chain_at_reloads(app: Any, hooks: Hooks) -> None:
+    """Install our hooks again whenever gunicorn reads its configuration anew, as HUP does."""
+    load_config = app.load_config
+
+    def load_and_chain() -> None:
+        load_config()
+        hooks.chain_into(app.cfg)
+        warn_of_hup(app.cfg)
+
+    app.load_config = load_and_chain
 
 
+def _refuse_to_fork() -> None:
+    """End a master that would start workers without :func:`on_starting`.
+
+    Any hook could have been replaced together with that one, so this is none. Nothing that is
+    raised here would stop the fork.
+    """
+    if not _hooks and is_master():
+        WorkerSizeStartError(_NOT_CALLED).show()
+        os._exit(WorkerSizeStartError.exit_code)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_refuse_to_fork)
+
+_NOT_CALLED = (
+    "gunicorn's configuration has an 'on_starting' that does not call "
+    "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
+)
 _NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask serve-prod."
-_OWN_ON_RELOAD = (
-    "gunicorn's configuration has an 'on_reload' of its own: call "
-    "flask_workersize.gunicorn_conf.on_reload(server) in it, or a reload (HUP) drops the report."
+_NO_WATCHDOG = (
+    "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
+    "or use flask serve-prod."
 )
 
 
 def _follow(cfg: Any) -> Deployment:
-    """Plan again if gunicorn's command line asks for something else."""
-    told = {name: getattr(cfg, name) for name in _FOLLOWED}
-    options = {name: value for name, value in told.items() if value != _options[name]}
+    """Plan again if gunicorn's command line, or a file, asks for something else."""
+    told = {name: cfg.settings[key].get() for name, key in _FOLLOWED.items()}
+    known = (_options, _decided.settings.gunicorn_args)
+    options = {
+        name: value
+        for name, value in told.items()
+        if value not in [each.get(_FOLLOWED[name]) for each in known]
+    }
+    if "bind" in options:
+        # As gunicorn understands them: its default port is another one.
+        options["bind"] = [text for item in cfg.address if (text := address_of(item))] or None
     if "threads" in options:
         # gunicorn has read the workers above: they do not follow other threads any more.
         options["workers"] = cfg.workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from typing import Any
 import click
 import psutil
 import pytest
-from flask import Flask, url_for
+from flask import Flask, current_app, url_for
 
 from flask_workersize import SizingPlan, WorkerSizeConfigError, WorkerSizing, get_plan
 from flask_workersize.app_state import get_state
 from flask_workersize.runtime.deployment import current
+from flask_workersize.runtime.meter import Meter
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.servers.proxy import TrustedProxy
 from flask_workersize.sizing.sources import GUNICORN_ARGS
 from tests.plain import SECRET, check_line, clear_environment, new_app
 
@@ -316,3 +320,87 @@ def test_import_and_init_app_load_no_server(monkeypatch: pytest.MonkeyPatch) -> 
     assert "'flask_workersize'" in done.stdout
     assert "'gunicorn'" not in done.stdout
     assert "'waitress'" not in done.stdout
+
+
+@pytest.mark.parametrize("wrong", [new_app, new_app().wsgi_app, Flask, "lms", 0, False])
+def test_what_is_no_app_is_refused_by_one_line_that_names_what_to_pass(wrong: Any) -> None:
+    for pass_it in (WorkerSizing, WorkerSizing().init_app):
+        with pytest.raises(TypeError) as caught:
+            pass_it(wrong)
+        (line,) = str(caught.value).splitlines()
+        assert f"not {type(wrong).__name__!r}: pass the object that Flask(...)" in line
+    with pytest.raises(TypeError, match="NoneType"):
+        WorkerSizing().init_app(None)  # type: ignore[arg-type]
+
+
+def test_current_app_is_refused_before_anything_is_done_to_the_app() -> None:
+    app = new_app()
+    with app.app_context(), pytest.raises(TypeError, match="not 'LocalProxy': pass the object"):
+        WorkerSizing(current_app)
+    assert "workersize" not in app.extensions
+    WorkerSizing(app)
+
+
+class Middleware:
+    """Middleware of an app, which its views ask for something."""
+
+    kind = "of the class"
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.script_name = "/lms"
+        self._hidden = 1
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self.app(environ, start_response)
+
+    def rename(self) -> None:
+        self.script_name = "/renamed"
+
+
+@pytest.fixture
+def wrapped() -> tuple[Any, Middleware]:
+    """Return what stands at ``app.wsgi_app`` above a middleware, under every layer of ours."""
+    app = new_app()
+    middleware = Middleware(app.wsgi_app)
+    app.wsgi_app = middleware  # type: ignore[method-assign]
+    WorkerSizing(app)
+    board = Scoreboard(1, 1)
+    row = board.allocate(1)
+    assert row is not None
+    return Meter(TrustedProxy(app.wsgi_app, ["*"]), row), middleware
+
+
+def test_attributes_of_the_apps_own_middleware_are_read_and_written_through_our_layers(
+    wrapped: tuple[Any, Middleware],
+) -> None:
+    outside, middleware = wrapped
+    assert (outside.script_name, outside.kind, outside._hidden) == ("/lms", "of the class", 1)
+    outside.script_name = "/other"
+    outside.added = "later"
+    assert (middleware.script_name, middleware.added) == ("/other", "later")  # type: ignore[attr-defined]
+    outside.rename()
+    assert outside.script_name == "/renamed"
+    assert hasattr(outside, "added")
+    assert not hasattr(outside, "missing")
+    with pytest.raises(AttributeError, match="'Middleware' object has no attribute 'missing'"):
+        outside.missing  # noqa: B018
+
+
+def test_chain_of_middleware_can_be_followed_through_our_layers(
+    wrapped: tuple[Any, Middleware],
+) -> None:
+    """Each link names the next one as ``app``, which is the custom."""
+    outside, middleware = wrapped
+    chain = [outside]
+    while hasattr(chain[-1], "app"):
+        chain.append(chain[-1].app)
+    assert middleware in chain
+    assert copy.copy(outside).script_name == "/lms"
+
+
+def test_app_without_middleware_keeps_its_manners_at_an_attribute_that_is_not_there() -> None:
+    app = sized()
+    assert app.wsgi_app.__self__ is app  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        app.wsgi_app.nothing = 1

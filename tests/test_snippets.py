@@ -167,7 +167,10 @@ def found(key: str) -> pytest.MarkDecorator:
 
 
 def test_every_yaml_snippet_is_of_a_kind_that_is_checked() -> None:
-    kinds = ("containers", "services", "scrape_configs", "podMetricsEndpoints", "targetPort")
+    kinds = (
+        *("containers", "services", "scrape_configs", "podMetricsEndpoints", "targetPort"),
+        "podSelector",
+    )
     trees = list(documents())
     assert trees
     for snippet, tree in trees:
@@ -227,6 +230,23 @@ def test_service_has_no_health_port(snippet: Snippet, part: dict[str, Any]) -> N
         for pod in parts(tree, "containers")
     ]
     assert [ports(container)[part["targetPort"]] for container in containers] == [8080]
+
+
+@found("podSelector")
+def test_fence_names_ports_of_the_pod_and_leaves_only_the_apps_open(
+    snippet: Snippet, part: dict[str, Any]
+) -> None:
+    (pod,) = [
+        tree["spec"]["template"]
+        for place, tree in documents()
+        if place.page == snippet.page and tree.get("kind") == "Deployment"
+    ]
+    assert part["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    named = ports(pod["spec"]["containers"][0])
+    fenced = {
+        named[port["port"]]: "from" in rule for rule in part["ingress"] for port in rule["ports"]
+    }
+    assert fenced == {8080: False, HEALTH_PORT: True}
 
 
 @found("podMetricsEndpoints")
@@ -324,7 +344,6 @@ def parse_unit(snippet: Snippet) -> Unit:
 SECTIONS = {
     "service": {"Unit", "Service", "Install"},
     "socket": {"Unit", "Socket", "Install"},
-    "timer": {"Unit", "Timer", "Install"},
 }
 
 
@@ -400,14 +419,10 @@ def test_unit_asks_the_health_port_that_another_one_opens(snippet: Snippet, unit
         assert path in HEALTH_PATHS
 
 
-@units("timer")
-def test_timer_has_a_service(snippet: Snippet, unit: Unit) -> None:
-    assert "Service" in {
-        section
-        for other in snippets("ini")
-        if other.caption == f"{snippet.caption.removesuffix('timer')}service"
-        for section in parse_unit(other)
-    }
+@units("service", "NOW_LMS_HEALTH_PORT")
+def test_unit_keeps_the_health_port_on_its_machine(snippet: Snippet, unit: Unit) -> None:
+    """Nobody else probes a service of systemd."""
+    assert load(environment_of(unit)).health_address == f"127.0.0.1:{HEALTH_PORT}"
 
 
 # What is typed and asked
@@ -497,6 +512,6 @@ def test_hooks_that_have_to_be_called_are_listed() -> None:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
     text = (ROOT / "docs" / "serve-prod.rst").read_text(encoding="utf-8")
-    listed = text.partition("There are two exceptions. ")[2].partition(" of your own")[0]
-    # It only guards against a missing on_starting, and may be replaced.
-    assert set(re.findall(r"``(\w+)``", listed)) == hooks - {"pre_fork"}
+    listed = text.partition("There is one exception. ")[2].partition(" of your own")[0]
+    # It does nothing, for files that call it.
+    assert set(re.findall(r"``(\w+)``", listed)) == hooks - {"on_reload"}

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from flask.cli import ScriptInfo, pass_script_info
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,18 @@ def _sizing_options(command: F) -> F:
     ):
         command = add(command)
     return command
+
+
+def _option_names() -> dict[str, str]:
+    """Return how each option is called in messages: click can have taken it from a variable."""
+    context = click.get_current_context()
+    names = {}
+    for param in context.command.params:
+        if param.name and param.opts:
+            names[param.name] = param.opts[0]
+            if context.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+                names[param.name] = f"{context.auto_envvar_prefix}_{param.name.upper()}"
+    return names
 
 
 @click.command("serve-prod")
@@ -81,14 +94,14 @@ def serve_prod(
         from ..servers.launch import check_options
         from .format import explain
 
-        settings, plan = prepare(app, options)
+        settings, plan = prepare(app, options, _option_names())
         plan, _ = check_options(app, settings, plan)
         click.echo(explain(settings, get_state(app).resources_for(settings), plan, show_all))
         return
     from ..servers.app_import import AppImport
     from ..servers.launch import launch
 
-    launch(app, options, app_import=AppImport.of(info))
+    launch(app, options, _option_names(), AppImport.of(info))
 
 
 @click.group()
@@ -124,7 +137,7 @@ def plan_command(
     from .format import as_json, explain
 
     app = info.load_app()
-    settings, _ = prepare(app, options)
+    settings, _ = prepare(app, options, _option_names())
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
     plan = compute_plan(settings, resources)

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..doctor import Finding
+from ..errors import printable
 from ..sizing.plan import SizingPlan, counted
 
 _LABELS = {"breaks": "Breaks", "multiplies": "Multiplies", "unseen": "Note"}
 
 _CHECKED = (
     "rate limits and caches in memory, schedulers, threads and connections before the fork, pools "
-    "of connections"
+    "of connections, Flask-SocketIO"
 )
+_NOT_CHECKED = "Not checked: what the app keeps in variables of its own."
 
 
 def diagnosis(
@@ -23,7 +25,7 @@ def diagnosis(
 
     ``key_seen`` is whether ``SECRET_KEY`` could be compared with that of another load.
     """
-    lines = [f"{_LABELS[finding.level]}: {finding}" for finding in findings]
+    lines = [printable(f"{_LABELS[finding.level]}: {finding}") for finding in findings]
     planned = f"gunicorn with {counted(plan.workers, 'worker')}"
     if plan.server == "waitress":
         workers = counted(gunicorn_plan.workers, "worker")
@@ -41,4 +43,4 @@ def _summary(findings: Sequence[Finding], key_seen: bool) -> str:
         )
     key = ", a SECRET_KEY made at the start" if key_seen else ""
     notes = ", except for what the notes name" if counts["unseen"] else ""
-    return f"No multi-worker problems found. Checked: {_CHECKED}{key}{notes}."
+    return f"No multi-worker problems found. Checked: {_CHECKED}{key}{notes}. {_NOT_CHECKED}"

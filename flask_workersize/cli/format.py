@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import printable
 from ..resources import Resources
 from ..sizing.plan import MB, SizingPlan, counted
 from ..sizing.settings import NAMES, SizingSettings
 from ..sizing.what_if import memory_needed_mb, one_more
 
 Row = tuple[str, str, str]
+
+_LEAST_WIDTH, _MOST_WIDTH = 14, 28
+"""How wide the column of the values may be."""
 
 _ADDRESS = ("host", "port", "bind")
 _UNITS = {"_mb": " MB", "_percent": " %", "_seconds": " s", "timeout": " s"}
@@ -25,18 +29,35 @@ def explain(
 
     Settings that are at their defaults and feed no plan are left out unless ``show_all``.
     """
+    rows = {
+        "settings:": list(_settings(settings, plan, show_all)),
+        "found:": list(_found(resources)),
+        "bounds:": list(_bounds(settings, plan)),
+    }
     lines = [
-        *[str(plan), "settings:", *_table(_settings(settings, plan, show_all))],
-        *["found:", *_table(_found(resources)), "bounds:", *_table(_bounds(settings, plan))],
+        *[str(plan), *_tables(rows)],
         *_needed(settings, plan),
         *[f"Warning: {warning}" for warning in plan.warnings],
         *[f"Note: {note}" for note in (*resources.notes, *plan.notes)],
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
-def _table(rows: Iterable[Row]) -> Iterable[str]:
-    return (f"  {name:<24} {value:<14} {why}".rstrip() for name, value, why in rows)
+def _tables(tables: Mapping[str, Sequence[Row]]) -> Iterable[str]:
+    """Yield the lines of tables whose columns are alike.
+
+    A value that is longer than a column can be has its source on the next line.
+    """
+    lengths = [len(value) for rows in tables.values() for _, value, _ in rows]
+    width = max(_LEAST_WIDTH, *(length for length in lengths if length <= _MOST_WIDTH))
+    for title, rows in tables.items():
+        yield title
+        for name, value, why in rows:
+            if len(value) <= width:
+                yield f"  {name:<24} {value:<{width}} {why}".rstrip()
+            else:
+                yield f"  {name:<24} {value}"
+                yield f"  {'':<24} {'':<{width}} {why}"
 
 
 def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
@@ -60,7 +81,9 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         },
         "one_more": one_more(settings, plan),
     }
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    # A name of a file need not be UTF-8: what is not, JSON can hold only as an escape.
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _settings(settings: SizingSettings, plan: SizingPlan, show_all: bool) -> Iterable[Row]:

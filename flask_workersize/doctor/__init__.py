@@ -6,7 +6,7 @@ from flask import Flask
 
 from ..servers.app_import import AppImport
 from ..sizing.plan import SizingPlan
-from . import engines, in_memory, schedulers, secret_key, threads
+from . import connections, engines, in_memory, schedulers, secret_key, socketio, threads
 from .finding import Case, Check, Finding
 
 __all__ = ["Finding", "examine"]
@@ -19,6 +19,8 @@ _CHECKS: dict[str, Check] = {
     "the threads of the app": threads.threads_before_fork,
     "the connections of SQLAlchemy": engines.connected_before_fork,
     "the pools of SQLAlchemy": engines.pools_multiplied,
+    "other connections": connections.shared_by_workers,
+    "Flask-SocketIO": socketio.needs_one_worker,
 }
 _ORDER = ("breaks", "multiplies", "unseen")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..log import shown
 from ..sizing.plan import counted
-from .finding import Case, Finding, shown
+from .finding import Case, Finding
 from .fork_probe import NO_WORKER
 
 _IN_PROCESS = frozenset({"sqlite", "duckdb"})

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 from flask import Flask
 
+from ..runtime.deployment import current
+from ..runtime.inherited import Socket, app_threads, connections_to_keep
 from ..servers.app_import import AppImport
 from .fork_probe import ForkProbe, fork_probe
 
@@ -44,10 +46,9 @@ class Case:
     def threads(self) -> list[threading.Thread]:
         """The threads that loading the app has left, except those that end within a second."""
         deadline = time.monotonic() + 1
-        others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
-        for thread in others:
+        for thread in app_threads():
             thread.join(max(0.0, deadline - time.monotonic()))
-        return sorted(filter(threading.Thread.is_alive, others), key=lambda thread: thread.name)
+        return app_threads()
 
     @cached_property
     def engines(self) -> list[Any]:
@@ -56,9 +57,14 @@ class Case:
         return list(pools.values())
 
     @cached_property
+    def connections(self) -> dict[Socket, str]:
+        """The connections that loading the app has left, with what is at their other end."""
+        return connections_to_keep({self.app, *current.apps})
+
+    @cached_property
     def worker(self) -> ForkProbe | None:
         """What a worker that is forked now would find; ``None`` if none could be forked."""
-        return fork_probe(self.app, self.engines)
+        return fork_probe(self.app, self.engines, self.connections)
 
 
 Check: TypeAlias = Callable[[Case], Iterable[Finding]]
@@ -77,10 +83,3 @@ def living(*classes: Any) -> list[Any]:
     gc.collect()
     # By type(), and not by isinstance(): a proxy would be asked for what it stands for.
     return [thing for thing in gc.get_objects() if not wanted.isdisjoint(type(thing).__mro__)]
-
-
-def shown(names: Iterable[str], most: int = 5) -> str:
-    """Return names of the app's own as a part of one line."""
-    quoted = ['"' + "".join(c if c.isprintable() else "?" for c in name) + '"' for name in names]
-    rest = len(quoted) - most
-    return ", ".join(quoted[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -17,6 +17,7 @@ from flask import Flask
 
 from ..runtime.deployment import current
 from ..runtime.fork import after_fork
+from ..runtime.inherited import Inheritance, Socket, origin
 
 NO_WORKER = "No worker got ready, so what it renews is unknown."
 
@@ -27,9 +28,18 @@ class ForkProbe:
 
     threads: frozenset[str]
     inherited: frozenset[int]
+    """Which of the engines have the launcher's pool."""
+
+    shared: Mapping[Socket, str]
+    """The launcher's connections."""
 
 
-def fork_probe(app: Flask, engines: Sequence[Any], seconds: float = 10.0) -> ForkProbe | None:
+def fork_probe(
+    app: Flask,
+    engines: Sequence[Any],
+    sockets: Mapping[Socket, str] | None = None,
+    seconds: float = 10.0,
+) -> ForkProbe | None:
     """Fork, do what a worker does first, and return what there is then.
 
     It runs the app's receivers of ``worker_forked`` and its handlers of ``os.register_at_fork``,
@@ -43,7 +53,7 @@ def fork_probe(app: Flask, engines: Sequence[Any], seconds: float = 10.0) -> For
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        _be_a_worker(app, engines, writing)
+        _be_a_worker(app, engines, Inheritance((), sockets or {}), writing)
     writing.close()
     with reading, suppress(EOFError, OSError):
         try:
@@ -55,7 +65,9 @@ def fork_probe(app: Flask, engines: Sequence[Any], seconds: float = 10.0) -> For
     return None
 
 
-def _be_a_worker(app: Flask, engines: Sequence[Any], writing: Connection) -> NoReturn:
+def _be_a_worker(
+    app: Flask, engines: Sequence[Any], inheritance: Inheritance, writing: Connection
+) -> NoReturn:
     # Whatever happens, this process must not go on as the command.
     try:
         os.setsid()
@@ -65,7 +77,8 @@ def _be_a_worker(app: Flask, engines: Sequence[Any], writing: Connection) -> NoR
             after_fork(each)
         others = set(threading.enumerate()) - {threading.current_thread()}
         kept = (i for i, old in enumerate(pools) if engines[i].pool is old)
-        writing.send(ForkProbe(frozenset(map(origin, others)), frozenset(kept)))
+        threads = frozenset(map(origin, others))
+        writing.send(ForkProbe(threads, frozenset(kept), inheritance.shared()))
     finally:
         os._exit(0)
 
@@ -81,14 +94,3 @@ def kill_group(leader: int) -> None:
     """Kill whatever the app has started in a process of its own session."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def origin(thread: threading.Thread) -> str:
-    """Return what a thread runs, as "module.name", also for one that was started anew."""
-    work: Any = getattr(thread, "_target", None)
-    if work is None and isinstance(thread, threading.Timer):
-        work = thread.function
-    # A partial function says what it calls; a class of threads is its own work.
-    work = getattr(work, "func", work) or type(thread)
-    name = getattr(work, "__qualname__", type(work).__qualname__)
-    return f"{getattr(work, '__module__', None) or type(work).__module__}.{name}"

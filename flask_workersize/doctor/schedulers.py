@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from ..runtime.inherited import origin
 from .finding import Case, Finding, known, living
-from .fork_probe import origin
 
 PACKAGE = "apscheduler"
 

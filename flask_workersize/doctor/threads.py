@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .finding import Case, Finding, shown
-from .fork_probe import NO_WORKER, origin
+from ..runtime.inherited import named, origin
+from .finding import Case, Finding
+from .fork_probe import NO_WORKER
 from .schedulers import scheduler_threads
-
-_MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
-"""Packages whose threads check the process id, and are started again if it is another."""
 
 
 def threads_before_fork(case: Case) -> Iterable[Finding]:
@@ -17,18 +15,12 @@ def threads_before_fork(case: Case) -> Iterable[Finding]:
     if not case.threads:
         return
     known = scheduler_threads()
-    others = [
-        (thread.name, origin(thread))
-        for thread in case.threads
-        if thread not in known and origin(thread).partition(".")[0] not in _MINDFUL
-    ]
+    others = [(thread.name, origin(thread)) for thread in case.threads if thread not in known]
     worker = case.worker if case.preload and others else None
-    names = [
-        f"{name} in {where}" for name, where in others if not worker or where not in worker.threads
-    ]
-    if not names:
+    missing = [thread for thread in others if not worker or thread[1] not in worker.threads]
+    if not missing:
         return
-    what = f"Threads are started when the app is loaded: {shown(names)}."
+    what = f"Threads are started when the app is loaded: {named(missing)}."
     remedy = "Start them in a receiver of the signal worker_forked, or with the first request."
     if not case.preload:
         once = "Run in a process of its own what has to be done once."

@@ -7,6 +7,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Blueprint, request
 
+from ..runtime.layer import Layer
 from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
 
 
@@ -19,15 +20,17 @@ def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:
     return blueprint
 
 
-class CapacityShortcut:
+class CapacityShortcut(Layer):
     """WSGI middleware that answers the paths of the report itself.
 
     No guard of the app stands between, such as a login redirect in ``before_request``, a redirect
     to HTTPS or ``TRUSTED_HOSTS``, and no session is opened.
     """
 
+    __slots__ = ("_answers",)
+
     def __init__(self, app: WSGIApplication, endpoint: CapacityEndpoint, url: str) -> None:
-        self.app = app
+        super().__init__(app)
         # WSGI hands over the bytes of a path as latin-1.
         path = url.encode().decode("latin-1")
         self._answers = {path: endpoint.report, path + METRICS_SUFFIX: endpoint.metrics}

@@ -35,6 +35,12 @@ def respond(
     return Response(body, status, headers, content_type=content_type)
 
 
+def respond_json(told: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
+    """Return a response in JSON, written as the report is."""
+    body = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    return respond(body, status, **headers)
+
+
 class CapacityEndpoint:
     """Answers the report to anyone, and its details to who sends the token."""
 
@@ -55,7 +61,7 @@ class CapacityEndpoint:
         try:
             report = self._make_report(details, live, environ.get(SLOT_KEY))
         except WorkerSizeConfigError as error:
-            return respond(json.dumps({"status": "fail", "error": error.message}), 500)
+            return respond_json({"status": "fail", "error": error.message}, 500)
         return respond(report.to_json())
 
     def metrics(self, environ: Mapping[str, Any]) -> Response:

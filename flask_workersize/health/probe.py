@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -11,7 +10,7 @@ from werkzeug.wrappers import Response
 
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerStats
 from ..sizing.settings import DEFAULT_HEALTH_URL
-from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint, respond
+from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint, respond_json
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class ProbeApp:
         """Serve one request."""
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None:
-            told = respond(json.dumps({"paths": list(self._answers)}), 404)
+            told = respond_json({"paths": list(self._answers)}, 404)
         elif environ["REQUEST_METHOD"] not in METHODS:
-            told = respond(json.dumps({"methods": METHODS}), 405, Allow=", ".join(METHODS))
+            told = respond_json({"methods": METHODS}, 405, Allow=", ".join(METHODS))
         else:
             told = answer(environ)
         return told(environ, start_response)
@@ -91,4 +90,4 @@ class ProbeApp:
             "workers_ready": len(snapshot.ready),
             "workers_stuck": sum(map(self._rules.is_stuck, snapshot.workers)),
         }
-        return respond(json.dumps(told), 503 if reason else 200)
+        return respond_json(told, 503 if reason else 200)

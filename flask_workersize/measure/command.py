@@ -11,7 +11,7 @@ import click
 from flask import Flask
 
 from ..app_state import get_state, load_settings
-from ..errors import WorkerSizeConfigError, WorkerSizeStartError
+from ..errors import WorkerSizeConfigError, WorkerSizeStartError, printable
 from ..sizing.advice import advise
 from ..sizing.plan import compute_plan, with_held
 from ..sizing.profile_location import ProfileLocation
@@ -58,7 +58,7 @@ def measure_app(  # noqa: PLR0913
             f"The profile cannot be written to {path}: {error.strerror}. Name another file with "
             "NOW_LMS_SIZING_PROFILE."
         ) from None
-    click.echo(f"Profile written to {path}")
+    click.echo(printable(f"Profile written to {path}"))
     settings = settings.measured_by(profile)
     plan = compute_plan(settings, state.resources_for(settings))
     source = settings.source_of("worker_memory_mb")
@@ -69,7 +69,7 @@ def measure_app(  # noqa: PLR0913
     click.echo("\n".join(format.recommendation(advice, profile.costs, resources.cpus)))
     if write is not None:
         write_lines(Path(write), advice.dotenv_lines())
-        click.echo(f"Settings written to {write}")
+        click.echo(printable(f"Settings written to {write}"))
 
 
 def _path(text: str) -> str:

@@ -237,11 +237,12 @@ class ProfileWriter:
         made = meter.profile("learn", *self._facts)
         try:
             if not _knows_more(self._path, made):
-                made.save(self._path)
+                # Who may write there could have put a link to any file in its place.
+                made.save(self._path, within=self._path.parent)
         except OSError as error:
             if not self._has_failed:
                 problem = f"cannot write the profile to {self._path}: {error.strerror}"
-                remedy = "Let the workers' user write there, or unset NOW_LMS_SIZING_PROFILE"
+                remedy = "Let it be a file of the workers' user, or unset NOW_LMS_SIZING_PROFILE"
                 say(logging.WARNING, f"{problem}. {remedy}.")
             self._has_failed = True
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
+from ..errors import WorkerSizeStartError
 from ..log import logger, say
 from ..resources.process_handle import ProcessHandle, end_all
+from ..resources.processes import may_set_nice
 from ..runtime.fork import give_up_streams
+from ..runtime.polling import wait_readable
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import State
 from .loop import MonitorLoop
@@ -42,43 +44,61 @@ _IGNORED = (
 """Signals that reach a whole process group, and that are meant for the master."""
 
 
+class Port:
+    """What a monitor serves in a thread of its own: nothing, unless a subclass does."""
+
+    is_held = True
+    """Whether the master holds the listeners, too, so that a probe waits for the next monitor
+    instead of being refused. A master that may not see for long that its monitor has died must
+    not: nobody would answer the probe."""
+
+    def open(self) -> Sequence[socket.socket]:
+        """Open the listeners, in the master; again after they were closed."""
+        return ()
+
+    def serve(self, listeners: Sequence[socket.socket]) -> AbstractContextManager[object]:
+        """Serve them, in the monitor, until the context is left."""
+        return nullcontext()
+
+
 class Monitor:
     """The monitor, as its master holds it; without ``os.fork`` there is none.
 
-    ``make_loop``, ``open_probe`` and ``settle`` are called in the monitor's process: what it does
-    again and again, what it serves meanwhile, and what gives up privileges. ``kept`` are the
-    sockets that it needs; all others are the app's.
+    ``make_loop`` and ``settle`` are called in the monitor's process: what it does again and again,
+    and what gives up privileges.
     """
 
     def __init__(
         self,
         board: Scoreboard,
         make_loop: Callable[[], MonitorLoop],
-        open_probe: Callable[[], AbstractContextManager[object]],
+        port: Port,
         settle: Callable[[], None] = lambda: None,
-        kept: Iterable[socket.socket] = (),
     ) -> None:
         self._board = board
         self._make_loop = make_loop
-        self._open_probe = open_probe
+        self._port = port
         self._settle = settle
-        self._kept = [item.fileno() for item in kept]
+        self._listeners: Sequence[socket.socket] = ()
         self._master = os.getpid()
         self._life: int | None = None
         self._is_wanted = False
         self._started_at = float("-inf")
         self._died_early = False
+        self._status: int | None = None
         self.pid: int | None = None
 
     def start(self) -> None:
         """Start the monitor, for the first time before anything else is forked."""
         if not hasattr(os, "fork"):
             return
-        if not self._is_wanted:
+        is_first = not self._is_wanted
+        if is_first:
             # The collector would write to every object that was loaded, and unshare its page.
             gc.freeze()
         self._is_wanted = True
         self._started_at = time.monotonic()
+        self._listeners = self._listeners or self._port.open()
         life, end = os.pipe()
         # Until the monitor has handlers of its own, a signal must not reach those of the master.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -86,7 +106,7 @@ class Monitor:
             pid = os.fork()
             if not pid:
                 os.close(life)
-                self._live(before)
+                self._live(before, is_first)
         except OSError:
             os.close(life)
             raise
@@ -94,33 +114,52 @@ class Monitor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(end)
         self.pid, self._life = pid, life
+        if not self._port.is_held:
+            self.close_port()
 
     def keep(self) -> None:
         """Start the monitor again if it has died; cheap enough to be called often."""
         if not self._is_wanted or os.getpid() != self._master or self._is_alive():
             return
-        is_young = time.monotonic() < self._started_at + _AGAIN_SECONDS
-        if is_young and self._died_early:
+        age = time.monotonic() - self._started_at
+        if self._died_early and age < _AGAIN_SECONDS:
+            # Nobody answers for a while: a probe is better refused than left waiting.
+            self.close_port()
             return
-        self._died_early = is_young
-        self._forget()
-        say(logging.WARNING, "monitor died; restarting.")
+        self._died_early = age < 2 * _AGAIN_SECONDS
+        if self._life is not None:
+            self._forget()
+            say(logging.WARNING, f"monitor died{_cause(self._status)}; restarting.")
         try:
             self.start()
-        except OSError as error:
-            # No process or descriptor to be had: the server goes on, and this is tried again.
-            say(logging.WARNING, f"cannot start the monitor for now: {error.strerror}.")
+        except (OSError, WorkerSizeStartError) as error:
+            # No process, descriptor or port to be had: the server goes on, and tries again.
+            self.close_port()
+            reason = error.strerror if isinstance(error, OSError) else error.message
+            say(logging.WARNING, f"cannot start the monitor for now: {reason}")
+
+    def reap(self) -> None:
+        """Take the status of a monitor that has ended, before who waits for any child does."""
+        if os.getpid() == self._master:
+            self._wait(os.WNOHANG)
+
+    def close_port(self) -> None:
+        """Close this process' copies of the listeners."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = ()
 
     def stop(self) -> None:
         """End the monitor with the server; in a process that is not its master, do nothing."""
         if os.getpid() != self._master:
             return
+        self.close_port()
         self._board.state = State.STOPPED
         self._is_wanted = False
         deadline = time.monotonic() + 1
         while self._life is not None and not _is_closed(self._life, 0.1):
             if self.pid is not None and time.monotonic() > deadline:
-                # It cannot be another process: nobody but us could have reaped it.
+                # It cannot be another process: its end of the pipe is open.
                 os.kill(self.pid, signal.SIGKILL)
         self._forget()
 
@@ -131,12 +170,22 @@ class Monitor:
     def _forget(self) -> None:
         if self._life is not None:
             os.close(self._life)
-        if self.pid is not None:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
-        self._life = self.pid = None
+            self._life = None
+        self._wait()
 
-    def _live(self, mask: Iterable[int]) -> None:
+    def _wait(self, flags: int = 0) -> None:
+        """Wait for the monitor's end, and note its status if nobody else has taken it."""
+        if self.pid is None:
+            return
+        try:
+            ended, status = os.waitpid(self.pid, flags)
+            self._status = os.waitstatus_to_exitcode(status) if ended else None
+        except ChildProcessError:
+            ended, self._status = self.pid, None
+        if ended:
+            self.pid = None
+
+    def _live(self, mask: Iterable[int], is_first: bool) -> None:
         """Be the monitor. A status of 3 or 4 would stop gunicorn 26, which takes it for a worker's.
 
         Nothing of the launcher's frames, exit handlers or buffers is this process' to end.
@@ -149,10 +198,12 @@ class Monitor:
             for name in _IGNORED:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            give_up_streams(self._kept)
-            # Before computing workers, if we may (root, outside most containers).
-            with suppress(OSError):
-                os.nice(_NICE)
+            give_up_streams([listener.fileno() for listener in self._listeners])
+            # Before computing workers, if we may (root, outside most containers). A filter of
+            # system calls may kill for it, so a monitor that replaces another goes without.
+            if is_first and may_set_nice(_NICE):
+                with suppress(OSError):
+                    os.nice(_NICE)
             self._settle()
             self._loop()
             status = 0
@@ -164,7 +215,7 @@ class Monitor:
 
     def _loop(self) -> None:
         loop = self._make_loop()
-        with self._open_probe():
+        with self._port.serve(self._listeners):
             while os.getppid() == self._master and self._board.state != State.STOPPED:
                 time.sleep(min(loop.run(), TURN_SECONDS))
         try:
@@ -182,8 +233,15 @@ class Monitor:
         end_all([ProcessHandle(row.pid, row.start_time) for row in rows], ORPHAN_SECONDS)
 
 
+def _cause(status: int | None) -> str:
+    """Return what to add to the line about a death: the signal, if one did it and it is known."""
+    if status is None or status >= 0:
+        return ""
+    name = next((item.name for item in signal.Signals if item == -status), f"signal {-status}")
+    hint = ", sent by a filter such as SystemCallFilter=" if name == "SIGSYS" else ""
+    return f" ({name}{hint})"
+
+
 def _is_closed(pipe: int, seconds: float) -> bool:
-    """Return whether the other end of a pipe is closed; select() takes no number above 1023."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    """Return whether the other end of a pipe is closed, to which nobody writes."""
+    return bool(wait_readable([pipe], seconds))

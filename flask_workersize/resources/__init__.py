@@ -75,6 +75,6 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
         memory_available=min([host.memory_available, host.memory_total, *available]),
         memory_source=limit.source,
         memory_at=limit.at or None,
-        notes=tuple(reader.notes),
+        notes=(*host.notes, *reader.notes),
         is_killed_together=is_killed_together,
     )

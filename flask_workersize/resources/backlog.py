@@ -1,4 +1,4 @@
-"""How many connections wait in the kernel for a listener, without holding it (Linux).
+"""What the kernel knows of sockets: connections that wait for a listener, and peers (Linux).
 
 The kernel answers over netlink what ``ss -l`` shows as Recv-Q (sock_diag(7): ``idiag_rqueue`` and
 ``udiag_rqueue``, "For listening sockets: the number of pending connections").
@@ -20,7 +20,10 @@ _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _DUMP = 0x301
 _LISTENING = 1 << 10
+_ANY_STATE = 0xFFFFFFFF
+_UDIAG_SHOW_PEER = 0x4
 _UDIAG_SHOW_RQLEN = 0x10
+_UNIX_DIAG_PEER = 2
 _UNIX_DIAG_RQLEN = 4
 _HEADER = struct.Struct("=IHHII")
 
@@ -33,7 +36,7 @@ def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
     lengths: dict[int, int] = {}
     try:
         for family in {family for family, _ in wanted}:
-            lengths.update(_unix() if family == socket.AF_UNIX else _tcp(family))
+            lengths.update(_unix_queues() if family == socket.AF_UNIX else _tcp(family))
     except (OSError, struct.error):
         return None
     found = [lengths.get(inode) for _, inode in wanted]
@@ -48,15 +51,29 @@ def _tcp(family: int) -> Iterator[tuple[int, int]]:
         yield inode, queue
 
 
-def _unix() -> Iterator[tuple[int, int]]:
-    """Yield inode and queue of every unix listener (``struct unix_diag_msg``, its attributes)."""
-    request = struct.pack("=BBHIII8x", socket.AF_UNIX, 0, 0, _LISTENING, 0, _UDIAG_SHOW_RQLEN)
+def unix_peers() -> dict[int, int]:
+    """Return the inode at the other end of each connected unix socket; none if not known."""
+    if sys.platform != "linux":
+        return {}
+    try:
+        return dict(_unix(_ANY_STATE, _UDIAG_SHOW_PEER, _UNIX_DIAG_PEER))
+    except (OSError, struct.error):
+        return {}
+
+
+def _unix_queues() -> Iterator[tuple[int, int]]:
+    return _unix(_LISTENING, _UDIAG_SHOW_RQLEN, _UNIX_DIAG_RQLEN)
+
+
+def _unix(states: int, show: int, attribute: int) -> Iterator[tuple[int, int]]:
+    """Yield inode and one attribute of unix sockets (``struct unix_diag_msg``)."""
+    request = struct.pack("=BBHIII8x", socket.AF_UNIX, 0, 0, states, 0, show)
     for body in _ask(request):
         (inode,) = struct.unpack_from("=I", body, 4)
         offset = 16
         while offset + 4 <= len(body):
             length, kind = struct.unpack_from("=HH", body, offset)
-            if kind == _UNIX_DIAG_RQLEN:
+            if kind == attribute:
                 yield inode, struct.unpack_from("=I", body, offset + 4)[0]
             offset += max((length + 3) & ~3, 4)
 

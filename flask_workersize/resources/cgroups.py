@@ -31,7 +31,7 @@ from .files import NotingReader, whole_number
 from .hierarchies import Hierarchies
 
 _DEFAULT_PERIOD = 100_000
-"""Microseconds; what the kernel takes where ``cpu.max`` was written without a period."""
+"""Microseconds; what the kernel takes where no period was set."""
 
 _INHERITED = "hierarchical_memory_limit"
 
@@ -76,7 +76,9 @@ class ControlGroups:
         self._reader = reader
         hierarchies = Hierarchies(reader)
         self._cpu_is_v2, self._cpu_folders = hierarchies.groups("cpu")
-        self._is_v2, self._folders = hierarchies.groups("memory")
+        self._is_v2, folders = hierarchies.groups("memory")
+        self._folders = folders if self._is_v2 else list(self._counting(folders))
+        self._kills_at: str | None = None
         # Not all of "file" in memory.stat: tmpfs is in it, which the kernel cannot drop.
         cache = ("inactive_file", "active_file")
         self._cache = cache if self._is_v2 else [f"total_{name}" for name in cache]
@@ -94,6 +96,9 @@ class ControlGroups:
             usage, cache = self.usage(folder), sum(stat.values())
             for name, limit in limits.items():
                 if limit is not None:
+                    if limit == 0:
+                        file = "memory.stat" if name == _INHERITED else name
+                        self._reader.note("approximate", f"{folder}/{file} is 0: nothing is left")
                     source = f"{'cgroup2' if self._is_v2 else 'cgroup1'}:{name}"
                     found.append(Limit(limit, source, folder, usage, cache))
         # Version 1 also knows the limits of ancestors that are not to be seen from here. Where they
@@ -122,6 +127,19 @@ class ControlGroups:
         pressure = re.search(r"^some avg10=([0-9]{1,3}\.[0-9]{2})", text, re.M)
         return Throttling(high, times, float(pressure[1]) if pressure else 100.0)
 
+    def _counting(self, folders: list[str]) -> Iterator[str]:
+        """Yield the groups of version 1 whose memory the process counts in.
+
+        A group with ``use_hierarchy`` 0 does not count what is below it, nor do those above it
+        (cgroup-v1/memory.rst, section 6; Linux 5.11 and newer have no such groups).
+        """
+        for number, folder in enumerate(folders):
+            path = f"{folder}/memory.use_hierarchy"
+            if number and (self._reader.text(path) or "").strip() == "0":
+                self._reader.note("approximate", f"{path} is 0: what limits it does not count")
+                return
+            yield folder
+
     def usage(self, folder: str) -> int:
         """Return what a group holds, in bytes."""
         name = "memory.current" if self._is_v2 else "memory.usage_in_bytes"
@@ -143,11 +161,16 @@ class ControlGroups:
         """Return how many processes of this group the kernel has killed for want of memory.
 
         The count of the process' own group (cgroup-v2.rst, "memory.events"; cgroup-v1/memory.rst,
-        "memory.oom_control"), where there is none that of the machine (/proc/vmstat).
+        "memory.oom_control"), where it has none that of the first group above which has: it
+        counts all below it, in version 2 alone. Without one, that of the machine (/proc/vmstat).
         """
         name = "memory.events" if self._is_v2 else "memory.oom_control"
-        for path in [f"{folder}/{name}" for folder in self._folders[:1]] + ["/proc/vmstat"]:
+        folders = self._folders if self._is_v2 else self._folders[:1]
+        paths = [f"{folder}/{name}" for folder in folders] + ["/proc/vmstat"]
+        # Once found it stays the same: the counts of two places cannot be compared.
+        for path in [self._kills_at] if self._kills_at else paths:
             for count in self._reader.table(path, ["oom_kill"]).values():
+                self._kills_at = path
                 return count
         return None
 
@@ -170,15 +193,18 @@ class ControlGroups:
         quota_text = (self._reader.text(quota_path) or "").strip()
         if re.fullmatch(r"|0|-[0-9]+", quota_text):
             return None
-        period_text = (self._reader.text(period_path) or "").strip()
-        quota, period = whole_number(quota_text), whole_number(period_text)
-        if quota and period:
-            return quota / period
+        quota, period_text = whole_number(quota_text), self._reader.text(period_path)
         if not quota:
             self._reader.note("malformed", quota_path)
-        elif period_text:
+            return None
+        if period_text is None:
+            self._reader.note("approximate", f"{period_path} is taken for {_DEFAULT_PERIOD}")
+            return quota / _DEFAULT_PERIOD
+        period = whole_number(period_text.strip())
+        if not period:
             self._reader.note("malformed", period_path)
-        return None
+            return None
+        return quota / period
 
     def _bytes(self, path: str) -> int | None:
         """Return the number in a file; ``None`` where there is none, such as "max"."""

@@ -4,8 +4,41 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Collection
 from typing import Literal, Protocol
+
+from ..errors import printable
+
+_MOST_BYTES = 16 * 1024 * 1024
+"""Longest file of the kernel that is read; a machine with 50,000 mounts has a longer list."""
+
+
+def read_regular(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """Return what is in a regular file: reading it ends, whoever has put it there.
+
+    :param most_bytes: what it may hold at most
+    :raises OSError: if it cannot be read
+    :raises ValueError: saying why, if it is no regular file, or holds more
+    """
+    # Before it is opened, too: that alone starts some devices, and wakes who writes to a pipe.
+    _check_regular(os.stat(path).st_mode)
+    with open(path, "rb", opener=_open_at_once) as file:
+        _check_regular(os.fstat(file.fileno()).st_mode)
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes // 1024} KB")
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_regular(mode: int) -> None:
+    # Opening a folder fails by itself, with a better reason.
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is no regular file")
 
 
 class Files(Protocol):
@@ -26,8 +59,7 @@ class RealFiles:
 
     def read_text(self, path: str) -> str:
         """Return the text of a file; bytes that are no UTF-8 are replaced."""
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_regular(path, _MOST_BYTES).decode(errors="replace")
 
     def is_dir(self, path: str) -> bool:
         """Return whether the path is a folder."""
@@ -44,8 +76,7 @@ class NotingReader:
 
     def note(self, kind: Literal["unreadable", "malformed", "approximate"], detail: str) -> None:
         """Note something once; on one line, whatever a folder is called."""
-        detail = "".join(char if char.isprintable() else "?" for char in detail)
-        self.notes[f"{kind}: {detail}"] = None
+        self.notes[printable(f"{kind}: {detail}")] = None
 
     def is_dir(self, path: str) -> bool:
         """Return whether the path is a folder."""

@@ -14,8 +14,13 @@ Controller = Literal["cpu", "memory"]
 _MEMBERSHIPS = "/proc/self/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _USUAL_PLACE = "/sys/fs/cgroup"
+_DELETED = " (deleted)"
+"""What the kernel puts behind the path of a group that is no more (cgroups(7))."""
+
 _V2 = "cgroup2"
 """Stands in place of a controller: the files of the kernel name none for version 2."""
+
+_OURS = {"cpu", "memory", _V2}
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,24 @@ class Hierarchies:
         path = self._paths.get(key)
         for mount in mounts:
             if path and (folders := mount.folders(path)):
-                return key == _V2, folders
+                return key == _V2, self._seen(folders)
         # The group is not known, or not to be seen: what limits the whole container still does.
         points = [str(mount.point) for mount in mounts[:1]]
         for point in points:
             self._reader.note("approximate", f"{point} stands for the group of this process")
         return key == _V2, points
+
+    def _seen(self, folders: list[str]) -> list[str]:
+        """Return the folders without the leaf if that is not there: the groups above still bind."""
+        leaf = folders[0]
+        if len(folders) == 1 or self._reader.is_dir(leaf):
+            return folders
+        if leaf.endswith(_DELETED):
+            group = leaf.removesuffix(_DELETED)
+            self._reader.note("approximate", f"{group} was deleted; the groups above it count")
+        else:
+            self._reader.note("unreadable", leaf)
+        return folders[1:]
 
     def _read_paths(self) -> dict[str, str]:
         """Return the path of this process' group by controller: "4:memory:/a/b", "0::/a/b"."""
@@ -85,11 +102,15 @@ class Hierarchies:
             fields, types = before.split(" "), after.split(" ")
             if len(fields) < 6 or len(types) < 3:
                 self._reader.note("malformed", _MOUNTS)
-            elif types[0] in ("cgroup", "cgroup2"):
-                root, point = map(_unescape, fields[3:5])
+                continue
+            root, point = map(_unescape, fields[3:5])
+            # A later mount at the same point hides an earlier one.
+            hidden = mounts.pop(point, None)
+            if types[0] in ("cgroup", "cgroup2"):
                 controllers = [_V2] if types[0] == "cgroup2" else types[-1].split(",")
-                # A later mount at the same point hides an earlier one.
                 mounts[point] = _Mount(root, point, frozenset(controllers))
+            elif hidden is not None and hidden.controllers & _OURS:
+                self._reader.note("unreadable", str(point))
         return list(mounts.values())
 
     def _guess_mounts(self) -> list[_Mount]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -19,6 +22,7 @@ class HostFacts:
     :param memory_total: physical memory, in bytes
     :param memory_available: memory that can be had without swapping, in bytes
     :param platform: as :data:`sys.platform` gives it: "linux", "darwin", "win32"
+    :param notes: what could only be approximated, as "class: detail"
     """
 
     cpus: int
@@ -26,23 +30,52 @@ class HostFacts:
     memory_total: int
     memory_available: int
     platform: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls) -> HostFacts:
         """Read the figures of this machine, for this process."""
         cpus = psutil.cpu_count() or 1
-        total, available = host_memory()
-        return cls(cpus, _affinity(), total, available, sys.platform)
+        known = _memory_of_psutil()
+        total, available = known or _memory_without_proc()
+        notes = () if known else (_NO_MEMINFO,)
+        return cls(cpus, _affinity(), total, available, sys.platform, notes)
+
+
+_NO_MEMINFO = "approximate: /proc/meminfo cannot be read; free memory and page cache are available"
 
 
 def host_memory() -> tuple[int, int]:
-    """Return total and available memory, in bytes; from the C library without /proc."""
+    """Return total and available memory, in bytes.
+
+    Where /proc does not show it (``ProcSubset=pid`` of systemd) free memory is that of the C
+    library, and what the kernel can drop that of /sys.
+    """
+    return _memory_of_psutil() or _memory_without_proc()
+
+
+def _memory_without_proc() -> tuple[int, int]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    return total, min(free + page_cache(), total)
+
+
+def _memory_of_psutil() -> tuple[int, int] | None:
     try:
         memory = psutil.virtual_memory()
     except (psutil.Error, OSError):
-        page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+        return None
     return memory.total, memory.available
+
+
+def page_cache(nodes: Path = Path("/sys/devices/system/node")) -> int:
+    """Return the memory that holds pages of files, in bytes; 0 if it is not known."""
+    kilobytes = 0
+    for file in nodes.glob("node*/meminfo"):
+        with suppress(OSError, ValueError):
+            found = re.findall(r"ctive\(file\): +([0-9]+) kB", file.read_text("ascii"))
+            kilobytes += sum(map(int, found))
+    return kilobytes * 1024
 
 
 def _affinity() -> int | None:

@@ -12,6 +12,9 @@ import psutil
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
+_CAP_SYS_NICE = 23
+"""The bit of the right to raise priorities (capabilities(7))."""
+
 
 @dataclass(frozen=True)
 class ProcessMemory:
@@ -25,6 +28,24 @@ class ProcessMemory:
 
     uss_bytes: int | None = None
     """What would be free if the process ended."""
+
+
+def may_set_nice(nice: int) -> bool:
+    """Return whether this process may set that nice value, below 0 (setpriority(2)).
+
+    Cheaper to read than to try: a filter of system calls may kill who tries.
+    """
+    try:
+        import resource
+
+        with open("/proc/self/status", "rb") as file:
+            capabilities = re.search(rb"^CapEff:\s*([0-9a-f]+)", file.read(), re.M)
+        most = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    except (ImportError, AttributeError, OSError):
+        # Not Linux, or no /proc.
+        return hasattr(os, "geteuid") and os.geteuid() == 0
+    has_right = capabilities is not None and int(capabilities[1], 16) >> _CAP_SYS_NICE & 1 == 1
+    return has_right or most == resource.RLIM_INFINITY or most >= 20 - nice
 
 
 def resident_memory(pid: int) -> int | None:

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from flask import Flask
 
-from ..log import say
+from ..log import logger, say
 from ..resources import Resources
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
@@ -30,11 +30,11 @@ class Deployment:
     profile_location: ProfileLocation | None = None
     held_bytes: int = 0
 
-    def announce(self) -> None:
+    def announce(self, via: logging.Logger = logger) -> None:
         """Log in one line what was chosen and why, and each warning of the plan in one more."""
-        say(logging.INFO, str(self.plan))
+        say(logging.INFO, str(self.plan), via)
         for warning in self.plan.warnings:
-            say(logging.WARNING, warning)
+            say(logging.WARNING, warning, via)
 
 
 class CurrentDeployment:

@@ -26,13 +26,17 @@ def after_fork(app: Flask) -> None:
     Pools of Flask-SQLAlchemy are replaced without closing the parent's connections (SQLAlchemy,
     "Using Connection Pools with Multiprocessing or os.fork()").
     """
-    database = app.extensions.get("sqlalchemy")
-    if database is not None:
-        with app.app_context():
-            for engine in getattr(database, "engines", {}).values():
-                _inherited.append(engine.pool)
-                engine.dispose(close=False)
+    for engine in engines_of(app):
+        _inherited.append(engine.pool)
+        engine.dispose(close=False)
     worker_forked.send(app)
+
+
+def engines_of(app: Flask) -> list[Any]:
+    """Return the engines of Flask-SQLAlchemy; version 2 does not list them."""
+    database = app.extensions.get("sqlalchemy")
+    with app.app_context():
+        return list(getattr(database, "engines", {}).values())
 
 
 def give_up_streams(kept: Iterable[int]) -> None:

@@ -35,6 +35,11 @@ class WorkerRecord:
         self.beat()
         self.cells[self._start + Cell.READY] = 1
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether this worker has loaded the app and taken requests."""
+        return bool(self.cells[self._start + Cell.READY])
+
     def beat(self) -> None:
         """Say that the main loop of this worker goes round."""
         self.cells[self._start + Cell.HEARTBEAT] = time.monotonic_ns()

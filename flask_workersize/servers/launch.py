@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -20,12 +21,13 @@ from ..runtime.scoreboard import Scoreboard
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
+from ..sizing.sources import OptionSource
 from ..sizing.validators import ServerName
 from .app_import import AppImport
-from .proxy import trusting
+from .proxy import ignored_by_waitress, trusting
 
 _DEBUG = "debug mode is on: errors show code and values to visitors. Unset FLASK_DEBUG and --debug."
-_ONE_PROCESS = "--workers has no effect: waitress has one process. Set --threads, or use gunicorn."
+_ONE_PROCESS = "has no effect: waitress has one process. Set --threads, or use gunicorn."
 
 
 def serve(app: Flask, server: ServerName | None = None) -> None:
@@ -47,7 +49,7 @@ def serve(app: Flask, server: ServerName | None = None) -> None:
 def launch(
     app: Flask,
     options: Mapping[str, Any],
-    option_source: str = "--{option}",
+    option_source: OptionSource = "--{option}",
     app_import: AppImport | None = None,
 ) -> None:
     """Plan with the options of a command, log what was chosen, and run the server."""
@@ -61,7 +63,11 @@ def launch(
     if app.debug:
         say(logging.WARNING, _DEBUG)
     if plan.server == "waitress" and options.get("workers") is not None:
-        say(logging.WARNING, _ONE_PROCESS)
+        say(logging.WARNING, f"{settings.source_of('workers')} {_ONE_PROCESS}")
+    if plan.server == "waitress":
+        ignored = ignored_by_waitress(app, settings, server_options, os.environ)
+        if ignored:
+            say(logging.WARNING, ignored)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
     contextvars.Context().run(_run, app, deployment, server_options, app_import)

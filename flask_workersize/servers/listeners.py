@@ -53,10 +53,10 @@ def remove_socket_file(listener: socket.socket) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def announce(what: str, listeners: Sequence[socket.socket]) -> None:
+def announce(what: str, urls: Sequence[str], note: str = "") -> None:
     """Log where a server listens, if it does."""
-    if listeners:
-        say(logging.INFO, f"{what} on {', '.join(map(url_of, listeners))}")
+    if urls:
+        say(logging.INFO, f"{what} on {', '.join(urls)}{note}")
 
 
 def url_of(listener: socket.socket) -> str:
@@ -66,6 +66,14 @@ def url_of(listener: socket.socket) -> str:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"http://{host}:{name[1]}"
+
+
+def address_of(parsed: tuple[str, int] | str | int) -> str | None:
+    """Return what gunicorn has parsed as we write it; ``None`` for a descriptor."""
+    if isinstance(parsed, tuple):
+        host, port = parsed
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{parsed}" if isinstance(parsed, str) else None
 
 
 def _open_tcp(opened: list[socket.socket], address: str, backlog: int, is_alone: bool) -> None:

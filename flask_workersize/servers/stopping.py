@@ -12,7 +12,6 @@ import ctypes
 import math
 import mmap
 import os
-import select
 import socket
 import struct
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ..resources.backlog import Listener, queued_connections
+from ..runtime.polling import wait_readable
 
 SETTLE_SECONDS = 0.2
 """How long a stop waits for handshakes under way: longer than the round trip to most clients."""
@@ -159,7 +159,7 @@ class StopSignal:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the server stops, and return whether it does."""
-        return bool(select.select([self._read], [], [], seconds)[0])
+        return bool(wait_readable([self._read], seconds))
 
     def budget(self, graceful_timeout: float) -> AcceptBudget:
         """Return what this process may accept from now on."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from contextlib import suppress
+
+from ..health.probe import ProbeRules
+from ..runtime.scoreboard import Scoreboard
 
 _FIRST_FD = 3
 
@@ -25,7 +30,7 @@ def take_inherited() -> list[socket.socket]:
 
 
 def notify(state: str) -> None:
-    """Report a state to systemd, if it listens: "READY=1", "STOPPING=1"."""
+    """Report a state to systemd, if it listens: "READY=1", "STOPPING=1", "WATCHDOG=1"."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -34,3 +39,41 @@ def notify(state: str) -> None:
     # A service manager that does not listen is no reason to fail.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto(state.encode(), address)
+
+
+def notify_reloading() -> None:
+    """Report that a reload begins; "READY=1" reports its end."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_seconds() -> float | None:
+    """Return within how many seconds ``WatchdogSec=`` wants each sign of life of this process.
+
+    ``None`` if it wants none (sd_watchdog_enabled(3)).
+    """
+    period, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    is_ours = pid in ("", str(os.getpid()))
+    return int(period) / 1e6 if is_ours and period.isdecimal() and int(period) else None
+
+
+class Watchdog:
+    """Signs of life for ``WatchdogSec=``: the server's loop turns, and ``/live`` would say yes."""
+
+    def __init__(self, board: Scoreboard, timeout_seconds: float) -> None:
+        self._board = board
+        self._rules = ProbeRules(timeout_seconds)
+        period = watchdog_seconds()
+        for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+            # A program that the app starts must not take it for its own.
+            os.environ.pop(name, None)
+        self._interval = math.inf if period is None else period / 2
+        self._due_at = math.inf if period is None else -math.inf
+        self.turn_seconds = min(1.0, self._interval / 2)
+        """How long the server's loop may wait, to be in time."""
+
+    def beat(self) -> None:
+        """Send a sign of life if one is due; call it in each turn of the loop."""
+        now = time.monotonic()
+        if now >= self._due_at and self._rules.not_live(self._board.read()) is None:
+            notify("WATCHDOG=1")
+            self._due_at = now + self._interval

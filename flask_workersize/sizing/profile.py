@@ -6,9 +6,11 @@ with the version of its schema in it.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import platform
+import stat
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -31,12 +33,22 @@ from pydantic import (
     model_validator,
 )
 
+from ..resources.files import read_regular
+
 LEAST_THREAD_MB = 0.1
 """Memory that each thread is taken to need at least, in MB: less cannot be told from noise."""
 
 _MOST = 1e9
 _MOST_BYTES = 64 * 1024
 
+
+def _of_our_time(made_at: datetime) -> datetime:
+    if not 2000 <= made_at.year < 3000:
+        raise ValueError("a year that cannot be")
+    return made_at
+
+
+_Version = Annotated[str, Field(pattern=r"^[!-~]{1,50}$")]
 
 _Number = Annotated[float, Field(ge=-_MOST, le=_MOST), AfterValidator(partial(round, ndigits=3))]
 
@@ -137,22 +149,22 @@ class SizingProfile(BaseModel):
     app: str
     """Name of the app, Flask's ``import_name``."""
 
-    made_at: AwareDatetime
+    made_at: Annotated[AwareDatetime, AfterValidator(_of_our_time)]
 
     made_by: Literal["measure", "learn"]
     """From requests that were sent for it, or from real traffic."""
 
-    python: str
+    python: _Version
 
-    server: str
+    server: Annotated[str, Field(pattern=r"^[!-~]{1,50}( [!-~]{1,50})?$")]
     """The server and its version."""
 
-    flask_workersize: str
+    flask_workersize: _Version
 
     preload: bool
     """Whether the app was loaded before the workers were forked."""
 
-    requests: int = Field(ge=1)
+    requests: int = Field(ge=1, le=int(_MOST))
     """Requests that it was measured with."""
 
     shared_mb: Amount
@@ -216,20 +228,31 @@ class SizingProfile(BaseModel):
             **figures,
         )
 
-    def save(self, path: Path) -> None:
-        """Write the file: whoever reads it has the old one or the new one, whole."""
+    def save(self, path: Path, within: Path | None = None) -> None:
+        """Write the file: whoever reads it has the old one or the new one, whole.
+
+        :param path: the file; a link stays one
+        :param within: the folder that a link may not lead out of; ``None`` for anywhere
+        :raises OSError: if it cannot be written, or a device is in its place
+        """
+        target = Path(os.path.realpath(path))
+        if within is not None and not target.is_relative_to(os.path.realpath(within)):
+            raise OSError(errno.EPERM, f"a link leads out of {within}")
+        before = target.stat().st_mode if target.exists() else stat.S_IFREG | 0o644
+        if stat.S_ISCHR(before) or stat.S_ISBLK(before):
+            raise OSError(errno.ENXIO, "It is a device")
+        mode = before & 0o777 if stat.S_ISREG(before) else 0o644
         text = self.model_dump_json(indent=2, by_alias=True) + "\n"
-        path = path.resolve()
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, mode)
-            os.replace(name, path)
+                if hasattr(os, "fchmod"):
+                    os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            os.replace(name, target)
         except BaseException:
             with suppress(OSError):
                 os.unlink(name)
@@ -237,11 +260,12 @@ class SizingProfile(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file."""
-        with open(path, "rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
-        if len(raw) > _MOST_BYTES:
-            raise ValueError("it is no sizing profile")
+        """Read the file.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: saying why, if it is no profile; nothing of it is shown
+        """
+        raw = read_regular(path, _MOST_BYTES)
         try:
             return cls.model_validate_json(raw)
         except ValidationError as error:
@@ -254,3 +278,6 @@ class SizingProfile(BaseModel):
             elif place == "schema":
                 why = "its schema is not 1: another version of flask-workersize wrote it"
             raise ValueError(why) from None
+        except (ValueError, OverflowError):
+            # pydantic lets through what datetime raises for a year that it does not have.
+            raise ValueError("its made_at is missing or not valid") from None

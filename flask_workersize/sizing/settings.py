@@ -20,10 +20,13 @@ from .profile import SizingProfile
 from .profile_location import REMEDY, ProfileLocation, doubts_of, find_profile
 from .sources import (
     CONFIG_PREFIX,
+    QUOTES,
     ArgsParser,
+    OptionSource,
     SettingNames,
     SettingSources,
     config_key,
+    is_quoted,
     options_key,
 )
 from .validators import (
@@ -167,7 +170,7 @@ class SizingSettings(BaseSettings):
         environ: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        option_source: str = "--{option}",
+        option_source: OptionSource = "--{option}",
         gunicorn_args: ArgsParser | None = None,
     ) -> Self:
         """Read the settings from every source, each once.
@@ -176,7 +179,7 @@ class SizingSettings(BaseSettings):
         :param config: the config of the app
         :param options: options of a command or function, by setting; ``None`` is not set
         :param option_source: how such an option is called in messages: a format of ``{name}``, the
-            setting, and ``{option}``, the same with dashes
+            setting, and ``{option}``, the same with dashes; or the name of each by its setting
         :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``; called if that is set and the server is
             gunicorn
         :returns: the settings, with the source of each and what the operator should know
@@ -204,9 +207,10 @@ class SizingSettings(BaseSettings):
         if isinstance(found, SizingProfile):
             return self.measured_by(found, doubts_of(found, self.wsgi_server))
         if self.profile_path:
+            remedy = QUOTES if found is None and is_quoted(self.profile_path) else REMEDY
             raise WorkerSizeConfigError(
                 f"{self.source_of('sizing_profile')} names a sizing profile that cannot be used: "
-                f"{found or 'there is no such file'}. {REMEDY}"
+                f"{found or 'there is no such file'}. {remedy}"
             )
         if found is None:
             return self

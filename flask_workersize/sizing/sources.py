@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from ..errors import WorkerSizeConfigError
@@ -16,19 +17,27 @@ PREFERRED_PREFIX = "NOW_LMS_"
 CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
 
+QUOTES = "Its quotes are a part of the value, as docker --env-file keeps them: remove them."
+"""The likely cause of a value that is wrong, or works for nobody, and what to do."""
+
 ArgsParser = Callable[[str], Mapping[str, Any]]
 """Returns what the text of ``GUNICORN_CMD_ARGS`` sets, by gunicorn's names."""
+
+
+OptionSource = str | Mapping[str, str]
+"""How an option is called in messages: a format of its name, or each by its setting."""
 
 
 class Layer(IntEnum):
     """Who sets a value; a smaller number wins."""
 
     OPTION = 0
-    PREFERRED = 1
-    GUNICORN_ARGS = 2
-    LEGACY = 3
-    CONFIG = 4
-    SERVER_OPTIONS = 5
+    GUNICORN_APPLIED_LAST = 1
+    PREFERRED = 2
+    GUNICORN_ARGS = 3
+    LEGACY = 4
+    CONFIG = 5
+    SERVER_OPTIONS = 6
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,10 @@ class SettingSources:
     environ: Mapping[str, str]
     config: Mapping[str, Any]
     options: Mapping[str, Any]
-    option_source: str
+    option_source: OptionSource
     gunicorn_args: ArgsParser | None = None
+    args_win: bool = False
+    """Whether gunicorn itself applies ``GUNICORN_CMD_ARGS``, over all that it gets from us."""
     warnings: list[str] = field(default_factory=list, init=False)
 
     def resolve(self) -> dict[str, Any]:
@@ -94,6 +105,9 @@ class SettingSources:
         self._warn_of_near_misses()
         found = {name: value for name in self.names if (value := self._strongest(name))}
         self._prefer_stronger_address(found)
+        for item in found.values():
+            if is_quoted(item.value) and item.layer is not Layer.CONFIG:
+                self.warnings.append(f"{item.source} is in quotes. {QUOTES}")
         return {
             **{name: item.value for name, item in found.items()},
             "sources": {name: item.source for name, item in found.items()},
@@ -114,23 +128,33 @@ class SettingSources:
         if self.gunicorn_args is None:
             self.warnings.append(f"{GUNICORN_ARGS} is read only for an app: use get_plan().")
             return {}
-        return self.gunicorn_args(text)
+        try:
+            return self.gunicorn_args(text)
+        except WorkerSizeConfigError as error:
+            if not is_quoted(text):
+                raise
+            raise WorkerSizeConfigError(f"{error.message} {QUOTES}") from None
 
     def _candidates(self, name: str) -> Iterator[SettingValue]:
         """Yield what is set for a setting, the strongest first; what is empty is not set."""
-        for value, source, layer in self._all(self.names[name]):
+        for value, source, layer in sorted(self._all(self.names[name]), key=itemgetter(2)):
             stripped = value.strip() if isinstance(value, str) else value
             if stripped is not None and stripped != "":
                 yield SettingValue(stripped, source, layer)
 
     def _all(self, names: SettingNames) -> Iterator[tuple[Any, str, Layer]]:
-        option = self.option_source.format(name=names.name, option=names.option)
+        option = self.option_source
+        if isinstance(option, str):
+            option = option.format(name=names.name, option=names.option)
+        else:
+            option = option.get(names.name, names.name)
         yield self.options.get(names.name), option, Layer.OPTION
         preferred, *legacy = names.variables
         yield self.environ.get(preferred), preferred, Layer.PREFERRED
         if key := names.server_option.get("gunicorn"):
             flag = f"{GUNICORN_ARGS} {names.gunicorn_flags[-1]}"
-            yield self._command_args.get(key), flag, Layer.GUNICORN_ARGS
+            layer = Layer.GUNICORN_APPLIED_LAST if self.args_win else Layer.GUNICORN_ARGS
+            yield self._command_args.get(key), flag, layer
         for variable in legacy:
             yield self.environ.get(variable), variable, Layer.LEGACY
         key = config_key(names.name)
@@ -152,7 +176,7 @@ class SettingSources:
             return None
         # Names of the environment that contradict each other; the values are not shown.
         first = candidates[0]
-        if Layer.PREFERRED <= first.layer <= Layer.LEGACY:
+        if Layer.OPTION < first.layer <= Layer.LEGACY:
             rivals = [item for item in candidates if item.layer <= Layer.LEGACY]
             names = [first.source, *(item.source for item in rivals if item.text != first.text)]
             if len(names) > 1:
@@ -174,9 +198,22 @@ class SettingSources:
     def _prefer_stronger_address(self, found: dict[str, SettingValue]) -> None:
         """Let ``--port`` win over ``NOW_LMS_BIND``: its source is the stronger one."""
         for name in ("port", "host"):
-            if "bind" in found and name in found and found[name].layer < found["bind"].layer:
-                bind, stronger = found.pop("bind").source, found[name].source
-                self.warnings.append(f"{bind} is not used: {stronger} is the stronger setting.")
+            bind, other = found.get("bind"), found.get(name)
+            if bind is None or other is None:
+                continue
+            if other.layer < bind.layer:
+                self._warn_of_unused(found.pop("bind"), other)
+            elif bind.layer is Layer.GUNICORN_APPLIED_LAST and other.layer is Layer.PREFERRED:
+                self._warn_of_unused(other, bind)
+
+    def _warn_of_unused(self, weaker: SettingValue, stronger: SettingValue) -> None:
+        line = f"{weaker.source} is not used: {stronger.source} is the stronger setting."
+        self.warnings.append(line)
+
+
+def is_quoted(value: Any) -> bool:
+    """Return whether a value begins and ends with the same quote."""
+    return isinstance(value, str) and re.fullmatch(r"(['\"]).*\1", value, re.DOTALL) is not None
 
 
 def _is_service_link(found: SettingValue) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ..errors import WorkerSizeConfigError
+from .sources import QUOTES, is_quoted
 
 MOST_PROCESSES = 10_000
 """Most workers, and most threads: beyond it there is a slip of the finger, not a machine."""
@@ -61,7 +63,7 @@ def _listed(value: Any) -> Any:
 
 
 _ADDRESS = re.compile(
-    r"unix:(?P<path>.+)|(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/]*)(?::(?P<port>[0-9]{1,5}))?"
+    r"""unix:(?P<path>.+)|(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/'"]*)(?::(?P<port>[0-9]{1,5}))?"""
 )
 
 
@@ -85,11 +87,19 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _is_path(text: str) -> bool:
+    """Return whether the system could have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _profile_choice(value: Any) -> Any:
     """Accept a path, or a word for none or for learning."""
     if _word(value) in ("off", "learn"):
         return _word(value)
-    if value is not None and (not isinstance(value, str) or "\0" in value):
+    if value is not None and (not isinstance(value, str) or not _is_path(value)):
         raise refusal('is not a path, "off" or "learn"')
     return value
 
@@ -109,7 +119,7 @@ Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
 Server = Annotated[ServerName, BeforeValidator(_word)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_word)]
 ProfileChoice = Annotated[str | None, BeforeValidator(_profile_choice)]
-Host = Annotated[str, Field(pattern=r"^[^\s/]+$")]
+Host = Annotated[str, Field(pattern=r"""^[^\s/'"]+$""")]
 Addresses = Annotated[tuple[str, ...] | None, BeforeValidator(_addresses)]
 Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 
@@ -128,16 +138,15 @@ def explain(
     error: ValidationError, fields: Mapping[str, FieldInfo], sources: Mapping[str, str]
 ) -> WorkerSizeConfigError:
     """Turn pydantic's first error into one line that names what was set, and shows no value."""
-    first = error.errors(include_input=False, include_url=False)[0]
+    first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return WorkerSizeConfigError(first["ctx"]["problem"])
     name = str(first["loc"][0])
     if name not in fields:
         return unknown(f"There is no setting {name!r}", name, fields)
     problem = first.get("ctx", {}).get("problem") or _PROBLEMS.get(first["type"], "is not valid")
-    return WorkerSizeConfigError(
-        f"{sources.get(name, name)} {problem} ({fields[name].description})."
-    )
+    line = f"{sources.get(name, name)} {problem} ({fields[name].description})."
+    return WorkerSizeConfigError(f"{line} {QUOTES}" if is_quoted(first["input"]) else line)
 
 
 def unknown(problem: str, name: str, known: Iterable[str]) -> WorkerSizeConfigError:

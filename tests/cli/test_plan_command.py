@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
+from flask.cli import FlaskGroup
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -79,7 +80,7 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
         MAX_WORKERS=8,
     )
     table = rows(done)
-    assert table["wsgi_server"] == ["gunicorn", "--wsgi-server"]
+    assert table["wsgi_server"] == ["gunicorn", "--server"]
     assert table["workers"] == ["2", "calculated"]
     assert table["threads"] == ["1", "default"]
     assert table["worker_memory_mb"] == ["150 MB", "WORKER_MEMORY_MB"]
@@ -283,7 +284,7 @@ def test_token_is_never_shown(json_: list[str]) -> None:
         (["--workers", "all"], "--workers"),
         (["--threads", "-3"], "--threads"),
         (["--worker-memory-mb", "0"], "--worker-memory-mb"),
-        (["--server", "uwsgi"], "--wsgi-server"),
+        (["--server", "uwsgi"], "--server"),
     ],
 )
 def test_wrong_option_is_one_line_that_names_it_with_status_2(
@@ -485,3 +486,56 @@ def test_any_text_is_a_size_or_refused(text: str) -> None:
         assert parse_memory(text) >= 0
     else:
         check_error(done, "--memory")
+
+
+LONG = "[2001:db8:85a3::8a2e:370:7334]:8080,unix:/run/lms/a-socket-with-a-long-name.sock"
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:8080", "192.168.100.200:18080", LONG])
+def test_columns_are_alike_however_long_an_address_is(bind: str) -> None:
+    environ = {
+        "NOW_LMS_BIND": bind,
+        "NOW_LMS_TRUSTED_PROXY": "10.0.0.0/8,172.16.0.0/12,192.168.1.9",
+    }
+    text = run("--server", "gunicorn", environ=environ).stdout
+    lines = [line for line in text.splitlines() if line.startswith("  ")]
+    sources = ("--server", "default", "NOW_LMS_", "cgroup2:", "now", "calculated", "2 × ")
+    starts = {
+        line.find(f" {source}") for line in lines for source in sources if f" {source}" in line
+    }
+    assert len(starts) == 1
+    assert all(address in text for address in bind.split(","))
+    assert "  trusted_proxy            10.0.0.0/8, 172.16.0.0/12, 192.168.1.9\n" in text
+
+
+def as_flask(*arguments: str, **environ: str) -> Result:
+    """Run the command as ``flask`` does, which gives each option a variable of its own."""
+    app = Flask("lms")
+    WorkerSizing(app)
+    get_state(app).resources = CONTAINER
+    group = FlaskGroup(create_app=lambda: app, add_default_commands=False)
+    return app.test_cli_runner().invoke(group, arguments, env=environ)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value", "setting"),
+    [
+        (["serve-prod", "--dry-run"], "FLASK_SERVE_PROD_PORT", "9000", "address"),
+        (["serve-prod", "--dry-run"], "FLASK_SERVE_PROD_WSGI_SERVER", "gunicorn", "wsgi_server"),
+        (["workersize", "plan"], "FLASK_WORKERSIZE_PLAN_THREADS", "3", "threads"),
+        (["workersize", "plan"], "FLASK_WORKERSIZE_PLAN_WSGI_SERVER", "gunicorn", "wsgi_server"),
+    ],
+)
+def test_variable_that_flask_gives_to_an_option_is_shown_as_such(
+    arguments: list[str], variable: str, value: str, setting: str
+) -> None:
+    done = as_flask(*arguments, **{variable: value})
+    assert variable in rows(done)[setting][1]
+    done = as_flask(*arguments, **{variable: "-1"})
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"Error: {variable} is ")
+
+
+def test_option_wins_over_its_variable_and_is_shown_as_itself() -> None:
+    done = as_flask("workersize", "plan", "--threads", "5", FLASK_WORKERSIZE_PLAN_THREADS="3")
+    assert rows(done)["threads"] == ["5", "--threads"]

@@ -21,10 +21,11 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 
 from flask_workersize.doctor.engines import connected_before_fork
 from flask_workersize.doctor.finding import Finding
-from flask_workersize.doctor.fork_probe import fork_probe, origin
+from flask_workersize.doctor.fork_probe import fork_probe
 from flask_workersize.doctor.schedulers import running_schedulers
 from flask_workersize.doctor.threads import threads_before_fork
 from flask_workersize.runtime.fork import worker_forked
+from flask_workersize.runtime.inherited import origin
 from tests.doctor.cases import case, levels, sized
 from tests.servers.serving import await_that
 

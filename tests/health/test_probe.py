@@ -210,6 +210,15 @@ def test_probes_say_what_they_found() -> None:
         }
 
 
+def test_all_answers_are_written_alike() -> None:
+    port = Port()
+    port.serve()
+    for path in ("/live", "/ready", "/_health/capacity", "/none"):
+        text = port.get(path).text
+        compact = json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+        assert text == compact
+
+
 def test_probe_that_fails_is_503_and_says_why() -> None:
     port = Port()
     response = port.get("/ready")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -117,6 +118,9 @@ def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_pat
 
 
 def test_one_client_alone_needs_one_load_test(start: Starter, tmp_path: Path) -> None:
+    """Whatever is in the place of the profile, it is replaced."""
+    (tmp_path / "instance").mkdir()
+    os.mkfifo(tmp_path / "instance" / FILE_NAME)
     done = measure(start, tmp_path, "--path", "/none", "--requests", "40", "--concurrency", "1")
     assert done.status == 0, done.stderr
     assert saved(tmp_path).requests == 40 + 50

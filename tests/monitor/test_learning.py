@@ -251,6 +251,31 @@ def test_profile_that_cannot_be_written_is_said_once(
     assert "cannot write the profile to" in told
 
 
+def test_profile_is_not_learnt_through_a_link_out_of_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may write into the folder would have any file of the monitor's user replaced."""
+    folder, victim = tmp_path / "instance\nERROR forged", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    path = folder / "profile.json"
+    path.symlink_to(victim)
+    traffic = Traffic(save=ProfileWriter(path, "lms", "gunicorn", preload=True))
+    with caplog.at_level(logging.WARNING, "flask_workersize"):
+        for _ in range(40):
+            traffic.second(10)
+        traffic.task.end(traffic.seen())
+    assert victim.read_text() == "mine"
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "a link leads out of " in told
+    assert told.isprintable()
+    # What is in its place otherwise is replaced.
+    path.unlink()
+    os.mkfifo(path)
+    traffic.task.end(traffic.seen())
+    assert SizingProfile.load(path).made_by == "learn"
+
+
 def test_server_of_one_process_is_calm_while_half_of_one_cpu_is_used() -> None:
     """It computes on one CPU at a time: above that, threads wait for each other."""
     traffic = Traffic(cpus=4, server="waitress")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 
 import pytest
 
+from flask_workersize.log import logger
 from flask_workersize.monitor import process as monitor_module
 from flask_workersize.monitor.loop import Look, MonitorLoop, Task
-from flask_workersize.monitor.process import Monitor
-from flask_workersize.resources.processes import start_time
+from flask_workersize.monitor.process import Monitor, Port
+from flask_workersize.resources.processes import may_set_nice, start_time
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import Snapshot, State
+from flask_workersize.servers.listeners import open_listeners
 from tests.children import Children, Pipe, await_end, is_gone, kill, status_of
 from tests.runtime.workers import await_ready, forks, serving_worker
+from tests.seccomp import CAN_FORBID, forbid
 from tests.servers.serving import await_that
 
 PROMISE = 3600.0
@@ -99,6 +103,31 @@ class Telling(Task):
         self._pipe.tell(f"{os.getpid()} ends")
 
 
+class Probe(Port):
+    """A port.
+
+    :param open_port: opens its listeners
+    :param serve: what the monitor does with them
+    :param is_held: whether the master holds them, too
+    """
+
+    def __init__(
+        self,
+        open_port: Callable[[], Sequence[socket.socket]] = tuple,
+        serve: Callable[[], AbstractContextManager[object]] = ExitStack,
+        is_held: bool = True,
+    ) -> None:
+        self._open_port = open_port
+        self._serve = serve
+        self.is_held = is_held
+
+    def open(self) -> Sequence[socket.socket]:
+        return self._open_port()
+
+    def serve(self, listeners: Sequence[socket.socket]) -> AbstractContextManager[object]:
+        return self._serve()
+
+
 class Monitors:
     """Starts monitors, and kills them at the end."""
 
@@ -109,12 +138,11 @@ class Monitors:
         self,
         board: Scoreboard,
         task: Task | None = None,
-        open_probe: Callable[[], AbstractContextManager[object]] = ExitStack,
+        port: Port | None = None,
         settle: Callable[[], None] = lambda: None,
-        kept: Iterable[socket.socket] = (),
     ) -> Monitor:
         tasks = [] if task is None else [task]
-        monitor = Monitor(board, lambda: MonitorLoop(board, tasks), open_probe, settle, kept)
+        monitor = Monitor(board, lambda: MonitorLoop(board, tasks), port or Port(), settle)
         self._started.append(monitor)
         monitor.start()
         return monitor
@@ -161,7 +189,7 @@ def test_monitor_ends_when_the_table_says_that_the_server_has_stopped(
     board: Scoreboard, monitors: Monitors
 ) -> None:
     with Pipe() as pipe:
-        monitor = monitors(board, Ticking(pipe), lambda: closing(Open(pipe)))
+        monitor = monitors(board, Ticking(pipe), Probe(serve=lambda: closing(Open(pipe))))
         pipe.hear_only()
         assert pipe.hear() == "turn"
         board.state = State.STOPPED
@@ -278,7 +306,9 @@ def test_monitor_that_fails_ends_with_1(
         return ExitStack()
 
     settle = fail if where == "settle" else lambda: None
-    monitor = monitors(board, Failing(error) if where == "task" else None, open_probe, settle)
+    monitor = monitors(
+        board, Failing(error) if where == "task" else None, Probe(serve=open_probe), settle
+    )
     assert status_of(pid_of(monitor)) == 1
 
 
@@ -324,7 +354,7 @@ def test_monitor_that_is_killed_is_started_again_with_one_line(
         await_that(restarted(monitor), "another monitor")
         assert is_gone(first)
         assert not is_gone(pid_of(monitor))
-        assert caplog.messages == ["monitor died; restarting."]
+        assert caplog.messages == ["monitor died (SIGKILL); restarting."]
         monitor.stop()
 
 
@@ -368,6 +398,134 @@ def test_monitor_that_somebody_else_has_waited_for_is_started_again(
     status_of(pid_of(monitor))
     await_that(restarted(monitor), "another monitor")
     assert not is_gone(pid_of(monitor))
+
+
+def opened() -> tuple[list[socket.socket], Callable[[], bool]]:
+    """Return a list with a listener, and whether its port is open."""
+    listeners = [socket.create_server(("127.0.0.1", 0))]
+    address = listeners[0].getsockname()
+
+    def is_open() -> bool:
+        try:
+            socket.create_connection(address, 10).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    return listeners, is_open
+
+
+@forks
+def test_port_is_open_between_two_monitors_and_closed_while_none_is_to_come(
+    board: Scoreboard, monitors: Monitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody serves would leave a probe waiting; what is refused is known at once."""
+    monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", PROMISE)
+    first, is_open = opened()
+    addresses = [first[0].getsockname()]
+
+    def open_port() -> list[socket.socket]:
+        return [first.pop()] if first else [socket.create_server(addresses[0])]
+
+    monitor = monitors(board, Failing(RuntimeError("broken")), Probe(open_port))
+    await_end(pid_of(monitor))
+    assert is_open()
+    await_that(restarted(monitor), "another monitor")
+    await_end(pid_of(monitor))
+    monitor.keep()
+    assert not is_open()
+    monkeypatch.setattr(monitor_module, "_AGAIN_SECONDS", 0.0)
+    await_that(restarted(monitor), "another monitor, after a while")
+    assert is_open()
+    monitor.stop()
+    assert not is_open()
+
+
+@forks
+def test_port_of_a_master_that_does_not_see_the_death_is_closed_with_the_monitor(
+    board: Scoreboard, monitors: Monitors
+) -> None:
+    listeners, is_open = opened()
+    monitor = monitors(board, port=Probe(lambda: listeners, is_held=False))
+    assert is_open()
+    os.kill(pid_of(monitor), signal.SIGKILL)
+    await_end(pid_of(monitor))
+    assert not is_open()
+
+
+@forks
+def test_port_that_another_has_taken_meanwhile_is_one_line_and_tried_again_later(
+    board: Scoreboard, monitors: Monitors, caplog: pytest.LogCaptureFixture
+) -> None:
+    ports: list[Callable[[], list[socket.socket]]] = [list, lambda: open_listeners([address])]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+        monitor = monitors(board, port=Probe(lambda: ports.pop(0)()))  # noqa: PLW0108 - each time the next
+        os.kill(pid_of(monitor), signal.SIGKILL)
+        await_end(pid_of(monitor))
+        for _ in range(5):
+            monitor.keep()
+    died, reason = caplog.messages
+    assert died == "monitor died (SIGKILL); restarting."
+    assert reason.startswith("cannot start the monitor for now: ")
+    assert address in reason
+
+
+@forks
+@pytest.mark.skipif(not CAN_FORBID, reason="no filter of system calls is known for this system")
+def test_monitor_lives_under_a_filter_that_kills_for_a_higher_priority(
+    board: Scoreboard, children: Children
+) -> None:
+    """Only the first one, of root, may be killed for it; the line says by what."""
+    lines: list[str] = []
+    logger.addHandler(handler := logging.Handler())
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+
+    def be_master() -> None:
+        forbid("setpriority")
+        with Pipe() as pipe:
+            monitor = Monitor(board, lambda: MonitorLoop(board, [Ticking(pipe)]), Port())
+            monitor.start()
+            if may_set_nice(-10):
+                await_end(pid_of(monitor))
+                await_that(restarted(monitor), "another monitor")
+                hint = "sent by a filter such as SystemCallFilter="
+                assert lines == [f"monitor died (SIGSYS, {hint}); restarting."]
+            for _ in range(3):
+                assert pipe.hear() == "turn"
+            monitor.keep()
+            assert len(lines) <= 1
+            monitor.stop()
+
+    try:
+        assert status_of(children(be_master)) == 0
+    finally:
+        logger.removeHandler(handler)
+
+
+@forks
+@pytest.mark.parametrize("kind", ["as we are", "with the limit", "as nobody"])
+def test_priority_is_raised_where_the_system_lets_it_be_and_not_tried_elsewhere(
+    children: Children, kind: str
+) -> None:
+    """Root in a container often lacks the right, too: the user's number says nothing."""
+
+    def check() -> None:
+        if kind == "with the limit":
+            with suppress(AttributeError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NICE, (30, 30))
+        if kind != "as we are" and os.geteuid() == 0:
+            os.setuid(65534)
+        expected = may_set_nice(-10)
+        try:
+            os.nice(-10)
+        except OSError:
+            assert not expected
+        else:
+            assert expected
+
+    resource = pytest.importorskip("resource")
+    assert status_of(children(check)) == 0
 
 
 @forks
@@ -445,7 +603,7 @@ def test_what_is_to_be_given_up_is_given_up_before_anybody_is_answered(
             pipe.tell("opened")
             return ExitStack()
 
-        monitors(board, Ticking(pipe), open_probe, settle=lambda: pipe.tell("settled"))
+        monitors(board, Ticking(pipe), Probe(serve=open_probe), settle=lambda: pipe.tell("settled"))
         assert [pipe.hear() for _ in range(3)] == ["settled", "opened", "turn"]
 
 
@@ -464,14 +622,13 @@ def test_monitor_keeps_the_sockets_that_it_needs_and_gives_up_those_of_the_app(
     ):
 
         def open_probe() -> AbstractContextManager[object]:
-            items = {"kept": kept, "listener": listener, "datagrams": datagrams, "pair": theirs}
+            items = {"listener": listener, "datagrams": datagrams, "pair": theirs}
             modes = {name: os.fstat(item.fileno()).st_mode for name, item in items.items()}
             pipe.tell(json.dumps({name: stat.S_ISSOCK(mode) for name, mode in modes.items()}))
             return ExitStack()
 
-        monitors(board, open_probe=open_probe, kept=[kept])
+        monitors(board, port=Probe(lambda: [kept.dup()], open_probe, is_held=False))
         assert json.loads(pipe.hear()) == {
-            "kept": True,
             "listener": False,
             "datagrams": True,
             "pair": False,
@@ -500,7 +657,7 @@ def test_what_is_given_up_stays_a_descriptor_that_leads_nowhere(
             pipe.tell(str(os.write(listener.fileno(), b"lost")))
             return ExitStack()
 
-        monitors(board, open_probe=open_probe)
+        monitors(board, port=Probe(serve=open_probe))
         assert (pipe.hear(), pipe.hear()) == ("True", "4")
 
 
@@ -514,7 +671,7 @@ def deploy(
     tasks: Iterable[Task] = (),
 ) -> None:
     """Be a master with a monitor and workers, until a signal ends it."""
-    monitor = Monitor(board, lambda: MonitorLoop(board, tasks), ExitStack)
+    monitor = Monitor(board, lambda: MonitorLoop(board, tasks), Port())
     monitor.start()
     told.tell(str(monitor.pid))
     with Children() as children:

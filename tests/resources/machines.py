@@ -129,6 +129,7 @@ def v2(path: str, limits: Limits, *mounts: str) -> dict[str, str]:
         "/proc/self/cgroup": f"0::{path}\n",
         "/proc/self/mountinfo": OTHER_MOUNTS + ("".join(mounts) or mount(ROOT)),
         **texts({f"{ROOT}{folder}": files for folder, files in limits.items()}),
+        **({} if mounts else _leaf(ROOT, path)),
     }
 
 
@@ -151,7 +152,16 @@ def v1(
         + mount(f"{ROOT}/systemd", "name=systemd", root),
         **texts({f"{memory_point}{folder}": files for folder, files in (memory or {}).items()}),
         **texts({f"{cpu_point}{folder}": files for folder, files in (cpu or {}).items()}),
+        **_leaf(memory_point, path, root),
+        **_leaf(cpu_point, path, root),
     }
+
+
+def _leaf(point: str, path: str, root: str = "/") -> dict[str, str]:
+    """Return a file of the group of the process: it is there, unless it was deleted."""
+    inside = path.removeprefix(root.rstrip("/"))
+    is_seen = path.startswith(root) and ".." not in path and not path.endswith(" (deleted)")
+    return {f"{point}{inside.rstrip('/')}/cgroup.procs": "1\n"} if is_seen else {}
 
 
 def cfs(quota: object, period: object = 100_000) -> dict[str, object]:

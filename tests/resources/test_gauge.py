@@ -310,6 +310,34 @@ def test_count_that_cannot_be_read_is_that_of_the_machine() -> None:
     assert gauge(files | VMSTAT, unreadable=[f"{ROOT}/lms/memory.events"]).oom_kills() == 42
 
 
+def test_kills_are_those_of_the_first_group_above_that_counts_them() -> None:
+    """A group without the controller is one; the machine's are also those of all others."""
+    limits = {
+        "": {"memory.events": "oom_kill 99\n"},
+        "/shop": group(GB, 300) | {"memory.events": "oom_kill 5\n"},
+        "/shop/lms": {"cgroup.procs": 1},
+        "/shop/lms/web": {"cgroup.procs": 1},
+    }
+    assert gauge(v2("/shop/lms/web", limits) | VMSTAT).oom_kills() == 5
+
+
+def test_kills_of_version_1_are_not_those_of_a_group_above() -> None:
+    """It counts those of its own processes alone."""
+    limits = {"/shop": v1_group(GB, 300) | {"memory.oom_control": "oom_kill 5\n"}}
+    assert gauge(v1("/shop/lms", limits) | VMSTAT).oom_kills() == 42
+
+
+def test_kills_are_counted_in_one_place() -> None:
+    """A group that is gone for a moment would count as the kills of all others."""
+    files = FixtureFiles(v2("/lms", {"/lms": {"memory.events": "oom_kill 7\n"}}) | VMSTAT)
+    made = MemoryGauge(lambda: (TOTAL, AVAILABLE), files)
+    assert made.oom_kills() == 7
+    events = files.texts.pop(f"{ROOT}/lms/memory.events")
+    assert made.oom_kills() is None
+    files.texts[f"{ROOT}/lms/memory.events"] = events
+    assert made.oom_kills() == 7
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
 def test_this_machine_counts_them() -> None:
     count = MemoryGauge().oom_kills()

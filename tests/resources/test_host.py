@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from flask_workersize import HostFacts, Resources, detect_resources
+from flask_workersize.resources import host as host_module
+from flask_workersize.resources.host import page_cache
 from tests.plain import MB
 
 
@@ -82,6 +88,63 @@ def test_memory_is_known_where_psutil_may_not_read_it(
     facts = HostFacts.read()
     assert facts.memory_total == pytest.approx(total, rel=0.01)
     assert 0 < facts.memory_available <= facts.memory_total
+
+
+HARDENED = """
+mount -t proc -o subset=pid proc /proc || exit 77
+exec "$0" -c '
+from flask_workersize import HostFacts, detect_resources
+from flask_workersize.resources.gauge import MemoryGauge
+facts, state = HostFacts.read(), MemoryGauge().read()
+print(facts.memory_total, facts.memory_available, state.limit_bytes - state.used_bytes)
+print(*detect_resources().notes, sep="\\n")
+'
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
+def test_memory_is_known_where_the_unit_hides_it() -> None:
+    """``ProcSubset=pid``: what holds pages of files is available, as it is elsewhere."""
+    user = ["--user", "--map-root-user"] if os.geteuid() else []
+    enter = ["unshare", *user, "--mount", "--pid", "--fork"]
+    run = [*enter, "sh", "-c", HARDENED, sys.executable]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip("this machine does not allow a /proc of one's own")
+    figures, *notes = done.stdout.splitlines()
+    total, available, left = map(int, figures.split())
+    memory = psutil.virtual_memory()
+    assert total == pytest.approx(memory.total, rel=0.01)
+    if page_cache() > memory.total // 20:
+        assert available > memory.free + page_cache() / 2
+    assert available <= total
+    assert left <= total
+    assert [note for note in notes if "/proc/meminfo" in note] == [
+        "approximate: /proc/meminfo cannot be read; free memory and page cache are available"
+    ]
+
+
+def test_page_cache_is_that_of_all_nodes(tmp_path: Path) -> None:
+    assert page_cache(tmp_path) == 0
+    for name, figure in (("node0", "1024"), ("node1", "many")):
+        (tmp_path / name).mkdir()
+        lines = f"Node 0 Active(anon): 7 kB\nNode 0 Active(file): {figure} kB\n"
+        lines += "Node 0 Inactive(file):     512 kB\nNode 0 FilePages: 9999 kB\n"
+        (tmp_path / name / "meminfo").write_text(lines)
+    (tmp_path / "node2").mkdir()
+    assert page_cache(tmp_path) == (1024 + 512 + 512) * 1024
+
+
+def test_page_cache_counts_where_psutil_knows_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No such file", "/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    monkeypatch.setattr(host_module, "page_cache", lambda: 10**18)
+    facts = HostFacts.read()
+    assert facts.memory_available == facts.memory_total
+    assert "/proc/meminfo" in facts.notes[0]
+    assert detect_resources(facts, NoFiles()).notes == facts.notes
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="this system has none")

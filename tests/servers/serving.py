@@ -37,6 +37,8 @@ _FOREIGN = {variable for names in NAMES.values() for variable in names.variables
     "LISTEN_PID",
     "NOTIFY_SOCKET",
     "SERVER_SOFTWARE",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
 }
 _FOREIGN_PREFIXES = ("NOW_LMS_", "FLASK_", "GUNICORN_", "WERKZEUG_", "FACTS_")
 
@@ -236,7 +238,7 @@ class Server:
     @property
     def health_url(self) -> str:
         """The first address of its health port."""
-        match = re.search(r"Health port on (http\S+?),?$", self.stderr, re.M)
+        match = re.search(r"Health port on (http[^\s,]+)", self.stderr)
         assert match, self.stderr
         return match[1]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from tests.servers.serving import clean_environ
 pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
 
 from gunicorn import sock, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
@@ -171,6 +174,21 @@ def test_gunicorn_removes_the_file_of_a_socket_that_it_was_given(tmp_path: Path)
     assert not path.exists(), "gunicorn leaves the socket's file behind"
 
 
+def test_gunicorn_reads_its_configuration_by_load_config() -> None:
+    read: list[str] = []
+    app: Any = object.__new__(BaseApplication)
+    app.usage = app.prog = None
+    app.load_config = lambda: read.append("again")
+    app.reload()
+    assert read == ["again"], "BaseApplication.reload: gunicorn_conf._chain_at_reloads"
+
+
+def test_gunicorns_master_handles_hup_by_a_method() -> None:
+    assert signal.SIGHUP in Arbiter.SIGNALS, "Arbiter.SIGNALS: hooks.is_master"
+    handler: Any = object.__new__(Arbiter).signal
+    assert isinstance(handler.__self__, Arbiter), "Arbiter.signal: hooks.is_master"
+
+
 def test_gunicorns_worker_keeps_age_and_wsgi() -> None:
     """post_worker_init wraps worker.wsgi; the first worker has the age 1."""
     app: Any = SimpleNamespace(wsgi=lambda: nothing)
@@ -179,6 +197,18 @@ def test_gunicorns_worker_keeps_age_and_wsgi() -> None:
         assert worker.age == 1, "Worker.age: gunicorn_conf.post_fork"
         worker.load_wsgi()
         assert worker.wsgi is nothing, "Worker.load_wsgi does not set worker.wsgi"
+    finally:
+        worker.tmp.close()
+
+
+def test_gunicorns_worker_knows_its_master_and_whether_it_goes_on() -> None:
+    app: Any = SimpleNamespace()
+    worker: Any = Worker(1, 4711, [], app, 1, Config(), LOG)
+    try:
+        assert worker.ppid == 4711, "Worker.ppid: servers/gunicorn/orphan.py"
+        assert worker.alive is True, "Worker.alive: servers/gunicorn/orphan.py"
+        worker.handle_exit(15, None)
+        assert worker.alive is False, "Worker.alive stays after SIGTERM: orphan.py logs twice"
     finally:
         worker.tmp.close()
 

@@ -38,6 +38,8 @@ def parameters(thing: Any) -> list[str]:
     [
         (Arbiter, "stop", ["self", "graceful"]),
         (Arbiter, "spawn_worker", ["self"]),
+        (Arbiter, "reap_workers", ["self"]),
+        (Arbiter, "wait_for_signals", ["self", "timeout"]),
         (Arbiter, "halt", ["self", "reason", "exit_status"]),
         (Arbiter, "handle_int", ["self"]),
         (Arbiter, "handle_hup", ["self"]),
@@ -49,6 +51,7 @@ def parameters(thing: Any) -> list[str]:
         (base.Worker, "notify", ["self"]),
         (sync.SyncWorker, "run", ["self"]),
         (sync.SyncWorker, "accept", ["self", "listener"]),
+        (sync.SyncWorker, "wait", ["self", "timeout"]),
         (sync.SyncWorker, "handle", ["self", "listener", "client", "addr"]),
         (gthread.ThreadWorker, "accept", ["self", "listener"]),
         (gthread.ThreadWorker, "set_accept_enabled", ["self", "enabled"]),
@@ -147,6 +150,9 @@ def test_waitress_channel_says_what_is_going_on(served: SimpleNamespace) -> None
 def test_waitress_server_has_the_attributes_that_we_use(served: SimpleNamespace) -> None:
     server = served.server
     assert server.in_connection_overflow is False, "BaseWSGIServer.in_connection_overflow"
+    assert server.accepting is True, "dispatcher.accepting: a pause of accepting sets it"
+    assert parameters(server.accept) == [], "dispatcher.accept: servers/crowd.py watches it"
+    assert parameters(served.channel.handle_close) == [], "HTTPChannel.handle_close"
     assert isinstance(server.adj.asyncore_use_poll, bool), "BaseWSGIServer.adj"
     assert parameters(server.task_dispatcher.shutdown) == ["cancel_pending", "timeout"]
     assert callable(wasyncore.dispatcher.close), "wasyncore.dispatcher.close"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -134,28 +135,58 @@ def can_mount_read_only() -> bool:
     return done.returncode == 0
 
 
+UPLOAD_BYTES = 1024 * 1024
+"""More than waitress keeps in memory, and than a form is parsed in."""
+
+
 @pytest.mark.skipif(not can_mount_read_only(), reason="this user may not mount read-only")
 def test_read_only_file_system_is_enough(start: Starter, either: str) -> None:
-    """As in a container with ``--read-only``, which has /dev/shm: heartbeats go there."""
+    """As in a container with ``--read-only``, which has /dev/shm: heartbeats and uploads go there.
+
+    waitress reset uploads above 512 KiB, and under gunicorn such a form got status 500.
+    """
     command = read_only(serve_prod(*SERVER_ARGS[either], app=SLOW))
     server = start(command, None, PYTHONDONTWRITEBYTECODE="1", **PATH)
     assert server.get("/").status == 200
+    connection = server.connect()
+    headers = {"Content-Type": "multipart/form-data; boundary=end"}
+    connection.request("POST", "/form", form(b"x" * UPLOAD_BYTES), headers)
+    assert json.load(connection.getresponse()) == {"received": UPLOAD_BYTES}
+    connection.close()
+    assert len(re.findall("large uploads go to /dev/shm", server.stderr)) == 1
     assert "Traceback" not in server.stderr
     assert server.stop() == 0
 
 
+def form(content: bytes) -> bytes:
+    """Return a form that uploads one file, with ``end`` as its boundary."""
+    head = b'--end\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    return head + content + b"\r\n--end--\r\n"
+
+
 @pytest.mark.skipif(not can_mount_read_only(), reason="this user may not mount read-only")
-def test_no_folder_for_heartbeats_is_one_line(start: Starter) -> None:
+@pytest.mark.parametrize(
+    ("kind", "preload", "purpose"),
+    [
+        ("sync", "on", "heartbeats"),
+        ("sync", "off", "heartbeats"),
+        ("waitress", "on", "uploads above 512 KiB"),
+    ],
+)
+def test_no_folder_for_temporary_files_is_one_line(
+    start: Starter, kind: str, preload: str, purpose: str
+) -> None:
     """Where /dev/shm is not writable either; nothing is started, and nothing listens."""
     script = 'mount -o ro -t tmpfs none /dev/shm && mount -o remount,bind,ro / && exec "$@"'
-    command = serve_prod(*SERVER_ARGS["sync"], app=SLOW)
+    command = serve_prod(*SERVER_ARGS[kind], app=SLOW)
     done = start.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *command],
         None,
         PYTHONDONTWRITEBYTECODE="1",
+        NOW_LMS_PRELOAD=preload,
         **PATH,
     )
-    assert "needs a writable folder for heartbeats" in done.assert_one_line_error(1)
+    assert f"needs a writable folder for {purpose}" in done.assert_one_line_error(1)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,10 @@ def test_app_config_that_asks_for_another_size_gives_one_warning(
     server.wait_for_line("Booting worker", count=4)
     server.wait_for_line("Worker exiting", count=2)
     assert the_plan(server, 2)["workers"] == 2
-    assert warnings(server) == [warning]
+    later = warnings(server)
+    later.remove(warning)
+    # That a reload does not load the app again is another matter.
+    assert ["HUP starts new workers" in line for line in later] == [True] * (preload == "on")
 
 
 @pytest.mark.parametrize(
@@ -118,8 +121,8 @@ def test_command_line_is_followed(start: Starter, preload: str) -> None:
     server = start(conf("-w", "3"), NOW_LMS_PRELOAD=preload, NOW_LMS_WORKERS="2")
     plan = the_plan(server, 3)
     assert (plan["workers"], plan["limited_by"]) == (3, "explicit")
-    assert plan["sources"]["workers"] == "gunicorn --workers"
-    assert server.stderr.count("gunicorn: 3 workers × 1 thread (gunicorn --workers; ") == 1
+    assert plan["sources"]["workers"] == "gunicorn setting workers"
+    assert server.stderr.count("gunicorn: 3 workers × 1 thread (gunicorn setting workers; ") == 1
     assert server.stop() == 0
     assert len(server.booted_pids) == 3
 
@@ -255,6 +258,7 @@ def test_connections_of_the_launcher_do_not_reach_workers(start: Starter) -> Non
 
 
 def test_hooks_of_the_users_own_run_after_ours_also_after_a_reload(start: Starter) -> None:
+    """Whatever they are: functions, objects, one that fails, and an on_reload without ours."""
     server = start(
         gunicorn("-c", str(APPS / "own_conf.py")), NOW_LMS_WORKERS="2", NOW_LMS_HEALTH_PORT="0"
     )
@@ -265,17 +269,24 @@ def test_hooks_of_the_users_own_run_after_ours_also_after_a_reload(start: Starte
     assert the_plan(server, 2) == before
     await_that(lambda: server.probe("/ready").json()["workers_ready"] == 2, "both are counted")
     assert server.live_report()["restarts"] == 2
+    assert server.stop() == 0
     noted = Counter((server.folder / "hooks.txt").read_text().splitlines())
     assert noted == {
+        "nworkers_changed 2 None": 1,
+        "nworkers_changed 2 2": 1,
         "when_ready": 1,
+        "on_reload": 1,
         "pre_fork": 4,
         "post_fork": 4,
         "post_worker_init 9 True": 4,
-        "child_exit": 2,
+        "worker_exit": 4,
+        "child_exit": 4,
+        "on_exit": 1,
     }
 
 
 def test_on_starting_that_does_not_call_ours_is_one_line(start: Starter) -> None:
+    """Also in a file that replaces every other hook of ours."""
     done = start.run(gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="2")
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
     assert "'on_starting' that does not call" in line
@@ -283,12 +294,53 @@ def test_on_starting_that_does_not_call_ours_is_one_line(start: Starter) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_on_reload_of_the_users_own_is_one_line(start: Starter) -> None:
-    server = start(
-        gunicorn("-c", str(APPS / "own_starting.py")), NOW_LMS_WORKERS="1", OWN_RELOAD="1"
+def test_hook_with_the_wrong_arguments_gets_gunicorns_own_error(start: Starter) -> None:
+    file = start.folder / "wrong_conf.py"
+    file.write_text(
+        "from flask_workersize.gunicorn_conf import *\npre_fork = lambda server: None\n"
     )
-    (line,) = [text for text in server.stderr.splitlines() if "on_reload" in text]
-    assert "call flask_workersize.gunicorn_conf.on_reload(server) in it" in line
+    done = start.run(gunicorn("-c", str(file)))
+    assert "Value must have an arity of: 2" in done.stderr
+    assert done.status == 1
+
+
+def test_what_gunicorn_applies_last_is_what_is_said(start: Starter) -> None:
+    """GUNICORN_CMD_ARGS wins over our variables here, unlike under serve-prod."""
+    server = start(
+        [sys.executable, "-m", "gunicorn", "-c", CONF, f"{FACTS}()"],
+        GUNICORN_CMD_ARGS="--bind 127.0.0.1:0 --workers 2 --timeout 60",
+        NOW_LMS_PORT="9",
+        NOW_LMS_WORKERS="1",
+        NOW_LMS_TIMEOUT="50",
+        NOW_LMS_HEALTH_PORT="0",
+    )
+    plan = the_plan(server, 2)
+    assert plan["sources"]["workers"] == "GUNICORN_CMD_ARGS --workers"
+    assert [line.partition("[WARNING] ")[2] for line in warnings(server)] == [
+        "GUNICORN_CMD_ARGS --workers and NOW_LMS_WORKERS are set to different values: "
+        "GUNICORN_CMD_ARGS --workers wins; unset the other.",
+        "GUNICORN_CMD_ARGS --timeout and NOW_LMS_TIMEOUT are set to different values: "
+        "GUNICORN_CMD_ARGS --timeout wins; unset the other.",
+        "NOW_LMS_PORT is not used: GUNICORN_CMD_ARGS --bind is the stronger setting.",
+    ]
+    # Its host is that of the address that gunicorn really has.
+    assert server.health_url.startswith("http://127.0.0.1:")
+
+
+def test_lines_are_seen_where_the_app_has_disabled_loggers(start: Starter) -> None:
+    """Gunicorn's own lines vanish, ours reach standard error."""
+    server = start.launch(
+        conf("--reload", app="relogged:create_app()"),
+        NOW_LMS_WORKERS="1",
+        NOW_LMS_HEALTH_PORT="0",
+        LMS_PORT="tcp://10.0.0.1:80",
+    )
+    server.wait_for_line("Health port on")
+    server.await_ready()
+    lines = server.stderr.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["gunicorn:", "Warning:", "Health", "Warning:"]
+    assert "LMS_PORT is skipped" in lines[1]
+    assert "loads no new code. Set NOW_LMS_PRELOAD=off." in lines[3]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

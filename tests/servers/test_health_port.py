@@ -9,18 +9,34 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection
 from typing import Any
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waitress.channel import HTTPChannel
 
-from flask_workersize.servers.health_port import ProbeServer
+from flask_workersize.resources.processes import may_set_nice
+from flask_workersize.runtime.deployment import Deployment
+from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.servers import health_port
+from flask_workersize.servers.health_port import HealthPort, ProbeServer
+from flask_workersize.sizing.plan import compute_plan
 from tests.children import Children, status_of
-from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
-from tests.servers.serving import CONF, Server, Starter, await_that, gunicorn, serve_prod
+from tests.plain import load, resources
+from tests.seccomp import CAN_FORBID, forbidding
+from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, connect_socket, receive, send
+from tests.servers.serving import (
+    CONF,
+    DEADLINE_SECONDS,
+    Server,
+    Starter,
+    await_that,
+    gunicorn,
+    serve_prod,
+)
 
 TOKEN = "a token of the tests"
 BEARER = [("Authorization", f"Bearer {TOKEN}")]
@@ -346,9 +362,117 @@ def test_port_in_use_is_one_line_and_nothing_is_left(start: Starter, name: str) 
     assert [server.members() for server in start.servers] == [[], []]
 
 
+@pytest.mark.skipif(not CAN_FORBID, reason="no filter of system calls is known for this system")
+def test_hardened_unit_has_its_monitor_and_its_socket(start: Starter) -> None:
+    """``SystemCallFilter=~@resources @privileged`` kills for a priority, and for an owner."""
+    command = serve_prod("--workers", "1", "--bind", "unix:app.sock", server="gunicorn", app=SLOW)
+    command = forbidding("setpriority,chown", command)
+    server = start(command, None, NOW_LMS_HEALTH_HOST="127.0.0.1", **PATH, **ON)
+    await_that(lambda: "SIGSYS" in server.stderr or not may_set_nice(-10), "the first monitor")
+    server.await_ready()
+    assert server.get().status == 200
+    assert server.stderr.count("monitor died") <= 1
+    assert server.stop() == 0
+
+
 def teapot(environ: Any, start_response: Any) -> Iterable[bytes]:
     start_response("418 I'm a Teapot", [])
     return []
+
+
+def large(environ: Any, start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [b"x" * 1024] * 16384
+
+
+@pytest.mark.parametrize("app", [teapot, large])
+def test_connection_of_the_health_port_lives_so_long_whatever_it_sends_or_reads(
+    monkeypatch: pytest.MonkeyPatch, app: Any
+) -> None:
+    """One that drips its request, and one that does not read the response."""
+    monkeypatch.setattr(health_port, "LIFE_SECONDS", 0.5)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = ProbeServer(app, [listener])
+    with socket.create_connection(listener.getsockname(), 30) as client:
+        await_that(lambda: channels(server) == 1, "accepted")
+        if app is large:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while channels(server):
+            assert time.monotonic() < deadline, "it is still open"
+            with suppress(OSError):
+                client.sendall(b"G")
+            time.sleep(0.05)
+    server.close()
+
+
+def channels(server: ProbeServer) -> int:
+    return sum(isinstance(item, HTTPChannel) for item in list(server._map.values()))
+
+
+def test_oldest_connection_of_too_many_goes_and_a_line_names_the_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, connect: Clients
+) -> None:
+    monkeypatch.setattr(health_port, "connection_limit", lambda descriptors_each: 20)
+    monkeypatch.setattr(health_port, "LIFE_SECONDS", 3600.0)
+    app: Any = teapot
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = ProbeServer(app, [listener])
+    clients = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(60)]
+    try:
+        assert [status_at(port) for _ in range(3)] == [418] * 3
+        # As many as came after them.
+        assert [client.recv(1) for client in clients[:40]] == [b""] * 40
+        assert channels(server) <= 18
+    finally:
+        for client in clients:
+            client.close()
+        server.close()
+    (line,) = caplog.messages
+    assert f"health port http://127.0.0.1:{port}:" in line
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"),
+    [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("::", True), ("", True)],
+)
+def test_start_line_tells_whether_everyone_reaches_the_health_port(
+    caplog: pytest.LogCaptureFixture, host: str, is_open: bool
+) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    environ = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_HOST": host}
+    settings = load(environ)
+    deployment = Deployment(settings, resources(), compute_plan(settings, resources()))
+    port = HealthPort(deployment, Scoreboard(1, 1))
+    for listener in port.open():
+        listener.close()
+    with caplog.at_level("INFO"):
+        port.announce()
+    (line,) = caplog.messages
+    assert line.startswith("Health port on http://")
+    assert ("open to all" in line) == is_open
+
+
+@pytest.mark.parametrize("limit", [None, 500], ids=["our limit", "a limit of the app's"])
+def test_flood_under_few_descriptors_is_no_flood_of_lines_and_silences_no_probe(
+    start: Starter, limit: int | None
+) -> None:
+    """On both ports; afterwards the server serves on."""
+    config = {"WORKERSIZE_WAITRESS_OPTIONS": {"connection_limit": limit}} if limit else {}
+    limited = ["/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh"]
+    command = [*limited, *serve_prod(server="waitress", app=SLOW)]
+    server = start(command, config, **PATH, **ON).await_ready()
+    with ExitStack() as stack:
+        for url in (server.health_url, server.urls[0]) * 100:
+            client = stack.enter_context(connect_socket(url, server.folder))
+            client.sendall(b"GET /live HTTP/1.1\r\n")
+        assert [server.probe("/live").status for _ in range(5)] == [200] * 5
+    assert server.get().status == 200
+    assert len(server.stderr.splitlines()) < 20
+    assert "Traceback" not in server.stderr
+    assert server.stop() == 0
 
 
 def status_at(port: int) -> int:

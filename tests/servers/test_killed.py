@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import psutil
@@ -117,7 +117,7 @@ def test_killed_monitor_is_started_again_at_once_and_no_request_notices(
         assert server.monitor.pid != killed
         more(outcome)
     assert outcome.failed == []
-    assert len(re.findall("monitor died; restarting", server.stderr)) == 1
+    assert len(re.findall(r"monitor died \(SIGKILL\); restarting", server.stderr)) == 1
     assert server.stop() == 0
     assert server.members() == []
 
@@ -164,6 +164,34 @@ def test_killed_master_leaves_no_worker_and_its_port_is_free_again(
     assert "the master was killed" in server.stderr
     # Half the timeout of gunicorn's workers, which they hold it for without us, is 60 s.
     assert took < 30
+
+
+def test_workers_end_by_themselves_if_their_master_and_monitor_are_killed_together(
+    start: Starter,
+) -> None:
+    """On each kind of server one runs a request that does not end, the others are idle."""
+    direct = gunicorn("-c", CONF, *SERVER_ARGS["sync"][2:], app=f"{SLOW}()")
+    servers = [start_probed(start, kind) for kind in ("sync", "gthread-2x2")]
+    servers.append(start(direct, None, **PATH, **ON))
+    with ExitStack() as stack:
+        for number, server in enumerate(servers):
+            held = stack.enter_context(closing(server.await_ready().connect()))
+            held.request("GET", f"/hold?name={number}")
+            await_that((server.folder / f"{number}.here").exists, "holds")
+        monitors = [server.monitor for server in servers]
+        for server, monitor in zip(servers, monitors, strict=True):
+            # Neither may notice the death of the other.
+            monitor.suspend()
+            server.signal(signal.SIGKILL)
+            monitor.kill()
+            server.process.wait()
+        killed_at = time.monotonic()
+        for server in servers:
+            await_that(lambda: server.members() == [], "ended")  # noqa: B023
+    # gunicorn's own sync workers take 60 s, and what runs in them is not bounded at all.
+    assert time.monotonic() - killed_at < 20
+    for server in servers:
+        assert "the master was killed; ending worker" in server.stderr
 
 
 def test_killed_master_ends_a_worker_that_does_not_want_to(start: Starter) -> None:

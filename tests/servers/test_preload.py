@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.servers.clients import PATH
-from tests.servers.serving import APPS, Server, Starter, await_that, script, serve_prod
+from tests.servers.serving import (
+    APPS,
+    CONF,
+    Server,
+    Starter,
+    await_that,
+    gunicorn,
+    script,
+    serve_prod,
+)
 
 TOKEN = "the-token-of-this-test"
 MODULE = """
@@ -234,3 +245,48 @@ def test_app_that_fails_to_import_after_hup_ends_the_server_with_status_3(start:
     assert "it does not load" in server.stderr
     assert "Worker failed to boot" in server.stderr
     await_that(lambda: server.members() == [], "all are gone")
+
+
+@contextmanager
+def listening() -> Iterator[str]:
+    """Listen, and return the port; nothing is accepted."""
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        yield str(peer.getsockname()[1])
+
+
+def lines_of_left_overs(server: Server) -> list[str]:
+    return [
+        line
+        for line in server.await_ready().stderr.splitlines()
+        if "does not survive a fork" in line
+    ]
+
+
+@pytest.mark.parametrize("launcher", ["serve-prod", "gunicorn_conf"])
+def test_threads_and_connections_that_preloading_left_are_one_warning(
+    start: Starter, launcher: str
+) -> None:
+    command = (
+        serve_prod(server="gunicorn", app="left_over:create_app")
+        if launcher == "serve-prod"
+        else gunicorn("-c", CONF, app="left_over:create_app()")
+    )
+    environ = {"NOW_LMS_WORKERS": "2", "NOW_LMS_HEALTH_PORT": "0"}
+    with listening() as port:
+        server = start(command, None, LEFT_OVER_PORT=port, **environ)
+        (line,) = lines_of_left_overs(server)
+    assert 'no worker has the threads "mailer in threading.Event.wait"' in line
+    assert f'share the connections to "127.0.0.1:{port}" and' in line
+    assert "NOW_LMS_PRELOAD=off" in line
+
+
+@pytest.mark.parametrize(
+    ("app", "preload"), [("left_over:create_app(True)", "on"), ("left_over:create_app", "off")]
+)
+def test_what_each_worker_has_of_its_own_is_no_warning(
+    start: Starter, app: str, preload: str
+) -> None:
+    environ = {"NOW_LMS_WORKERS": "2", "NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_PRELOAD": preload}
+    with listening() as port:
+        server = start(serve_prod(server="gunicorn", app=app), None, LEFT_OVER_PORT=port, **environ)
+        assert lines_of_left_overs(server) == []

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from flask_workersize import Resources, SizingSettings, compute_plan
 from flask_workersize.servers.waitress.options import waitress_options
 from tests.plain import clear_environment
-from tests.servers.serving import Server, Starter, refused_here, serve_prod
+from tests.servers.clients import PATH, SLOW, Clients, send
+from tests.servers.serving import Server, Starter, await_that, refused_here, serve_prod
 
 IDLE_CONNECTIONS = 150
 RESOURCES = Resources(
@@ -132,3 +134,25 @@ def test_proxy_headers_are_left_to_our_middleware_only_where_a_proxy_is_set(
     assert options["clear_untrusted_proxy_headers"] is clears
     assert options["threads"] == 9
     assert options["connection_limit"] >= 100
+
+
+def test_client_that_never_reads_its_response_loses_its_connection(
+    start: Starter, connect: Clients
+) -> None:
+    """Else as many as there are places would silence the server for good."""
+    options = {"cleanup_interval": 1}
+    config = {"WORKERSIZE_WAITRESS_OPTIONS": options}
+    command = serve_prod(server="waitress", app=SLOW)
+    server = start(command, config, NOW_LMS_TIMEOUT="1", **PATH)
+    port = int(server.urls[0].rpartition(":")[2])
+
+    def open_connections() -> int:
+        process = psutil.Process(server.pid)
+        found = getattr(process, "net_connections", None) or process.connections
+        return sum(c.laddr.port == port and c.status == "ESTABLISHED" for c in found())
+
+    client = connect(server)
+    send(client, "/file")
+    await_that((server.folder / "big.bin").exists, "a response under way")
+    await_that(lambda: open_connections() == 0, "the connection is closed")
+    assert server.get().status == 200

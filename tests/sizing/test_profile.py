@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
+from flask_workersize import SizingSettings, WorkerSizeConfigError, WorkerSizing, compute_plan
 from flask_workersize.cli.format import explain
 from flask_workersize.sizing.profile import Estimate, SizingProfile
 from flask_workersize.sizing.profile_location import (
     FILE_NAME,
     ProfileLocation,
+    doubts_of,
     find_profile,
 )
-from tests.plain import SECRET, check_line, load, refused, resources, untimed
+from tests.plain import (
+    SECRET,
+    check_line,
+    load,
+    make_endless,
+    new_app,
+    refused,
+    resources,
+    untimed,
+)
 from tests.sizing.profiles import facts, figure, numbers, profile
 
 VARIABLE = "NOW_LMS_SIZING_PROFILE"
+
+ANYTHING = st.one_of(
+    st.text(max_size=12),
+    st.floats(),
+    st.integers(-(10**20), 10**20),
+    st.booleans(),
+    st.none(),
+    st.builds(
+        "{}-12-31T{}:59:59{}".format,
+        st.sampled_from(["0000", "0001", "2026", "9999", "10000"]),
+        st.sampled_from(["00", "23", "24"]),
+        st.sampled_from(["Z", "+23:59", "-23:59", ".9999999Z", ""]),
+    ),
+    st.sampled_from(["3.9", "3.9\n", "3.\x1b[2J", "3.9\u202e", "gunicorn 9", "\x85", "\ud800"]),
+)
+"""What may stand for a value in a file."""
 
 
 @pytest.fixture
@@ -95,7 +126,7 @@ BROKEN: dict[str, Any] = {
     "a list": ("[]", "it is no sizing profile"),
     "no schema": (json.dumps({"app": SECRET}), "its schema is not 1"),
     "another schema": (json.dumps(facts(schema=2)), "its schema is not 1"),
-    "too long": (json.dumps(facts()) + " " * 70_000, "it is no sizing profile"),
+    "too long": (json.dumps(facts()) + " " * 70_000, "it is larger than 64 KB"),
     "missing": (
         json.dumps({k: v for k, v in facts().items() if k != "shared_mb"}),
         "its shared_mb is missing or not valid",
@@ -113,6 +144,20 @@ BROKEN: dict[str, Any] = {
         "its cpu_ms is missing or not valid",
     ),
     "huge": (json.dumps(facts(thread_mb=numbers(1) | {"high": 1e308})), "its thread_mb.high is"),
+    "year 9999": (
+        json.dumps(facts(made_at="9999-12-31T23:59:59-23:59")),
+        "its made_at is missing",
+    ),
+    "year 0": (json.dumps(facts(made_at="0000-01-01T00:00:00Z")), "its made_at is missing"),
+    "day 0": (json.dumps(facts(made_at=1e300)), "its made_at is missing"),
+    "more than one line": (
+        json.dumps(facts(python=f"3.9\nINFO {SECRET}")),
+        "its python is missing or not valid",
+    ),
+    "colours": (json.dumps(facts(server="waitress\x1b[2J")), "its server is missing"),
+    "right to left": (json.dumps(facts(flask_workersize="1\u202e0")), "its flask_workersize is"),
+    "surrogate": (json.dumps(facts(python="3.9\ud800")), "it is no JSON"),
+    "more requests than there are": (json.dumps(facts(requests=10**30)), "its requests is"),
     "no time zone": (json.dumps(facts(made_at="2026-01-01T00:00:00")), "its made_at is missing"),
 }
 
@@ -149,6 +194,125 @@ def test_any_file_gives_a_profile_or_a_reason(text: bytes, tmp_path_factory: Any
     path.write_bytes(text)
     found = find_profile(path, None, True)
     assert isinstance(found, str)
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+    # Who waits for somebody to write into it is set free after a while, so that the test ends.
+    Thread(target=_set_free, args=[path], daemon=True).start()
+
+
+def _set_free(path: Path) -> None:
+    while path.is_fifo():
+        time.sleep(3)
+        with suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        before = os.getcwd()
+        os.chdir(path.parent)  # its name may be longer than a socket's can be
+        try:
+            made.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+def a_large_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2 * 1024**3)
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pipe": (a_pipe, "it is no regular file"),
+    "socket": (a_socket, "it is no regular file"),
+    "endless": (make_endless, "it is no regular file"),
+    "large": (a_large_file, "it is larger than 64 KB"),
+    "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+}
+"""What may stand in the place of a profile, and how it is refused."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has other kinds of files")
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_file_is_refused_at_once_and_replaced_by_the_next_measuring(
+    profile_location: ProfileLocation, name: str
+) -> None:
+    """Of any command: each loads the app, and that plans."""
+    make, why = ODD[name]
+    path = profile_location.path
+    make(path)
+    app = new_app()
+    app.instance_path = profile_location.folder
+    WorkerSizing(app)
+    told = app.test_cli_runner().invoke(args=["workersize", "plan"])
+    assert f"\nWarning: The sizing profile in the instance folder cannot be used: {why}. " in (
+        told.output
+    )
+    assert told.exit_code == 0
+    assert f"that cannot be used: {why}." in refused({VARIABLE: str(path)})
+    if name == "endless":
+        with pytest.raises(OSError, match="It is a device"):
+            profile().save(path)
+        assert path.is_char_device()
+        return
+    profile().save(path)
+    assert SizingProfile.load(path) == profile()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_link_that_leads_out_of_a_folder_is_not_followed_if_told_so(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "instance", tmp_path / "outside"
+    folder.mkdir()
+    path = folder / FILE_NAME
+    for target in (outside, Path("../outside"), folder / ".." / "outside"):
+        path.symlink_to(target)
+        with pytest.raises(OSError, match="a link leads out of "):
+            profile().save(path, within=folder)
+        assert not outside.exists()
+        path.unlink()
+    path.symlink_to("inside.json")
+    profile().save(path, within=folder)
+    assert path.is_symlink()
+    assert SizingProfile.load(folder / "inside.json") == profile()
+    # The folder may be a link: the operator has made it.
+    (tmp_path / "link").symlink_to(folder)
+    profile(app="new").save(tmp_path / "link" / FILE_NAME, within=tmp_path / "link")
+    assert SizingProfile.load(path).app == "new"
+
+
+@pytest.mark.parametrize("path", ["a\ud800", "a\0b"])
+def test_path_that_no_file_can_have_is_refused(path: str) -> None:
+    line = refused(config={"WORKERSIZE_SIZING_PROFILE": path})
+    assert line.startswith("app.config WORKERSIZE_SIZING_PROFILE is not a path")
+
+
+def test_name_of_a_file_forges_no_line(tmp_path: Path) -> None:
+    """Nor does it break the output where it is no UTF-8."""
+    path = tmp_path / os.fsdecode(b"a\xff\nWarning: \x1b[2J")
+    profile().save(path)
+    app = new_app(SIZING_PROFILE=str(path))
+    WorkerSizing(app)
+    run = app.test_cli_runner()
+    shown = run.invoke(args=["workersize", "plan"]).output
+    assert f"{tmp_path}/a??Warning: ?[2J" in shown
+    assert all(char.isprintable() for char in shown.replace("\n", ""))
+    told = json.loads(run.invoke(args=["workersize", "plan", "--json"]).output)
+    assert told["settings"]["sizing_profile"]["value"] == str(path)
+
+
+@given(others=st.fixed_dictionaries({}, optional=dict.fromkeys(facts(), ANYTHING)))
+@untimed
+def test_any_values_give_a_profile_or_a_reason_on_one_line(
+    others: dict[str, Any], tmp_path_factory: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "values.json"
+    path.write_text(json.dumps(facts(**others)))
+    found = find_profile(path, None, True)
+    assert found is not None
+    told = (found,) if isinstance(found, str) else doubts_of(found, "gunicorn")
+    assert "".join(told).isprintable()
 
 
 def test_file_that_was_named_and_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -643,3 +643,50 @@ def test_gunicorn_becomes_waitress_on_windows_with_a_warning() -> None:
 def test_platform_changes_nothing_else(server: str, platform: str) -> None:
     settings = load({"WSGI_SERVER": server})
     assert settings.for_platform(platform) is settings
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NOW_LMS_WORKERS", "4"),
+        ("THREADS", "auto"),
+        ("PORT", "8080"),
+        ("NOW_LMS_HOST", "127.0.0.1"),
+        ("NOW_LMS_HEALTH_HOST", "::"),
+        ("NOW_LMS_BIND", "127.0.0.1:80"),
+        ("NOW_LMS_BIND", "unix:/run/lms.sock"),
+        ("NOW_LMS_BIND", "localhost"),
+        ("NOW_LMS_PRELOAD", "on"),
+        ("NOW_LMS_WSGI_SERVER", "gunicorn"),
+        ("NOW_LMS_MEMORY_GUARD", "off"),
+        ("NOW_LMS_TRUSTED_PROXY", "127.0.0.1"),
+        ("NOW_LMS_SIZING_PROFILE", "/run/profile.json"),
+    ],
+)
+def test_quotes_that_are_a_part_of_a_value_are_named_as_the_cause(
+    variable: str, value: str, quote: str
+) -> None:
+    """``docker --env-file`` keeps them, a shell and .env do not."""
+    line = refused({variable: f"{quote}{value}{quote}"})
+    assert line.startswith(f"{variable} ")
+    assert line.endswith("as docker --env-file keeps them: remove them.")
+    assert "quotes" not in refused({variable: f"{quote}\n{SECRET}"})
+
+
+def test_quotes_around_the_arguments_of_gunicorn_are_named_as_the_cause() -> None:
+    server = {"NOW_LMS_WSGI_SERVER": "gunicorn"}
+    line = refused({**server, "GUNICORN_CMD_ARGS": '"--workers 2 --threads 4"'})
+    assert line.startswith("GUNICORN_CMD_ARGS ")
+    assert "docker --env-file" in line
+    # Each word may have quotes of its own.
+    found = load({**server, "GUNICORN_CMD_ARGS": '"--workers=2" "--threads=4"'})
+    assert (found.workers, found.threads) == (2, 4)
+
+
+def test_quotes_around_a_token_are_warned_of() -> None:
+    """No request would have the right one."""
+    (warning,) = load({"NOW_LMS_HEALTH_TOKEN": f'"{SECRET}"'}).warnings
+    assert warning.startswith("NOW_LMS_HEALTH_TOKEN is in quotes. ")
+    assert SECRET not in warning
+    assert load({"NOW_LMS_HEALTH_TOKEN": f'"{SECRET}'}).warnings == ()

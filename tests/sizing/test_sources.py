@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from flask_workersize import SizingSettings
+from flask_workersize.servers.launch import gunicorn_args
+from flask_workersize.sizing.settings import NAMES
+from flask_workersize.sizing.sources import SettingSources
 from tests.plain import SECRET, load, refused
 
 GUNICORN = {"NOW_LMS_WSGI_SERVER": "gunicorn"}
@@ -453,3 +456,43 @@ def test_bind_wins_over_a_port_that_is_no_stronger(
     settings = load(environ, options=options)
     assert settings.addresses == ("a:1",)
     assert settings.warnings == ()
+
+
+def resolved_last(**environ: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return settings and warnings where gunicorn itself applies its variable, over ours."""
+    options = {"wsgi_server": "gunicorn"}
+    found = SettingSources(
+        NAMES, environ, {}, options, "option {name}", gunicorn_args, args_win=True
+    ).resolve()
+    return found, found["warnings"]
+
+
+def test_variable_that_gunicorn_applies_last_wins_over_ours() -> None:
+    found, warnings = resolved_last(
+        GUNICORN_CMD_ARGS="-b a:1 -w 3 --preload",
+        NOW_LMS_WORKERS="2",
+        NOW_LMS_PRELOAD="off",
+        WORKERS="3",
+    )
+    assert (found["bind"], found["workers"], found["preload"]) == (["a:1"], "3", True)
+    assert found["sources"]["workers"] == "GUNICORN_CMD_ARGS --workers"
+    assert warnings == (
+        "GUNICORN_CMD_ARGS --workers and NOW_LMS_WORKERS are set to different values: "
+        "GUNICORN_CMD_ARGS --workers wins; unset the other.",
+        "GUNICORN_CMD_ARGS --preload and NOW_LMS_PRELOAD are set to different values: "
+        "GUNICORN_CMD_ARGS --preload wins; unset the other.",
+    )
+
+
+@pytest.mark.parametrize("name", ["port", "host"])
+def test_address_that_is_not_used_because_gunicorn_has_another_is_said(name: str) -> None:
+    variable = f"NOW_LMS_{name.upper()}"
+    found, warnings = resolved_last(GUNICORN_CMD_ARGS="-b a:1", **{variable: "9"})
+    assert found["bind"] == ["a:1"]
+    assert warnings == (
+        f"{variable} is not used: GUNICORN_CMD_ARGS --bind is the stronger setting.",
+    )
+
+
+def test_port_of_the_platform_beside_an_address_for_gunicorn_is_no_contradiction() -> None:
+    assert resolved_last(GUNICORN_CMD_ARGS="-b a:1", PORT="9")[1] == ()

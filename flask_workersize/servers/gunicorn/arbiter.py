@@ -5,18 +5,22 @@ It overrides what gunicorn does not document; tests/servers/test_canary_stopping
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
 from typing import Any, ClassVar
 
+import psutil
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from ...log import say
 from ...runtime.snapshot import State
 from .. import systemd
 from ..stopping import StopSignal, connections_to_accept
-from .hooks import STOP_SIGNALS, Hooks
+from .hooks import Hooks
+from .options import warn_of_hup
 from .workers import GracefulWorker
 
 
@@ -32,6 +36,7 @@ class GracefulArbiter(Arbiter):
         self._hooks = hooks
         self._drain_seconds = drain_seconds
         self._drain_until = math.inf
+        self._watchdog = systemd.Watchdog(hooks.board, hooks.timeout)
         self.stop_signal = GracefulWorker.stop_signal = StopSignal()
         super().__init__(app)
 
@@ -63,12 +68,14 @@ class GracefulArbiter(Arbiter):
             return
 
     def spawn_worker(self) -> Any:
-        """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            return super().spawn_worker()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        """Fork a worker; many take a while."""
+        self._watchdog.beat()
+        return super().spawn_worker()
+
+    def _has_ended_ready(self, worker: Any) -> bool:
+        """Return whether a worker was ready and is gone, although its record is still held."""
+        record = self._hooks.board.record_of(worker.age)
+        return record is not None and record.is_ready and not psutil.pid_exists(worker.pid)
 
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""
@@ -76,6 +83,27 @@ class GracefulArbiter(Arbiter):
         if self.num_workers != self._hooks.board.wanted:
             self.num_workers = self._hooks.board.wanted
         super().manage_workers()
+
+    def reap_workers(self) -> None:
+        """Take what has ended; reload and stop do so again and again, for as long as they wait."""
+        self._hooks.monitor.reap()
+        self._reap()
+        self._hooks.monitor.keep()
+        self._watchdog.beat()
+
+    def _reap(self) -> None:
+        """Reap; a worker that was ready has not failed to boot, whatever its exit status is."""
+        while True:
+            workers = dict(self.WORKERS)
+            try:
+                return super().reap_workers()
+            except HaltServer:
+                pid = next((pid for pid in workers if self._has_ended_ready(workers[pid])), None)
+                if pid is None:
+                    raise
+                self.WORKERS.pop(pid, None)
+                workers[pid].tmp.close()
+                self.cfg.child_exit(self, workers[pid])
 
     def spawn_workers(self) -> None:
         """Start what is missing; a single worker without the pause that gunicorn makes."""
@@ -101,12 +129,15 @@ class GracefulArbiter(Arbiter):
         self._drain_until = time.monotonic() + self._drain_seconds
         self._hooks.board.state = State.DRAINING
         systemd.notify("STOPPING=1")
-        self.log.info("Draining for %s s", self._drain_seconds)
+        say(logging.INFO, f"Draining for {self._drain_seconds} s")
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> Any:
         """Wait for signals; the end of the drain is one."""
+        self._watchdog.beat()
         left = self._drain_until - time.monotonic()
-        return super().wait_for_signals(min(1.0, left)) if left > 0 else [signal.SIGTERM]
+        if left <= 0:
+            return [signal.SIGTERM]
+        return super().wait_for_signals(min(self._watchdog.turn_seconds, left))
 
     def handle_int(self) -> None:
         """Treat the first Ctrl-C as SIGTERM; gunicorn takes a second one for a quick stop."""
@@ -114,18 +145,17 @@ class GracefulArbiter(Arbiter):
 
     def handle_hup(self) -> None:
         """Reload, and log what a reload cannot do."""
-        if self.cfg.preload_app:
-            self.log.warning(
-                "HUP starts new workers with the code that is loaded already: only a restart "
-                "loads new code. Restart, or set NOW_LMS_PRELOAD=off."
-            )
+        warn_of_hup(self.cfg)
         # A reload starts as many workers as the configuration has.
         self.app.options["workers"] = self._hooks.board.wanted
+        systemd.notify_reloading()
         super().handle_hup()
+        systemd.notify("READY=1")
 
     def handle_usr2(self) -> None:
         """Refuse a second master: it would plan again and share this one's ports."""
-        self.log.warning(
+        say(
+            logging.WARNING,
             "USR2 is refused: a second master would plan again and share the ports. Restart the "
-            "service instead; no request is lost."
+            "service instead; no request is lost.",
         )

@@ -6,24 +6,29 @@ fills it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
+from ...log import say
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
-from ...runtime.meter import Meter
+from ...runtime.inherited import Inheritance
+from ...runtime.meter import Meter, contained
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
-from ..health_port import make_monitor, open_health_port
-from ..listeners import close_listeners
-from ..proxy import trusting
+from ..health_port import HealthPort, make_monitor
+from ..proxy import note_kept_connections, trusting
+from .newborn import defer_signals, hold_signals
+from .orphan import watch_master
 
 
 class Hooks:
@@ -31,36 +36,44 @@ class Hooks:
 
     def __init__(self, deployment: Deployment, board: Scoreboard, is_ours: bool = True) -> None:
         self.board = board
-        self.port = open_health_port(deployment.settings)
+        # gunicorn's own master sees only at its next hook that the monitor has died.
+        self.port = HealthPort(deployment, board, is_held=is_ours)
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
+        self.timeout = deployment.settings.timeout
         self._is_ours = is_ours
+        self._inheritance: Inheritance | None = None
+        self._keeps_connections = deployment.plan.worker_class == "gthread"
         # gunicorn's own threads accept more than they can serve, and tell nobody.
-        self._knows_queue = is_ours or deployment.plan.worker_class == "sync"
+        self._is_sync = deployment.plan.worker_class == "sync"
+        self._knows_queue = is_ours or self._is_sync
 
     def when_ready(self, server: Any) -> None:
         """Say in the scoreboard that the server serves, and where."""
-        if not self._is_ours:
-            for number in STOP_SIGNALS:
-                _keep_from_children(number)
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
+        if not self._is_ours and self._is_sync and _is_beyond_select(server.LISTENERS):
+            say(logging.WARNING, _BEYOND_SELECT)
+        if self._keeps_connections:
+            note_kept_connections(self._settings, server.cfg.keepalive, "gunicorn's --keep-alive")
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give a worker its row; see that the monitor is there."""
         self.monitor.keep()
         self.board.sweep(other.age for other in server.WORKERS.values())
         self.board.allocate(worker.age)
+        if worker.age == 1 and server.cfg.preload_app:
+            self._inheritance = Inheritance.of(current.apps)
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """Give a worker connections of its own, and keep it from holding the health port."""
-        for number in STOP_SIGNALS:
-            # Until a worker has handlers of its own it has the master's, which would swallow a
-            # stop.
-            signal.signal(number, signal.SIG_DFL)
-        close_listeners(self.port)
+        defer_signals(worker)
+        watch_master(worker)
+        # What climbs out of a worker would run the stop of gunicorn's master there.
+        worker.init_process = contained(worker.init_process, (Exception, SystemExit))
+        self.monitor.close_port()
         current.warns = worker.age == 1
         raise_oom_score()
         row = self.board.record_of(worker.age)
@@ -70,13 +83,15 @@ class Hooks:
             # They were preloaded; others adopt it in post_worker_init, or when they are made.
             adopt_current()
         for app in list(current.apps):
-            after_fork(app)
+            contained(after_fork)(app)
 
     def post_worker_init(self, worker: Any) -> None:
         """Put the meter around the app, and count the worker's heartbeats."""
         if not self._is_ours:
             worker.wsgi = trusting(worker.wsgi, self._settings)
             adopt_current()
+        if worker.age == 1 and self._inheritance and (warning := self._inheritance.warning()):
+            say(logging.WARNING, warning)
         row = self.board.record_of(worker.age)
         if row is None:
             return
@@ -105,7 +120,6 @@ class Hooks:
     def on_exit(self, server: Any) -> None:
         """End the monitor with the server."""
         self.monitor.stop()
-        close_listeners(self.port)
 
     def _settle(self) -> None:
         """Give up, in the monitor, the privileges that workers give up."""
@@ -118,26 +132,32 @@ class Hooks:
             setting = cfg.settings[name]
             hook, theirs = getattr(self, name), setting.get()
             cfg.set(name, hook if theirs is setting.default else _chain(hook, theirs))
+        # Last of all: what the user's hook starts must not inherit it.
+        cfg.set("pre_fork", _chain(cfg.settings["pre_fork"].get(), _hold_signals))
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that end a worker."""
+_BEYOND_SELECT = (
+    "gunicorn's sync workers cannot wait on descriptors above 1,023, and the loaded app keeps that "
+    "many files open: they will crash. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
+)
 
 
-def _keep_from_children(number: int) -> None:
-    """Let a handler of the master be the master's alone: a child that was just forked ends.
+def is_master() -> bool:
+    """Return whether this process is gunicorn's master, past its hook ``on_starting``."""
+    return isinstance(getattr(signal.getsignal(signal.SIGHUP), "__self__", None), Arbiter)
 
-    Our own master blocks signals around a fork; gunicorn's would swallow a stop there.
-    """
-    master, handler = os.getpid(), signal.getsignal(number)
 
-    def handle(signum: int, frame: Any) -> None:
-        if os.getpid() != master:
-            os._exit(0)
-        if callable(handler):
-            handler(signum, frame)
+def _is_beyond_select(listeners: Iterable[Any]) -> bool:
+    """Return whether gunicorn's sync worker would wait for a number that select() cannot take."""
+    # A worker opens a file for its heartbeats, and then the pipe that it waits for, too.
+    pipe = os.pipe()
+    for descriptor in pipe:
+        os.close(descriptor)
+    return any(number > 1023 for number in (*pipe, *(item.fileno() for item in listeners)))
 
-    signal.signal(number, handle)
+
+def _hold_signals(server: Any, worker: Any) -> None:
+    hold_signals()
 
 
 _HOOKS = (

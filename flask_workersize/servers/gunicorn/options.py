@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -13,12 +14,12 @@ from typing import Any, Literal, NoReturn
 from gunicorn.config import Config
 
 from ...errors import WorkerSizeConfigError
+from ...log import say
 from ...sizing.plan import SizingPlan
 from ...sizing.settings import NAMES, SizingSettings
 from ...sizing.sources import GUNICORN_ARGS, options_key, server_options
 from ..proxy import TRUSTING_NOBODY
-
-_SHARED_MEMORY = "/dev/shm"
+from ..temporary import SHARED_MEMORY
 
 WORKER_CLASSES: dict[str, Literal["sync", "gthread"]] = {
     "sync": "sync",
@@ -80,9 +81,9 @@ def gunicorn_options(
 ) -> dict[str, Any]:
     """Return gunicorn's settings: ours, over them the app's config, then ``GUNICORN_CMD_ARGS``."""
     options = own_options(settings, plan)
-    if os.access(_SHARED_MEMORY, os.W_OK):
+    if os.access(SHARED_MEMORY, os.W_OK):
         # Heartbeats on a disk can block, and a read-only container has no other such folder.
-        options["worker_tmp_dir"] = _SHARED_MEMORY
+        options["worker_tmp_dir"] = SHARED_MEMORY
     for where, given in (
         (f"app.config {options_key('gunicorn')}", server_options(config, "gunicorn")),
         (GUNICORN_ARGS, settings.gunicorn_args),
@@ -93,6 +94,26 @@ def gunicorn_options(
     # A single thread may run in a gthread worker if asked for; several need one.
     is_threaded = WORKER_CLASSES[options["worker_class"]] == "gthread"
     return options | {"worker_class": "gthread" if is_threaded else plan.worker_class}
+
+
+def warn_of_hup(cfg: Any) -> None:
+    """Log what HUP cannot do while the app is loaded before the fork."""
+    if cfg.preload_app:
+        say(
+            logging.WARNING,
+            "HUP starts new workers with the code that is loaded already: only a restart "
+            "loads new code. Restart, or set NOW_LMS_PRELOAD=off.",
+        )
+
+
+def warn_of_reload(cfg: Any) -> None:
+    """Log what ``--reload`` cannot do while the app is loaded before the fork."""
+    if cfg.preload_app and cfg.reload:
+        say(
+            logging.WARNING,
+            "reload starts new workers with the code that is loaded already: it loads no new "
+            "code. Set NOW_LMS_PRELOAD=off.",
+        )
 
 
 def parse_command_args(text: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
@@ -25,6 +24,7 @@ from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
 from ..app_import import AppImport
 from ..proxy import trusting
+from ..temporary import open_temporary
 from .run import run
 
 
@@ -46,7 +46,7 @@ def reexec(
             "given: name hooks and classes as 'module.name', or leave preload on."
         ) from None
     # A file without a name: what it holds may be secret, and may be more than a pipe takes.
-    with tempfile.TemporaryFile() as file:
+    with open_temporary("gunicorn", "heartbeats", options.get("worker_tmp_dir")) as file:
         pickle.dump((app_import, deployment, passed), file)
         file.seek(0)
         os.set_inheritable(file.fileno(), True)

@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,9 +19,11 @@ from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..app_import import LoadApp
-from ..listeners import announce, close_listeners, open_listeners
+from ..listeners import close_listeners, open_listeners
+from ..temporary import open_temporary, use_shared_memory
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
+from .options import warn_of_reload
 from .workers import SyncWorker, ThreadWorker
 
 
@@ -68,13 +69,9 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
     options = {**options, "worker_class": worker_class}
     application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)
-    try:
-        # Without one gunicorn's heartbeats would end in a traceback.
-        tempfile.TemporaryFile(dir=options.get("worker_tmp_dir")).close()
-    except OSError:
-        raise WorkerSizeStartError(
-            "gunicorn needs a writable folder for heartbeats: mount a tmpfs on /dev/shm or /tmp."
-        ) from None
+    use_shared_memory()
+    # Without one gunicorn's heartbeats would end in a traceback.
+    open_temporary("gunicorn", "heartbeats", options.get("worker_tmp_dir")).close()
     # Not before: what the master writes to from here on is not shared with the monitor.
     hooks.monitor.start()
     if systemd.inherited_count():
@@ -84,7 +81,8 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
         options["bind"] = _listen(deployment.settings.addresses, application.cfg)
         application.cfg.set("bind", options["bind"])
     deployment.announce()
-    announce("Health port", hooks.port)
+    hooks.port.announce()
+    warn_of_reload(application.cfg)
     if os.path.exists("gunicorn.conf.py"):
         say(logging.INFO, _CONF_FILE)
     arbiter.run()
@@ -98,13 +96,20 @@ def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
         if isinstance(path, str):
             os.chmod(path, 0o777 & ~cfg.umask)
             try:
-                os.chown(path, cfg.uid, cfg.gid)
+                _give_to(path, cfg.uid, cfg.gid)
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
                     f"Only root may give unix:{path} to another: remove the options user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
+
+
+def _give_to(path: str, uid: int, gid: int) -> None:
+    """Change whose a file is, if it is not: a filter of system calls may kill for trying."""
+    found = os.stat(path)
+    if (found.st_uid, found.st_gid) != (uid, gid):
+        os.chown(path, uid, gid)
 
 
 _CONF_FILE = (

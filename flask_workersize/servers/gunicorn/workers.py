@@ -6,7 +6,7 @@ They override what gunicorn does not document; tests/servers/test_canary_stoppin
 from __future__ import annotations
 
 import mmap
-import select
+import os
 import signal
 import socket
 import threading
@@ -17,6 +17,7 @@ from typing import Any
 from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 
+from ...runtime.polling import wait_readable
 from ...runtime.worker_record import WorkerRecord
 from ..stopping import (
     SETTLE_SECONDS,
@@ -26,7 +27,6 @@ from ..stopping import (
     admit,
     hang_up_if_silent,
 )
-from .hooks import STOP_SIGNALS
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -67,7 +67,6 @@ class GracefulWorker(Worker):
         # A handler, not SIG_IGN, which programs started by the app would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.siginterrupt(signal.SIGINT, False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note that the stop was asked for by a signal, not by ``max_requests``."""
@@ -114,10 +113,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
         if self._server_stops():
             self._drain()
 
+    def wait(self, timeout: float) -> Any:
+        """Wait for connections and signals; gunicorn's takes no descriptor above 1,023."""
+        self.notify()
+        ready = wait_readable(self.wait_fds, timeout)
+        if self.PIPE[0] in ready:
+            os.read(self.PIPE[0], 1)
+        return ready
+
     def _drain(self) -> None:
         budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
         while budget.allows(accepted) and not self._in_a_hurry:
-            ready = select.select(self.sockets, [], [], SETTLE_SECONDS)[0]
+            ready = wait_readable(self.sockets, SETTLE_SECONDS)
             if not ready:
                 return
             for listener in ready:

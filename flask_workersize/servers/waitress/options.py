@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,8 @@ from ...sizing.plan import SizingPlan
 from ...sizing.settings import NAMES, SizingSettings
 from ...sizing.sources import options_key, server_options
 from ...sizing.validators import YEAR_SECONDS
+from ..crowd import connection_limit
 from ..listeners import BACKLOG
-
-MOST_CONNECTIONS = 1000
-"""Connections that are open at once. At waitress' own 100 a page with many idle browsers looks
-like a hang; an idle connection costs a few KB."""
 
 WHERE = f"app.config {options_key('waitress')}"
 _ADDRESS_OPTIONS = ("listen", "sockets", "unix_socket", "unix_socket_perms")
@@ -31,7 +27,8 @@ def waitress_options(
         "threads": plan.threads,
         "channel_timeout": settings.timeout or YEAR_SECONDS,
         "cleanup_interval": 30,
-        "connection_limit": _connection_limit(),
+        # Both buffers of one may be in files.
+        "connection_limit": connection_limit(descriptors_each=3),
         # select() cannot watch descriptors above 1023.
         "asyncore_use_poll": True,
         "backlog": BACKLOG,
@@ -62,14 +59,3 @@ def _check_option(name: str, value: Any) -> None:
         raise WorkerSizeConfigError(f"{WHERE} has a wrong value for {name!r}.") from None
     if name == "connection_limit" and int(value) < 1:
         raise WorkerSizeConfigError(f"{WHERE} has a {name!r} below 1: nobody would be answered.")
-
-
-def _connection_limit() -> int:
-    """Return how many connections may be open; one can take up to three descriptors."""
-    if sys.platform == "win32":
-        return MOST_CONNECTIONS
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    share = MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else soft // 3
-    return max(100, min(MOST_CONNECTIONS, share))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import select
 import signal
 import socket
 import sys
@@ -27,32 +26,43 @@ from ...log import say
 from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
+from ...runtime.polling import wait_readable
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
-from ..health_port import make_monitor, open_health_port
-from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
+from ..crowd import Quiet, quiet_waitress, watch_accept
+from ..health_port import HealthPort, make_monitor
+from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
+from ..proxy import note_kept_connections
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
+from ..temporary import open_temporary, use_shared_memory
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
 """Exit status of a server that ended before the kernel would have ended it (sysexits.h,
 "EX_TEMPFAIL": try again)."""
 
+_NO_DESCRIPTOR = (
+    "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
+    "LimitNOFILE=)."
+)
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
+    quiet_waitress()
+    use_shared_memory()
+    # Without one waitress would reset larger uploads.
+    open_temporary("waitress", "uploads above 512 KiB").close()
     with ExitStack() as stack:
-        port = open_health_port(settings)
-        stack.callback(close_listeners, port)
+        port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
-        monitor.start()
         stack.callback(monitor.stop)
+        monitor.start()
         inherited = systemd.take_inherited()
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
@@ -63,8 +73,9 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         for number in numbers:
             stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
         deployment.announce()
-        announce("Health port", port)
-        announce("Serving", listeners)
+        port.announce()
+        announce("Serving", [url_of(listener) for listener in listeners])
+        note_kept_connections(settings, options["channel_timeout"], "NOW_LMS_TIMEOUT")
         server.run(monitor.keep)
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)
@@ -122,6 +133,10 @@ class _Server:
         self._listeners = listeners
         self._settings = settings
         self._serves_until = self._deadline = math.inf
+        self._watchdog = systemd.Watchdog(board, settings.timeout)
+        self._keep_monitor: Callable[[], None] = lambda: None
+        self._paused: list[Any] = []
+        self._quiet = Quiet()
         self.stopped_at = 0.0
         row = board.allocate(1)
         assert row is not None
@@ -142,6 +157,7 @@ class _Server:
         for server in self._servers:
             server.channel_class = _Channel
             server.owner = self
+            watch_accept(server, self._pause)
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
@@ -164,11 +180,11 @@ class _Server:
 
     def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
+        self._keep_monitor = keep_monitor
         systemd.notify("READY=1")
         self._row.set_ready()
         self._board.state = State.SERVING
         while (left := self._serves_until - time.monotonic()) > 0:
-            keep_monitor()
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
@@ -176,9 +192,26 @@ class _Server:
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
+        self._keep_monitor()
         self._row.beat()
+        self._watchdog.beat()
         self.note_queue()
+        paused, self._paused = self._paused, []
+        seconds = min(seconds, self._watchdog.turn_seconds)
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
+        for server in paused:
+            server.accepting = True
+        for channel in self._channels():
+            if channel.will_close:
+                # waitress waits until it can write once more, but the client may never read.
+                channel.handle_close()
+
+    def _pause(self, server: Any) -> None:
+        """Accept nothing for a turn: no descriptor is left, and trying again at once is in vain."""
+        server.accepting = False
+        self._paused.append(server)
+        if self._quiet.allows(_NO_DESCRIPTOR):
+            say(logging.WARNING, _NO_DESCRIPTOR)
 
     def stop(self, drains: bool) -> None:
         """Serve what was accepted and, if it is ours, what the kernel has queued; then end."""
@@ -205,7 +238,7 @@ class _Server:
     def _accept_queued(self, until: float) -> None:
         """Accept what is queued, and what is about to be; the threads serve meanwhile."""
         while time.time() < min(until, self._deadline):
-            is_queued = select.select(self._listeners, [], [], 0)[0]
+            is_queued = wait_readable(self._listeners, 0)
             if time.time() > self.stopped_at + SETTLE_SECONDS and not is_queued:
                 return
             if any(server.in_connection_overflow for server in self._servers):

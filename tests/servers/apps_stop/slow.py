@@ -24,8 +24,18 @@ def _await(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+_held: list[int] = []
+
+
+def _hold_files() -> None:
+    """Hold 1,200 more files open, where the test wants that: more than select(2) can watch."""
+    if os.environ.get("SLOW_FILES"):
+        _held.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(1200))
+
+
 def create_app() -> Flask:
     """Create the app; ``FACTS_CONFIG`` is its config."""
+    _hold_files()
     if os.environ.get("SLOW_WORKER") and "gunicorn" in sys.modules:
         Path("worker.here").touch()
         _await(Path("worker.go").exists)
@@ -49,6 +59,7 @@ def create_app() -> Flask:
     def hold() -> dict[str, int]:
         """Write the process to the file NAME.here, and answer when there is a file NAME.go."""
         name = request.args["name"]
+        _hold_files()
         Path(f"{name}.here").write_text(str(os.getpid()))
         _await(Path(f"{name}.go").exists)
         return {"pid": os.getpid()}
@@ -85,6 +96,11 @@ def create_app() -> Flask:
         while chunk := request.stream.read(65536):
             received += len(chunk)
         return {"received": received}
+
+    @app.post("/form")
+    def form() -> dict[str, int]:
+        """Tell how long the file of a form is."""
+        return {"received": len(request.files["file"].read())}
 
     @app.get("/later")
     def later() -> dict[str, int]:
