@@ -15,6 +15,7 @@ from gunicorn.errors import HaltServer
 
 from ...runtime.snapshot import State
 from .. import systemd
+from ..ending import STUCK_SECONDS, WORKER_SECONDS, process_end
 from ..stopping import StopSignal, connections_to_accept
 from .hooks import STOP_SIGNALS, Hooks
 from .workers import GracefulWorker
@@ -27,6 +28,7 @@ class GracefulArbiter(Arbiter):
     log: Any
     WORKERS: ClassVar[dict[int, Any]]
     _has_failed = False
+    _stops = False
 
     def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
         self._hooks = hooks
@@ -54,6 +56,12 @@ class GracefulArbiter(Arbiter):
             if missed and connections and not self._has_failed:
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
+        if not self._stops:
+            self._stops = True
+            process_end.start(self.cfg.graceful_timeout, margin=WORKER_SECONDS + STUCK_SECONDS)
+            process_end.watch()
+            # Workers end by themselves when the time is over, and run their exit handlers then.
+            self.cfg.set("graceful_timeout", self.cfg.graceful_timeout + int(WORKER_SECONDS))
         while True:
             try:
                 super().stop(graceful)
@@ -61,6 +69,12 @@ class GracefulArbiter(Arbiter):
                 # Another worker could not load the app; gunicorn would end with a traceback.
                 continue
             return
+
+    def kill_workers(self, sig: int) -> None:
+        """Signal all workers; SIGQUIT is what a second Ctrl-C becomes."""
+        if sig == signal.SIGQUIT:
+            process_end.hurry(margin=WORKER_SECONDS + STUCK_SECONDS)
+        super().kill_workers(sig)
 
     def spawn_worker(self) -> Any:
         """Fork a worker; a signal waits until it has handlers of its own, instead of being lost."""

@@ -23,7 +23,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
 from ...errors import WorkerSizeConfigError
-from ...log import say
+from ...log import say_if_read
 from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
@@ -32,6 +32,7 @@ from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
+from ..ending import STUCK_SECONDS, process_end
 from ..health_port import make_monitor, open_health_port
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file
 from ..stopping import SETTLE_SECONDS, SILENCE_SECONDS, block_new_connections
@@ -47,7 +48,8 @@ _HUP = "HUP is ignored: waitress has one process and cannot load new code. Resta
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
     """Serve until SIGTERM or Ctrl-C, then until what was accepted is answered."""
     settings = deployment.settings
-    with ExitStack() as stack:
+    # A second Ctrl-C may come while the monitor ends.
+    with ExitStack() as signals, ExitStack() as stack:
         port = open_health_port(settings)
         stack.callback(close_listeners, port)
         monitor = make_monitor(deployment, board, port, Scaler)
@@ -57,11 +59,8 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
         server = _Server(load(), listeners, options, board, settings)
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        if sys.platform != "win32":
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
+        process_end.watch()
+        _handle_signals(server, signals)
         deployment.announce()
         announce("Health port", port)
         announce("Serving", listeners)
@@ -70,6 +69,18 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         server.stop(drains=not inherited)
     if board.is_exit_asked:
         raise SystemExit(OUT_OF_MEMORY_STATUS)
+
+
+def _handle_signals(server: _Server, stack: ExitStack) -> None:
+    """Let the server handle its signals until the stack is unwound, also those the app blocked."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32":
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
+    if sys.platform != "win32":
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
 
 
 class _Channel(HTTPChannel):
@@ -119,6 +130,7 @@ class _Server:
         self._settings = settings
         self._serves_until = self._deadline = math.inf
         self.stopped_at = 0.0
+        self._has_hup = self._is_woken = False
         row = board.allocate(1)
         assert row is not None
         self._row = row
@@ -145,10 +157,14 @@ class _Server:
         self._board.task_queue = len(self._threads.queue)
 
     def handle_signal(self, signum: int, frame: Any) -> None:
-        """Note what a signal asks for: to drain, to stop, to stop at once."""
+        """Note what a signal asks for: to drain, to stop, to stop at once.
+
+        It logs nothing: it may have interrupted another line, or stand behind a reader that has
+        stopped reading.
+        """
         drain_seconds = self._settings.drain_seconds
         if signum not in (signal.SIGTERM, signal.SIGINT):
-            say(logging.WARNING, _HUP)
+            self._has_hup = True
         elif signum == signal.SIGTERM and drain_seconds and self._serves_until == math.inf:
             self._serves_until = time.monotonic() + drain_seconds
         elif self._serves_until:
@@ -156,7 +172,18 @@ class _Server:
         elif signum == signal.SIGINT:
             # A second SIGTERM changes nothing, but a person who does not want to wait does.
             self._deadline = 0.0
-        self._servers[0].pull_trigger()
+        if not self.stopped_at and self._serves_until < math.inf:
+            left = max(0.0, self._serves_until - time.monotonic())
+            self._bound_end(left + self._settings.graceful_timeout)
+        elif not self._deadline:
+            process_end.hurry(margin=STUCK_SECONDS)
+        if not self._is_woken:
+            # Once a turn: a pipe that nobody empties would block this one day.
+            self._is_woken = True
+            self._servers[0].pull_trigger()
+
+    def _bound_end(self, seconds: float) -> None:
+        process_end.start(seconds, margin=STUCK_SECONDS)
 
     def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
@@ -168,12 +195,16 @@ class _Server:
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
-                say(logging.INFO, f"Draining for {self._settings.drain_seconds} s")
+                say_if_read(logging.INFO, f"Draining for {self._settings.drain_seconds} s")
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
         self._row.beat()
         self.note_queue()
+        self._is_woken = False
+        if self._has_hup:
+            self._has_hup = False
+            say_if_read(logging.WARNING, _HUP)
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
 
     def stop(self, drains: bool) -> None:
@@ -182,6 +213,8 @@ class _Server:
         systemd.notify("STOPPING=1")
         self.stopped_at = time.time()
         graceful_timeout = self._settings.graceful_timeout
+        if self._deadline:
+            self._bound_end(graceful_timeout)
         self._deadline = min(self._deadline, self.stopped_at + graceful_timeout)
         for channel in self._channels():
             channel.announce_close()
