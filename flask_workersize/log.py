@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import select
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -28,6 +30,27 @@ def say(level: int, line: str, via: logging.Logger = logger) -> None:
     # A full disk under the log, or a closed stream, is no reason not to serve.
     with suppress(OSError, ValueError):
         click.echo(f"{prefix}{line}", err=True)
+
+
+def say_if_read(level: int, line: str) -> None:
+    """Log a line, but drop it if standard error is a pipe that is full: its reader has stopped.
+
+    For what anybody can cause again and again, as by a signal: the writer would have to wait.
+    """
+    if _can_write():
+        say(level, line)
+
+
+def _can_write() -> bool:
+    if sys.platform == "win32":
+        return True
+    poll = select.poll()
+    try:
+        poll.register(sys.stderr, select.POLLOUT)
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, TypeError, ValueError):
+        # No file, or none that can be asked.
+        return True
 
 
 def shown(names: Iterable[str], most: int = 5) -> str:

@@ -139,7 +139,7 @@ def test_imports_are_found_in_every_form() -> None:
     """The rules below would hold of nothing, were this not so."""
     found = set(imported(ROOT / PACKAGE / "servers" / "waitress" / "run.py"))
     assert {"waitress.server.create_server", "logging", "waitress.wasyncore"} <= found
-    assert {f"{PACKAGE}.log.say", f"{PACKAGE}.servers.systemd"} <= found
+    assert {f"{PACKAGE}.log.say_if_read", f"{PACKAGE}.servers.systemd"} <= found
     assert f"{PACKAGE}.runtime.deployment.Deployment" in found
     assert f"{PACKAGE}.health.report.CapacityReport" in set(
         imported(ROOT / PACKAGE / "__init__.py")

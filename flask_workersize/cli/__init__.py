@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 from flask.cli import ScriptInfo, pass_script_info
+
+from ..servers.ending import process_end
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,39 @@ def _option_names() -> dict[str, str]:
     return names
 
 
-@click.command("serve-prod")
+class _Ends(click.Command):
+    """A command whose process ends after it, whatever threads of the app run on.
+
+    Not if it was handed a loaded app: then the process is another's, such as a test's.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the options; help and a wrong option end the command here."""
+        parent: click.Context | None = extra.get("parent")
+        with _end_after(parent):
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _end_after(ctx):
+            return super().invoke(ctx)
+
+
+class _Group(_Ends, click.Group):
+    command_class = _Ends
+
+
+def _end_after(ctx: click.Context | None) -> AbstractContextManager[None]:
+    info = ctx.find_object(ScriptInfo) if ctx else None
+    if ctx is None or info is None:
+        return nullcontext()
+    group = ctx.find_root().command
+    # A program's own FlaskGroup makes the app, too.
+    is_made_here = info.create_app in (None, getattr(group, "create_app", None))
+    return process_end.bounded() if is_made_here else nullcontext()
+
+
+@click.command("serve-prod", cls=_Ends)
 @_server_option("--wsgi-server")
 @_sizing_options
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 0.0.0.0]")
@@ -104,7 +136,7 @@ def serve_prod(
     launch(app, options, _option_names(), AppImport.of(info))
 
 
-@click.group()
+@click.group(cls=_Group)
 def workersize() -> None:
     """Plan, measure and check this app."""
 
@@ -211,8 +243,4 @@ def doctor_command(info: ScriptInfo, /) -> None:
     findings = examine(app, gunicorn_plan, settings.preload, location)
     click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
     status = int(any(finding.level == "breaks" for finding in findings))
-    if location is not None and sum(not thread.daemon for thread in threading.enumerate()) > 1:
-        # Python would wait for threads beside this one, and they may never end.
-        sys.stdout.flush()
-        os._exit(status)
     raise click.exceptions.Exit(status)

@@ -177,6 +177,8 @@ def _environ(health_port: int, token: str) -> dict[str, str]:
         # Growth is to be measured, not to be recycled.
         "NOW_LMS_MEMORY_GUARD": "off",
         "NOW_LMS_DRAIN_SECONDS": "0",
+        # Every request was answered by then; only threads of the app may go on.
+        "NOW_LMS_GRACEFUL_TIMEOUT": "2",
     }
 
 

@@ -24,6 +24,7 @@ from ..sizing.settings import SizingSettings
 from ..sizing.sources import OptionSource
 from ..sizing.validators import ServerName
 from .app_import import AppImport
+from .ending import process_end
 from .proxy import ignored_by_waitress, trusting
 
 _DEBUG = "debug mode is on: errors show code and values to visitors. Unset FLASK_DEBUG and --debug."
@@ -33,13 +34,16 @@ _ONE_PROCESS = "has no effect: waitress has one process. Set --threads, or use g
 def serve(app: Flask, server: ServerName | None = None) -> None:
     """Serve an app in production mode, and return when the server has stopped.
 
+    The code that follows may take as long as it needs. When it has ended, threads of the app that
+    are no daemons get what is left of ``NOW_LMS_GRACEFUL_TIMEOUT``.
+
     For a ``run.py`` of your own; ``flask serve-prod`` does the same. An error is one line on
     standard error.
 
     :param app: an app with :class:`flask_workersize.WorkerSizing`
     :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` if left out
-    :raises SystemExit: 2 if the settings are not valid, 1 if starting failed, and with gunicorn
-        also 0 when it has stopped
+    :raises SystemExit: 2 if the settings are not valid, 1 if starting failed, and what the server
+        ended with if that is not 0
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
     with one_line_errors():
@@ -70,7 +74,8 @@ def launch(
             say(logging.WARNING, ignored)
     # The app context that Flask's CLI has pushed must not reach requests: a forked worker would
     # take it for its own, and never tear it down.
-    contextvars.Context().run(_run, app, deployment, server_options, app_import)
+    with process_end.bounded():
+        contextvars.Context().run(_run, app, deployment, server_options, app_import)
     state.serving = False
 
 

@@ -93,8 +93,9 @@ def test_memory_of_a_request_is_in_the_peak_and_not_in_the_start(
 
 
 def test_app_that_leaks_is_told_a_bound(start: Starter, tmp_path: Path) -> None:
+    """Its thread, which is no daemon, holds neither the command nor the servers that it starts."""
     file = tmp_path / "profile.json"
-    environ = {"NOW_LMS_SIZING_PROFILE": str(file)}
+    environ = {"NOW_LMS_SIZING_PROFILE": str(file), "LEAKY_THREAD": "1"}
     done = measure(start, tmp_path, "--path", "/leak", *FEW, app="leaky:create_app", **environ)
     made = SizingProfile.load(file)
     assert made.grows

@@ -276,5 +276,5 @@ def test_waitress_refuses_a_mix_of_families_with_a_value_error(
 
 def test_python_runs_exit_handlers_on_demand() -> None:
     assert callable(getattr(atexit, "_run_exitfuncs", None)), (
-        "atexit._run_exitfuncs is gone: _leave_worker runs a worker's exit handlers with it"
+        "atexit._run_exitfuncs is gone: ProcessEnd runs exit handlers with it"
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +42,7 @@ def parameters(thing: Any) -> list[str]:
         (Arbiter, "spawn_worker", ["self"]),
         (Arbiter, "reap_workers", ["self"]),
         (Arbiter, "wait_for_signals", ["self", "timeout"]),
+        (Arbiter, "kill_workers", ["self", "sig"]),
         (Arbiter, "halt", ["self", "reason", "exit_status"]),
         (Arbiter, "handle_int", ["self"]),
         (Arbiter, "handle_hup", ["self"]),
@@ -160,5 +163,11 @@ def test_waitress_server_has_the_attributes_that_we_use(served: SimpleNamespace)
 
 def test_python_waits_for_threads_on_demand() -> None:
     assert callable(getattr(threading, "_shutdown", None)), (
-        "threading._shutdown is gone: _leave_worker waits for the app's threads with it"
+        "threading._shutdown is gone: ProcessEnd waits for the app's threads with it"
     )
+
+
+def test_python_waits_for_threads_by_the_name_that_we_replace() -> None:
+    code = "import threading; threading._shutdown = lambda: print('ours')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "ours\n", "Python's end does not call threading._shutdown any more"

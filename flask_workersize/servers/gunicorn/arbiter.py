@@ -18,6 +18,7 @@ from gunicorn.errors import HaltServer
 from ...log import say
 from ...runtime.snapshot import State
 from .. import systemd
+from ..ending import STUCK_SECONDS, WORKER_SECONDS, process_end
 from ..stopping import StopSignal, connections_to_accept
 from .hooks import Hooks
 from .options import warn_of_hup
@@ -31,6 +32,7 @@ class GracefulArbiter(Arbiter):
     log: Any
     WORKERS: ClassVar[dict[int, Any]]
     _has_failed = False
+    _stops = False
 
     def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
         self._hooks = hooks
@@ -59,6 +61,12 @@ class GracefulArbiter(Arbiter):
             if missed and connections and not self._has_failed:
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
+        if not self._stops:
+            self._stops = True
+            process_end.start(self.cfg.graceful_timeout, margin=WORKER_SECONDS + STUCK_SECONDS)
+            process_end.watch()
+            # Workers end by themselves when the time is over, and run their exit handlers then.
+            self.cfg.set("graceful_timeout", self.cfg.graceful_timeout + int(WORKER_SECONDS))
         while True:
             try:
                 super().stop(graceful)
@@ -66,6 +74,12 @@ class GracefulArbiter(Arbiter):
                 # Another worker could not load the app; gunicorn would end with a traceback.
                 continue
             return
+
+    def kill_workers(self, sig: int) -> None:
+        """Signal all workers; SIGQUIT is what a second Ctrl-C becomes."""
+        if sig == signal.SIGQUIT:
+            process_end.hurry(margin=WORKER_SECONDS + STUCK_SECONDS)
+        super().kill_workers(sig)
 
     def spawn_worker(self) -> Any:
         """Fork a worker; many take a while."""

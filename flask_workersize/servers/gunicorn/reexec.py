@@ -23,6 +23,7 @@ from ...runtime.deployment import Deployment, current
 from ...runtime.scoreboard import Scoreboard
 from ...sizing.sources import options_key
 from ..app_import import AppImport
+from ..ending import process_end
 from ..proxy import trusting
 from ..temporary import open_temporary
 from .run import run
@@ -61,7 +62,8 @@ def take_over(descriptor: int) -> None:
         app_import, deployment, passed = pickle.load(file)
     current.deployment = deployment
     board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
-    run(lambda: load(app_import, deployment, board), deployment, board, json.loads(passed))
+    with process_end.bounded():
+        run(lambda: load(app_import, deployment, board), deployment, board, json.loads(passed))
 
 
 def load(app_import: AppImport, deployment: Deployment, board: Scoreboard) -> WSGIApplication:

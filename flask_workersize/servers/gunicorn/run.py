@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
-import threading
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
@@ -19,6 +15,7 @@ from ...runtime.deployment import Deployment
 from ...runtime.scoreboard import Scoreboard
 from .. import systemd
 from ..app_import import LoadApp
+from ..ending import process_end, status_of
 from ..listeners import close_listeners, open_listeners
 from ..temporary import open_temporary, use_shared_memory
 from .arbiter import GracefulArbiter
@@ -53,8 +50,11 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         _serve(load, deployment, hooks, options)
     except SystemExit as stop:
         if os.getpid() != launcher:
-            _leave_worker(stop.code)
-        raise
+            # Unwinding would end the launcher's frames too: Flask's command, its app context and
+            # whatever stands around serve() are the launcher's alone.
+            process_end.leave(status_of(stop.code))
+        if stop.code:
+            raise
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         # Its loop reports its own errors: this is what gunicorn refuses before it starts.
         line = str(error).strip().partition("\n")[0]
@@ -116,17 +116,3 @@ _CONF_FILE = (
     "gunicorn.conf.py is not read. Use app.config WORKERSIZE_GUNICORN_OPTIONS, or run gunicorn "
     "yourself and begin that file with 'from flask_workersize.gunicorn_conf import *'."
 )
-
-
-def _leave_worker(code: Any) -> NoReturn:
-    """End a forked worker as Python ends: wait for threads, run exit handlers, flush.
-
-    Its ``SystemExit`` would unwind the launcher's frames too: Flask's command, its app context and
-    whatever stands around ``serve()`` are the launcher's alone.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -5,6 +5,7 @@ They override what gunicorn does not document; tests/servers/test_canary_stoppin
 
 from __future__ import annotations
 
+import atexit
 import mmap
 import os
 import signal
@@ -19,6 +20,7 @@ from gunicorn.workers.base import Worker
 
 from ...runtime.polling import wait_readable
 from ...runtime.worker_record import WorkerRecord
+from ..ending import GRACE_SECONDS, process_end
 from ..stopping import (
     SETTLE_SECONDS,
     SILENCE_SECONDS,
@@ -59,7 +61,15 @@ class GracefulWorker(Worker):
         # Each with how long it may be silent during a stop.
         self._open: dict[Any, float] = {}
         threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
+        self._pid = os.getpid()
+        process_end.watch(lambda: not self.alive, self.cfg.graceful_timeout)
+        atexit.register(self._note_leaving)
         super().init_process()
+
+    def _note_leaving(self) -> None:
+        """Note that this worker ends by itself, also if its time is over amid a request."""
+        if self.row is not None and self._pid == os.getpid():
+            self.row.leave()
 
     def init_signals(self) -> None:
         """Leave Ctrl-C to the master: it reaches the whole process group."""
@@ -76,6 +86,7 @@ class GracefulWorker(Worker):
     def handle_quit(self, sig: int, frame: Any) -> None:
         """End at once, with whatever is queued."""
         self._in_a_hurry = True
+        process_end.hurry(margin=GRACE_SECONDS)
         super().handle_quit(sig, frame)
 
     def _server_stops(self) -> bool:

@@ -22,7 +22,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
 from ...errors import WorkerSizeConfigError
-from ...log import say
+from ...log import say, say_if_read
 from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
@@ -33,6 +33,7 @@ from ...sizing.settings import SizingSettings
 from .. import systemd
 from ..app_import import LoadApp
 from ..crowd import Quiet, quiet_waitress, watch_accept
+from ..ending import STUCK_SECONDS, process_end
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
 from ..proxy import note_kept_connections
@@ -58,7 +59,8 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
     use_shared_memory()
     # Without one waitress would reset larger uploads.
     open_temporary("waitress", "uploads above 512 KiB").close()
-    with ExitStack() as stack:
+    # A second Ctrl-C may come while the monitor ends.
+    with ExitStack() as signals, ExitStack() as stack:
         port = HealthPort(deployment, board)
         monitor = make_monitor(deployment, board, port, Scaler)
         stack.callback(monitor.stop)
@@ -67,11 +69,8 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
         server = _Server(load(), listeners, options, board, settings)
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        if sys.platform != "win32":
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
+        process_end.watch()
+        _handle_signals(server, signals)
         deployment.announce()
         port.announce()
         announce("Serving", [url_of(listener) for listener in listeners])
@@ -81,6 +80,18 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         server.stop(drains=not inherited)
     if board.is_exit_asked:
         raise SystemExit(OUT_OF_MEMORY_STATUS)
+
+
+def _handle_signals(server: _Server, stack: ExitStack) -> None:
+    """Let the server handle its signals until the stack is unwound, also those the app blocked."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32":
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        stack.callback(signal.signal, number, signal.signal(number, server.handle_signal))
+    if sys.platform != "win32":
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
 
 
 class _Channel(HTTPChannel):
@@ -138,6 +149,7 @@ class _Server:
         self._paused: list[Any] = []
         self._quiet = Quiet()
         self.stopped_at = 0.0
+        self._has_hup = self._is_woken = False
         row = board.allocate(1)
         assert row is not None
         self._row = row
@@ -165,10 +177,14 @@ class _Server:
         self._board.task_queue = len(self._threads.queue)
 
     def handle_signal(self, signum: int, frame: Any) -> None:
-        """Note what a signal asks for: to drain, to stop, to stop at once."""
+        """Note what a signal asks for: to drain, to stop, to stop at once.
+
+        It logs nothing: it may have interrupted another line, or stand behind a reader that has
+        stopped reading.
+        """
         drain_seconds = self._settings.drain_seconds
         if signum not in (signal.SIGTERM, signal.SIGINT):
-            say(logging.WARNING, _HUP)
+            self._has_hup = True
         elif signum == signal.SIGTERM and drain_seconds and self._serves_until == math.inf:
             self._serves_until = time.monotonic() + drain_seconds
         elif self._serves_until:
@@ -176,7 +192,18 @@ class _Server:
         elif signum == signal.SIGINT:
             # A second SIGTERM changes nothing, but a person who does not want to wait does.
             self._deadline = 0.0
-        self._servers[0].pull_trigger()
+        if not self.stopped_at and self._serves_until < math.inf:
+            left = max(0.0, self._serves_until - time.monotonic())
+            self._bound_end(left + self._settings.graceful_timeout)
+        elif not self._deadline:
+            process_end.hurry(margin=STUCK_SECONDS)
+        if not self._is_woken:
+            # Once a turn: a pipe that nobody empties would block this one day.
+            self._is_woken = True
+            self._servers[0].pull_trigger()
+
+    def _bound_end(self, seconds: float) -> None:
+        process_end.start(seconds, margin=STUCK_SECONDS)
 
     def run(self, keep_monitor: Callable[[], None]) -> None:
         """Serve until a signal ends it."""
@@ -188,7 +215,7 @@ class _Server:
             if left < math.inf and self._board.state is State.SERVING:
                 self._board.state = State.DRAINING
                 systemd.notify("STOPPING=1")
-                say(logging.INFO, f"Draining for {self._settings.drain_seconds} s")
+                say_if_read(logging.INFO, f"Draining for {self._settings.drain_seconds} s")
             self._turn(min(1.0, left))
 
     def _turn(self, seconds: float) -> None:
@@ -196,6 +223,10 @@ class _Server:
         self._row.beat()
         self._watchdog.beat()
         self.note_queue()
+        self._is_woken = False
+        if self._has_hup:
+            self._has_hup = False
+            say_if_read(logging.WARNING, _HUP)
         paused, self._paused = self._paused, []
         seconds = min(seconds, self._watchdog.turn_seconds)
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
@@ -219,6 +250,8 @@ class _Server:
         systemd.notify("STOPPING=1")
         self.stopped_at = time.time()
         graceful_timeout = self._settings.graceful_timeout
+        if self._deadline:
+            self._bound_end(graceful_timeout)
         self._deadline = min(self._deadline, self.stopped_at + graceful_timeout)
         for channel in self._channels():
             channel.announce_close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from itertools import count
 
@@ -24,11 +25,14 @@ def _hold(megabytes: float) -> None:
 
 
 def create_app() -> Flask:
-    """Create the app; with ``BARE`` it has no extension."""
+    """Create the app; with ``BARE`` it has no extension, with ``LEAKY_THREAD`` one that stays."""
     app = Flask("leaky")
     app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0)
     if not os.environ.get("BARE"):
         WorkerSizing(app)
+
+    if os.environ.get("LEAKY_THREAD"):
+        threading.Thread(target=time.sleep, args=(90,)).start()
 
     @app.before_request
     def work() -> None:
