@@ -58,3 +58,21 @@ def test_every_file_of_the_code_that_is_mentioned_is_there(page: Path) -> None:
 def test_rooms_are_listed_in_their_order() -> None:
     text = (DOCS / "how-it-works.rst").read_text(encoding="utf-8")
     assert re.findall(r"^    ``(\w+)``, ", text.partition("\nRooms\n")[2], re.M) == ORDER
+
+
+def units() -> list[str]:
+    """Return every unit in the docs that starts a server, with what belongs to its block."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(
+            r"^\.\. code-block:: ini\n((?:[ ].*\n|\n)+)", page.read_text(encoding="utf-8"), re.M
+        )
+    ]
+    return [block for block in blocks if re.search(r"ExecStart=.* serve-prod", block)]
+
+
+def test_units_go_on_after_the_kill_of_one_worker() -> None:
+    """By default systemd stops the whole unit (systemd.service(5), ``OOMPolicy=``)."""
+    assert units()
+    assert all("OOMPolicy=continue" in unit for unit in units())
