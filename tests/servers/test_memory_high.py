@@ -49,7 +49,8 @@ def test_limit_that_throttles_is_warned_of_and_never_reached(
     assert report(server)["workers_wanted"] < 4
     assert "slowed by the kernel" not in server.stderr
     high = re.search(r"^high (\d+)$", (group.memory / "memory.events").read_text(), re.M)
-    assert high and int(high[1]) == 0
+    assert high
+    assert int(high[1]) == 0
 
 
 def test_server_that_is_slowed_by_the_kernel_says_so(start: Starter, group: RealGroup) -> None:
