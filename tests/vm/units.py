@@ -46,7 +46,7 @@ SystemCallArchitectures=native
 CapabilityBoundingSet=
 UMask=0077
 """
-USER = "User=nobody\n"
+USER = "User=daemon\n"
 
 KINDS = {
     "sync": "--wsgi-server gunicorn --workers 3",
@@ -77,8 +77,8 @@ class Unit:
 Type=notify
 NotifyAccess=main
 WorkingDirectory={APPS_STOP}
-Environment=NOW_LMS_HEALTH_PORT=127.0.0.1:{HEALTH_PORT} PYTHONDONTWRITEBYTECODE=1
-Environment=PYTHONPATH={Path(__file__).parents[2]}
+Environment=NOW_LMS_HEALTH_PORT={HEALTH_PORT} NOW_LMS_HEALTH_HOST=127.0.0.1
+Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={Path(__file__).parents[2]}
 ExecStart={sys.executable} -m flask --app {app_name} serve-prod {args} --port {PORT}
 Restart=on-failure
 RestartSec=1
