@@ -187,7 +187,7 @@ def test_hardened_unit_is_watched_and_guarded(unit: Callable[..., Unit], kind: s
     assert report["status"] == "pass", report
     log = server.log()
     assert "monitor" not in log, log
-    assert re.search(r": [45]\d\d MB available", log), log
+    assert re.search(r"\b[45]\d\d MB available", log), log
 
 
 @pytest.mark.parametrize("kind", ["sync", "waitress"])
