@@ -103,11 +103,11 @@ def on_starting(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Do nothing: a hook of that name may call it, but need not."""
+    """Do nothing: kept for files whose own hook of that name calls it."""
 
 
 def _chain_at_reloads(app: Any, hooks: Hooks) -> None:
-    """Install our hooks again whenever gunicorn reads its configuration anew, as HUP does."""
+    """Install our hooks again whenever gunicorn reads its configuration again, as HUP does."""
     load_config = app.load_config
 
     def load_and_chain() -> None:
@@ -124,7 +124,8 @@ def _refuse_to_fork() -> None:
     Any hook could have been replaced together with that one, so this is none. Nothing that is
     raised here would stop the fork.
     """
-    if not _hooks and is_master():
+    is_here = current.deployment is _decided  # not if an app of serve-prod imports this module
+    if is_here and not _hooks and is_master():
         WorkerSizeStartError(_NOT_CALLED).show()
         os._exit(WorkerSizeStartError.exit_code)
 

@@ -72,7 +72,8 @@ def _with_value(setting: str, value: str) -> str:
     assert name is not None  # the parser has found one
     equals = _EQUALS.match(setting, name.end())
     if equals is None:
-        return f"{name[0]}={value}{setting[name.end() :]}"
+        rest = setting[name.end() :]
+        return f"{name[0]}={value}{' ' if rest.startswith('#') else ''}{rest}"
     old = _QUOTED.match(setting, equals.end()) or _BARE.match(setting, equals.end())
     assert old is not None  # it may be empty
     quote, rest = old[1] if old.re is _QUOTED else "", setting[old.end() :]

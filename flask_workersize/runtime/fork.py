@@ -35,6 +35,8 @@ def after_fork(app: Flask) -> None:
 def engines_of(app: Flask) -> list[Any]:
     """Return the engines of Flask-SQLAlchemy; version 2 does not list them."""
     database = app.extensions.get("sqlalchemy")
+    if database is None:
+        return []
     with app.app_context():
         return list(getattr(database, "engines", {}).values())
 

@@ -70,7 +70,7 @@ class Inheritance:
         if not parts:
             return None
         return (
-            f"Loading the app has started what does not survive a fork: {'; '.join(parts)}. "
+            f"Not everything that loading the app has started survives a fork: {'; '.join(parts)}. "
             "Start it in a receiver of the signal worker_forked, or set NOW_LMS_PRELOAD=off."
         )
 
@@ -88,7 +88,7 @@ def named(threads: Iterable[Thread]) -> str:
 
 
 def origin(thread: threading.Thread) -> str:
-    """Return what a thread runs, as "module.name", also for one that was started anew."""
+    """Return what a thread runs, as "module.name", also for one that was started again."""
     work: Any = getattr(thread, "_target", None)
     if work is None and isinstance(thread, threading.Timer):
         work = thread.function

@@ -133,7 +133,7 @@ class HealthPort(Port):
             self._addresses = []
         elif address and "GUNICORN_PID" in os.environ:
             # gunicorn's own USR2 starts a second master beside the first, which has the port.
-            say(logging.WARNING, "the health port stays with the first master until that ends.")
+            say(logging.WARNING, "the first gunicorn master keeps the health port until it ends.")
             self._addresses = []
 
     def open(self) -> list[socket.socket]:

@@ -32,7 +32,7 @@ LATE_SILENCE_SECONDS = 4.0
 """The same for one that was established after the least TTL had been set: what it sent was dropped
 until a worker accepted it, and its system sends that again after 0.2 to 3 seconds."""
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER = _SO_GET_FILTER = 26
 _IP_MINTTL = 21
 _IPV6_MINHOPCOUNT = 73
 _MAX_TTL = 255
@@ -69,9 +69,11 @@ def _attach_filter(listener: socket.socket) -> bool:
     header = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(buffer))
     try:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
+        # A sandbox such as gVisor accepts options that it does not know, and does nothing.
+        steps = listener.getsockopt(socket.SOL_SOCKET, _SO_GET_FILTER, 8 * len(_DROP_SYN))
     except OSError:
         return False
-    return True
+    return steps == program
 
 
 def _require_max_ttl(listener: socket.socket) -> bool:
@@ -82,9 +84,9 @@ def _require_max_ttl(listener: socket.socket) -> bool:
     """
     try:
         _set_least_ttl(listener, _MAX_TTL)
+        return _least_ttl(listener) == _MAX_TTL
     except OSError:
         return False
-    return True
 
 
 def _set_least_ttl(sock: socket.socket, ttl: int) -> None:
@@ -94,6 +96,10 @@ def _set_least_ttl(sock: socket.socket, ttl: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, ttl)
 
 
+def _least_ttl(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.IPPROTO_IP, _IP_MINTTL)
+
+
 def admit(connection: socket.socket) -> float:
     """Let in what a new connection sends, and return how long it may be silent during a stop.
 
@@ -101,9 +107,13 @@ def admit(connection: socket.socket) -> float:
     """
     if sys.platform != "linux" or connection.family not in (socket.AF_INET, socket.AF_INET6):
         return SILENCE_SECONDS
-    if connection.getsockopt(socket.IPPROTO_IP, _IP_MINTTL) != _MAX_TTL:
+    try:
+        if _least_ttl(connection) != _MAX_TTL:
+            return SILENCE_SECONDS
+        _set_least_ttl(connection, 0)
+    except OSError:
+        # This system does not know the option, so nobody has set it.
         return SILENCE_SECONDS
-    _set_least_ttl(connection, 0)
     return LATE_SILENCE_SECONDS
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.servers.apps.raising import KINDS
+from tests.servers.clients import PATH
 from tests.servers.serving import CONF, Server, Starter, gunicorn, serve_prod
 
 RAISING = "raising:create_app"
@@ -76,4 +77,17 @@ def test_worker_that_was_ready_has_not_failed_to_boot(start: Starter, threads: s
         assert server.get("/").json()["pid"] not in server.booted_pids[:number]
         report = server.live_report()
         assert report["crashed"] == report["restarts"] == number
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there")
+def test_worker_whose_hook_raises_does_not_run_the_masters_stop(start: Starter) -> None:
+    """It would stop the others, and fork workers of its own."""
+    options = {"worker_exit": "named_hooks.worker_exit", "max_requests": 3}
+    command = serve_prod("--workers", "2", server="gunicorn")
+    config = {"WORKERSIZE_GUNICORN_OPTIONS": options}
+    server = start(command, config, **PATH)
+    for _ in range(12):
+        assert server.get("/").status == 200
+    assert "Shutting down: Master" not in server.stderr
     assert server.stop() == 0

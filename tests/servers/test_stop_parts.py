@@ -184,6 +184,26 @@ def test_budget_has_an_end_where_nobody_knows_how_many_wait(
     assert 0 < connections_to_accept([listener], None) < math.inf
 
 
+def test_system_that_does_not_know_the_option_serves_all_the_same(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sandbox such as gVisor asking for it fails, at each connection."""
+    refuse_all(listener, monkeypatch)
+    with connect(listener):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert admit(accepted) == SILENCE_SECONDS
+
+
+def test_option_that_is_accepted_without_an_effect_blocks_nothing(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As IP_TOS, which keeps other bits than it was given."""
+    refuse_filter(listener)
+    monkeypatch.setattr(stopping, "_IP_MINTTL", socket.IP_TOS)
+    assert not block_new_connections([listener])
+
+
 def test_budget_has_no_end_where_the_queue_cannot_grow(blockable: socket.socket) -> None:
     assert connections_to_accept([blockable], known(blockable)) == math.inf
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,7 +49,7 @@ SystemCallArchitectures=native
 CapabilityBoundingSet=
 UMask=0077
 """
-USER = "User=nobody\n"
+USER = "User=daemon\n"
 
 KINDS = {
     "sync": "--wsgi-server gunicorn --workers 3",
@@ -77,8 +80,8 @@ class Unit:
 Type=notify
 NotifyAccess=main
 WorkingDirectory={APPS_STOP}
-Environment=NOW_LMS_HEALTH_PORT=127.0.0.1:{HEALTH_PORT} PYTHONDONTWRITEBYTECODE=1
-Environment=PYTHONPATH={Path(__file__).parents[2]}
+Environment=NOW_LMS_HEALTH_PORT={HEALTH_PORT} NOW_LMS_HEALTH_HOST=127.0.0.1
+Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={Path(__file__).parents[2]}
 ExecStart={sys.executable} -m flask --app {app_name} serve-prod {args} --port {PORT}
 Restart=on-failure
 RestartSec=1
@@ -102,7 +105,8 @@ TimeoutStopSec=60
         return systemctl("show", "-P", name, self.name)
 
     def log(self) -> str:
-        command = ["journalctl", "-q", "-u", self.name, "-o", "cat", "--no-pager", "-n", "60"]
+        run = f"_SYSTEMD_INVOCATION_ID={self.show('InvocationID')}"
+        command = ["journalctl", "-q", run, "-o", "cat", "--no-pager"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def connect(self, port: int = PORT) -> http.client.HTTPConnection:
@@ -155,14 +159,23 @@ def test_stop_under_load_loses_nothing(unit: Callable[..., Unit], kind: str, ser
 
 def test_restart_with_a_socket_of_systemd_turns_nobody_away(unit: Callable[..., Unit]) -> None:
     server = unit("sync", HARDENED, has_socket=True)
-    with load(server, [False] * 4) as clients:  # type: ignore[arg-type]
-        await_that(lambda: clients.answered >= 20, "load", SLOWLY)
+    answered, is_over = [0] * 4, threading.Event()
+
+    def client(number: int) -> None:
+        while not is_over.is_set():
+            connection = server.connect()
+            assert ask(connection, "/").status == 200
+            connection.close()
+            answered[number] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client, number) for number in range(4)]
+        await_that(lambda: sum(answered) >= 20, "load", SLOWLY)
         assert systemctl("restart", server.name) == ""
-        answered = clients.answered
-        await_that(lambda: clients.answered > answered + 20, "the next server answers", SLOWLY)
-        systemctl("stop", "lms.socket")
-        assert systemctl("stop", server.name) == ""
-    assert clients.lost == []
+        before = sum(answered)
+        await_that(lambda: sum(answered) > before + 20, "the next server answers", SLOWLY)
+        is_over.set()
+    assert [future.exception() for future in clients] == [None] * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +187,7 @@ def test_hardened_unit_is_watched_and_guarded(unit: Callable[..., Unit], kind: s
     assert report["status"] == "pass", report
     log = server.log()
     assert "monitor" not in log, log
-    assert "of 600 MB" in log or "600 MB" in log, log
+    assert re.search(r"\b[45]\d\d MB available", log), log
 
 
 @pytest.mark.parametrize("kind", ["sync", "waitress"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from typing import Any, ClassVar
@@ -44,11 +45,13 @@ class GracefulArbiter(Arbiter):
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Stop, and remember whether that is because no worker can be started."""
+        self._leave_if_forked()
         self._has_failed = exit_status != 0
         super().halt(reason, exit_status)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers; if gracefully, after all that is queued was served."""
+        self._leave_if_forked()
         self._hooks.board.state = State.STOPPING
         if graceful and self.LISTENERS:
             systemd.notify("STOPPING=1")
@@ -80,6 +83,11 @@ class GracefulArbiter(Arbiter):
         if sig == signal.SIGQUIT:
             process_end.hurry(margin=WORKER_SECONDS + STUCK_SECONDS)
         super().kill_workers(sig)
+
+    def _leave_if_forked(self) -> None:
+        """End a worker that has come here by what a hook of the user's has raised."""
+        if self.pid != os.getpid():
+            process_end.leave(1)
 
     def spawn_worker(self) -> Any:
         """Fork a worker; many take a while."""

@@ -238,7 +238,7 @@ class _Server:
                 channel.handle_close()
 
     def _pause(self, server: Any) -> None:
-        """Accept nothing for a turn: no descriptor is left, and trying again at once is in vain."""
+        """Accept nothing for a turn: no descriptor is left, so trying at once would not help."""
         server.accepting = False
         self._paused.append(server)
         if self._quiet.allows(_NO_DESCRIPTOR):
