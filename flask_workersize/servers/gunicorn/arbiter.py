@@ -39,6 +39,7 @@ class GracefulArbiter(Arbiter):
 
     def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
         self._hooks = hooks
+        self._launcher = os.getpid()
         self._drain_seconds = drain_seconds
         self._drain_until = math.inf
         self._watchdog = systemd.Watchdog(hooks.board, hooks.timeout)
@@ -100,7 +101,7 @@ class GracefulArbiter(Arbiter):
 
     def _leave_if_forked(self) -> None:
         """End a worker that has come here by what a hook of the user's has raised."""
-        if self.pid != os.getpid():
+        if os.getpid() != self._launcher:
             process_end.leave(1)
 
     def spawn_worker(self) -> Any:
