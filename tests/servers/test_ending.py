@@ -133,7 +133,9 @@ def test_status_of_gunicorn_is_known_when_its_stop_begins(monkeypatch: pytest.Mo
     seen: list[int] = []
     monkeypatch.setattr(process_end, "status", 0)
     monkeypatch.setattr(Arbiter, "halt", lambda *_: seen.append(process_end.status))
-    GracefulArbiter.halt(GracefulArbiter.__new__(GracefulArbiter), "no worker boots", 3)
+    arbiter = GracefulArbiter.__new__(GracefulArbiter)
+    arbiter._launcher = os.getpid()
+    arbiter.halt("no worker boots", 3)
     assert seen == [3]
 
 
