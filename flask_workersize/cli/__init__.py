@@ -62,9 +62,11 @@ class _Ends(click.Command):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options; help and a wrong option end the command here."""
-        parent: click.Context | None = extra.get("parent")
-        with _end_after(parent):
+        try:
             return super().make_context(*args, **extra)
+        except BaseException:
+            with _end_after(extra.get("parent")):
+                raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

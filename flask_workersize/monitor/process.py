@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from ..errors import WorkerSizeStartError
-from ..log import logger, say
+from ..log import logger, say, say_if_read
 from ..resources.process_handle import ProcessHandle, end_all
 from ..resources.processes import may_set_nice
 from ..runtime.fork import give_up_streams
@@ -227,10 +227,11 @@ class Monitor:
     def _end_orphans(self) -> None:
         """End workers that have lost their master: they would hold the port against the next."""
         rows = [row for row in self._board.read().workers if row.pid not in (0, self._master)]
-        if rows:
-            ending = f"ending its {len(rows)} workers to free their port"
-            say(logging.WARNING, f"the master was killed; {ending}.")
         end_all([ProcessHandle(row.pid, row.start_time) for row in rows], ORPHAN_SECONDS)
+        if rows:
+            # Not before, and only if that holds nobody: who read the log may be gone, too.
+            ended = f"ended its {len(rows)} workers to free their port"
+            say_if_read(logging.WARNING, f"the master was killed; {ended}.")
 
 
 def _cause(status: int | None) -> str:

@@ -44,6 +44,10 @@ class WorkerRecord:
         """Say that the main loop of this worker goes round."""
         self.cells[self._start + Cell.HEARTBEAT] = time.monotonic_ns()
 
+    def running(self) -> int:
+        """Return how many requests run in this worker."""
+        return sum(self.cells[slot] != 0 for slot in self.slots)
+
     def note_held(self, count: int) -> None:
         """Say how many connections this worker has accepted and not answered yet."""
         self.cells[self._start + Cell.HELD] = count

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from ..log import say
+from ..runtime.threads import start_thread
 
 GRACE_SECONDS = 1.0
 """What threads get at least: idle pools end as soon as Python asks them to."""
@@ -31,8 +32,8 @@ EXIT_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 _LOG_SECONDS = 0.5
 
-WORKER_SECONDS = _LOOK_SECONDS + EXIT_SECONDS + 1.0
-"""How long after the graceful timeout a worker may take to end."""
+WORKER_SECONDS = GRACE_SECONDS + EXIT_SECONDS + 2 * _LOG_SECONDS + 1.0
+"""How long after the graceful timeout a worker may take to end, on a busy machine, too."""
 
 STUCK_SECONDS = 3.0
 """How long after that a launcher may take to stop, its monitor included."""
@@ -42,39 +43,48 @@ _wait_for_threads = threading._shutdown  # type: ignore[attr-defined]
 
 
 class _TimeIsOver(BaseException):
-    """Ends the wait for threads; raised in the main thread alone."""
+    """Ends the wait for threads, and an exit handler; raised in the main thread alone."""
 
 
 class ProcessEnd:
     """How long the end of this process may take, and with which status it ends.
 
-    There is one, :data:`process_end`; a worker makes it its own by :meth:`watch`. Other forks, the
+    There is one, :data:`process_end`; a worker makes it its own by :meth:`adopt`. Other forks, the
     app's, end as they always did.
     """
+
+    status: int
+    """What the process ends with if it is cut short."""
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        self.status = 0
+        self.status = self._depth = 0
         self._pid = os.getpid()
+        self._running: Callable[[], int] = lambda: 0
         self._seconds: float | None = None
         self._limit: float | None = None
         self._until = -math.inf
         self._cut_at = math.inf
-        self._has_left_threads = False
-        self._is_waiting = False
-        self._is_limited = False
+        self._known: set[threading.Thread] | None = None
+        self._awaited: list[threading.Thread] = []
+        self._has_left_threads = self._is_watched = False
+        self._is_cuttable = self._is_poked = False
         self._ends = threading.Event()
-        self._lock = threading.Lock()
         self._is_taken = threading.Lock()
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Bound the end that follows a command; its status is what the command ended with."""
+        """Bound the end that follows a command; the outermost counts.
+
+        Threads that are started later, by whoever goes on after it, are waited for as ever.
+        """
         # Python calls this at its end, and by its name.
         threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
-        self._reset()
+        if not self._depth or self._pid != os.getpid():
+            self._reset()
+        self._depth += 1
         try:
             yield
         except BaseException as error:
@@ -83,23 +93,28 @@ class ProcessEnd:
                 self.hurry(margin=math.inf)
             raise
         finally:
-            # From here on the main thread is the caller's again, and is never cut short.
-            self._cut_at = math.inf
-            # Not at the end itself, where Python 3.12 starts no thread any more.
-            self._limit_end()
+            self._depth -= 1
+            if not self._depth:
+                # From here on the main thread is the caller's again, and is never cut short.
+                self._cut_at = math.inf
+                self._known = set(threading.enumerate())
+                # Not before, where forks follow; nor later, as Python 3.12 starts none at its end.
+                self._watch()
 
-    def watch(
-        self, stops: Callable[[], bool] = lambda: False, seconds: float | None = None
-    ) -> None:
-        """Cut a stop short, from a thread of its own, if the main thread cannot end it in time.
+    def adopt(self, seconds: float, running: Callable[[], int]) -> None:
+        """Make it this worker's own.
 
-        :param stops: whether a stop has begun that nobody notes by :meth:`start`
-        :param seconds: how long such a stop may take
+        :param seconds: how long a stop may take
+        :param running: returns how many requests run
         """
-        if self._pid != os.getpid():
-            self._reset()
+        self._reset()
         self._limit = seconds
-        self._start_thread(self._watch, stops)
+        self._running = running
+
+    def begin(self) -> None:
+        """Note that a worker's stop begins; only the first time counts."""
+        if self._until == -math.inf and self._limit is not None:
+            self.start(self._limit)
 
     def start(self, seconds: float, margin: float = 0.0) -> None:
         """Note that a stop begins, in a signal handler, too.
@@ -110,6 +125,7 @@ class ProcessEnd:
         self._seconds = seconds
         self._until = time.monotonic() + seconds
         self._cut_at = self._until + margin
+        self._watch()
 
     def hurry(self, margin: float) -> None:
         """Note that a person does not want to wait: nothing that still runs is mentioned."""
@@ -122,9 +138,7 @@ class ProcessEnd:
         It unwinds none of the frames that it has inherited from its parent.
         """
         self.status = status
-        if self._until == -math.inf and self._limit is not None:
-            self.start(self._limit)
-        self._limit_end()
+        self.begin()
         try:
             self._leave_threads()
         finally:
@@ -143,84 +157,89 @@ class ProcessEnd:
             # The process is being cut short: exit handlers run only once.
             threading.Event().wait()
         self._until = max(self._until, time.monotonic() + GRACE_SECONDS)
-        self._cut_at = math.inf
-        self._is_waiting = True
-        before = signal.signal(signal.SIGINT, self._interrupt)
-        hook, sys.unraisablehook = sys.unraisablehook, _ignore_our_own(sys.unraisablehook)
+        if self._known is not None:
+            self._awaited = [item for item in _lasting() if item not in self._known]
+        signal.signal(signal.SIGINT, self._interrupt)
+        sys.unraisablehook = _ignore_our_own(sys.unraisablehook)
         try:
+            self._is_cuttable = True
             self._ends.set()
             _wait_for_threads()
         except _TimeIsOver:
             pass
         finally:
-            with self._lock:
-                self._is_waiting = False
-            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-            sys.unraisablehook = hook
-        self._name_threads()
-        self._has_left_threads = True
+            self._is_cuttable = False
+            self._has_left_threads = True
+        if time.monotonic() >= self._until:
+            self._name_threads()
 
     def _interrupt(self, signum: int, frame: Any) -> None:
-        is_over = time.monotonic() >= self._until
-        if not is_over and self._limit is None:
-            # It was Ctrl-C, which a worker leaves to its launcher.
+        is_poked, self._is_poked = self._is_poked, False
+        if is_poked:
+            if not self._is_cuttable:
+                return
+        elif self._limit is None:
             self._seconds = None
-        if self._is_waiting and (is_over or self._limit is None):
-            raise _TimeIsOver
+        else:
+            # It is Ctrl-C, which a worker leaves to its launcher.
+            return
+        self._is_cuttable = False
+        raise _TimeIsOver
 
-    def _start_thread(self, work: Callable[..., object], *args: object) -> None:
-        # Where no thread can be had, the end is as long as it always was.
-        with suppress(RuntimeError):
-            threading.Thread(target=work, args=args, name="workersize-end", daemon=True).start()
+    def _poke(self) -> None:
+        if self._is_cuttable and hasattr(signal, "pthread_kill"):
+            self._is_poked = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def _limit_end(self) -> None:
-        if not self._is_limited:
-            self._is_limited = True
-            self._start_thread(self._end_in_time, self._ends)
+    def _watch(self) -> None:
+        if not self._is_watched and self._pid == os.getpid():
+            self._is_watched = True
+            start_thread("end", self._end_in_time)
 
-    def _end_in_time(self, ends: threading.Event) -> None:
-        """Interrupt the wait for threads when their time is over, and the exit handlers' later."""
-        ends.wait()
+    def _end_in_time(self) -> None:
+        """Cut the main thread short: a stop, its wait for threads, and its exit handlers."""
+        while not self._ends.wait(max(0.0, min(_LOOK_SECONDS, self._cut_at - time.monotonic()))):
+            if time.monotonic() >= self._cut_at and self._is_taken.acquire(blocking=False):
+                self._cut()
+        for thread in self._awaited:
+            thread.join()
         time.sleep(max(0.0, self._until - time.monotonic()))
-        with self._lock:
-            if self._is_waiting and hasattr(signal, "pthread_kill"):
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        self._poke()
         time.sleep(EXIT_SECONDS)
+        if self._has_left_threads:
+            _try(self._name_handlers, _LOG_SECONDS)
+            # The others still run, and the status is the one of whatever ends the program.
+            self._is_cuttable = True
+            self._poke()
+            time.sleep(_LOG_SECONDS)
         self._cut()
-
-    def _watch(self, stops: Callable[[], bool]) -> None:
-        while (left := self._cut_at - time.monotonic()) > 0:
-            time.sleep(min(_LOOK_SECONDS, left))
-            if self._until == -math.inf and self._limit is not None and stops():
-                self.start(self._limit)
-        if self._is_taken.acquire(blocking=False):
-            self._cut()
 
     def _cut(self) -> None:
         """End, whatever the main thread does; its exit handlers had their time if it ran them."""
         if not self._has_left_threads:
             _try(self._name_threads, _LOG_SECONDS)
-            _try(atexit._run_exitfuncs, EXIT_SECONDS)
+            _try(_run_exit_handlers, EXIT_SECONDS)
             _try(_flush, _LOG_SECONDS)
-        else:
-            _try(self._name_handlers, _LOG_SECONDS)
         os._exit(self.status)
 
     def _name_threads(self) -> None:
-        main, me = threading.main_thread(), threading.current_thread()
-        left = [item for item in threading.enumerate() if not item.daemon and item is not me]
-        left = [item for item in left if item is not main] or left
-        if left and self._seconds is not None:
+        if count := self._running():
+            self._say(f"with {count} {'request' if count == 1 else 'requests'} still running")
+            return
+        is_main = threading.current_thread() is threading.main_thread()
+        left = _lasting() or ([] if is_main else [threading.main_thread()])
+        if left:
             names = ", ".join(repr(item.name[:50]) for item in left[:_MOST_NAMES])
             more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
             threads = "thread" if len(left) == 1 else "threads"
             self._say(f"with {threads} {names}{more} still running")
 
     def _name_handlers(self) -> None:
-        if self._seconds is not None:
-            self._say("while its exit handlers still run")
+        self._say("while its exit handlers still run")
 
     def _say(self, left: str) -> None:
+        if self._seconds is None:
+            return
         line = f"graceful timeout ({self._seconds:g} s) is over: ending process {self._pid} {left}."
         say(logging.WARNING, line)
 
@@ -241,12 +260,23 @@ def _status_of(error: BaseException) -> int:
     return 1
 
 
+def _lasting() -> list[threading.Thread]:
+    """Return the threads that Python waits for at its end."""
+    main = threading.main_thread()
+    return [item for item in threading.enumerate() if not item.daemon and item is not main]
+
+
 def _try(work: Callable[[], object], seconds: float) -> None:
     """Do what must not keep the process: each may wait for a thread, or for a full pipe."""
-    thread = threading.Thread(target=work, daemon=True)
-    with suppress(RuntimeError):
-        thread.start()
+    if thread := start_thread("last", work):
         thread.join(seconds)
+
+
+def _run_exit_handlers() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        # What they start would inherit that this thread blocks all signals.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    atexit._run_exitfuncs()
 
 
 def _flush() -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -26,6 +25,7 @@ from ..monitor.process import Monitor, Port
 from ..monitor.tasks import MakeScaler, make_loop
 from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
+from ..runtime.threads import start_thread
 from .crowd import Quiet, connection_limit, watch_accept
 from .listeners import announce, open_listeners, url_of
 
@@ -77,8 +77,9 @@ class ProbeServer:
         self._most = int(connection_limit(descriptors_each=1) * _FULL_SHARE)
         self._lacks_descriptor = False
         self._quiet = Quiet()
-        self._thread = threading.Thread(target=self._run, name="workersize-probe", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("probe", self._run)
+        if self._thread is None:
+            raise RuntimeError("can't start new thread")
 
     def _run(self) -> None:
         """Serve; a monitor that cannot answer any more makes room for the next one."""
@@ -115,7 +116,8 @@ class ProbeServer:
         """Close the port and every connection, in the thread that serves them."""
         self._server.task_dispatcher.shutdown(timeout=1)
         self._trigger.pull_trigger(partial(wasyncore.close_all, self._map))
-        self._thread.join(1)
+        if self._thread is not None:
+            self._thread.join(1)
 
 
 class HealthPort(Port):

@@ -44,6 +44,7 @@ def parameters(thing: Any) -> list[str]:
         (Arbiter, "wait_for_signals", ["self", "timeout"]),
         (Arbiter, "kill_workers", ["self", "sig"]),
         (Arbiter, "halt", ["self", "reason", "exit_status"]),
+        (Arbiter, "signal", ["self", "sig", "frame"]),
         (Arbiter, "handle_int", ["self"]),
         (Arbiter, "handle_hup", ["self"]),
         (Arbiter, "handle_usr2", ["self"]),

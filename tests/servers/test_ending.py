@@ -11,9 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from gunicorn.arbiter import Arbiter
 
+from flask_workersize.servers.ending import process_end
+from flask_workersize.servers.gunicorn.arbiter import GracefulArbiter
+from flask_workersize.servers.waitress.run import OUT_OF_MEMORY_STATUS
 from tests.children import is_gone
-from tests.servers.clients import APPS_STOP, PATH, SERVER_ARGS, Clients, is_turned_away, send
+from tests.servers.clients import APPS_STOP, PATH, Clients, is_turned_away, send
 from tests.servers.serving import Server, Starter, await_that, flask, script, serve_prod
 
 LINGERING = "lingering:app"
@@ -51,14 +55,19 @@ def stop_soon(server: Server) -> int:
 def test_thread_of_the_app_does_not_hold_a_stop(
     start: Starter, lingering: str, args: list[str]
 ) -> None:
-    """Neither the launcher nor a worker, and each runs its exit handlers, once."""
+    """Neither the launcher nor a worker, and each runs its exit handlers, once.
+
+    No thread of ours waits for that where processes are forked.
+    """
     server = begin(start, lingering, *args)
+    server.wait_for_line("Booting worker", len(args[3:]) * 2)
     assert server.get("/").status == 200
     assert stop_soon(server) == 0
     processes = {server.pid, *server.booted_pids}
     assert events(server) == Counter(("exit", pid) for pid in processes)
     ended = re.findall(OVER + r"with thread 'nightly\w*' still running\.", server.stderr)
     assert sorted(map(int, ended)) == sorted(processes)
+    assert "workersize-" not in (server.folder / "forks.txt").read_text()
     assert "SIGKILL" not in server.stderr
 
 
@@ -76,6 +85,8 @@ def test_exit_handler_that_hangs_does_not_hold_a_stop(start: Starter) -> None:
     server = begin(start, "hanging")
     assert stop_soon(server) == 0
     assert re.search(OVER + "while its exit handlers still run", server.stderr)
+    assert events(server) == Counter([("exit", server.pid)])
+    assert (server.folder / "forks.txt").read_text() == "MainThread\n"
 
 
 def test_what_ends_by_itself_is_waited_for_and_not_mentioned(start: Starter) -> None:
@@ -87,43 +98,70 @@ def test_what_ends_by_itself_is_waited_for_and_not_mentioned(start: Starter) -> 
 
 
 def test_code_after_serve_goes_on_and_its_status_counts(start: Starter) -> None:
-    """It is cut short by no timeout; what the app left running is, when the process ends."""
+    """Neither it nor what it has started is cut short; what the app left running is at the end.
+
+    A handler that hangs changes nothing: the others run.
+    """
     environ = {**PATH, "LINGERING": "thread", "NOW_LMS_GRACEFUL_TIMEOUT": "1"}
     server = start(script(APPS_STOP / "lingering.py"), **environ, NOW_LMS_WORKERS="1")
     assert server.get("/").status == 200
     assert stop_soon(server) == 7
     assert events(server) == Counter(
-        [(what, server.pid) for what in ("returned", "done", "exit")]
+        [(what, server.pid) for what in ("returned", "done", "later", "exit")]
         + [("exit", pid) for pid in server.booted_pids]
     )
     ended = re.findall(OVER + re.escape(r"with thread 'night\x1bly' still"), server.stderr)
     assert {int(pid) for pid in ended} == {server.pid, *server.booted_pids}
+    assert "with thread 'MainThread'" not in server.stderr
+    assert "Traceback" not in server.stderr
 
 
-def test_recycled_worker_ends_in_time_amid_a_request(start: Starter, connect: Clients) -> None:
-    """It has not crashed, and its successor serves."""
-    server = begin(start, "nothing", "--wsgi-server", "gunicorn", "--workers", "1")
+def test_server_goes_on_without_threads_of_ours(start: Starter) -> None:
+    server = begin(start, "threadless", "--wsgi-server", "gunicorn", "--workers", "1")
+    assert server.get("/").status == 200
+    assert stop_soon(server) == 0
+
+
+def test_status_of_a_server_that_is_cut_amid_its_stop(start: Starter) -> None:
+    server = start(serve_prod(app="stuck:app"), **PATH, NOW_LMS_GRACEFUL_TIMEOUT="1")
+    assert server.get("/exhaust").status == 200
+    assert stop_soon(server) == OUT_OF_MEMORY_STATUS
+    assert re.search(OVER + "with thread 'MainThread'", server.stderr)
+
+
+def test_status_of_gunicorn_is_known_when_its_stop_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(process_end, "status", 0)
+    monkeypatch.setattr(Arbiter, "halt", lambda *_: seen.append(process_end.status))
+    arbiter = GracefulArbiter.__new__(GracefulArbiter)
+    arbiter._launcher = os.getpid()
+    arbiter.halt("no worker boots", 3)
+    assert seen == [3]
+
+
+def test_workers_end_in_time_amid_a_request_and_after_the_most_requests(
+    start: Starter, connect: Clients
+) -> None:
+    """Neither has crashed, and a successor serves."""
+    options = {"WORKERSIZE_GUNICORN_OPTIONS": {"max_requests": 1}}
+    command = serve_prod("--wsgi-server", "gunicorn", "--workers", "1", app=LINGERING)
+    environ = {**PATH, "LINGERING": "thread", "NOW_LMS_GRACEFUL_TIMEOUT": "1"}
+    server = start(command, options, **environ)
     send(connect(server), f"/sleep?name=long&seconds={SECONDS}")
     await_that((server.folder / "long.here").exists, "the request")
     (worker,) = server.booted_pids
     os.kill(worker, signal.SIGTERM)
     await_that(lambda: is_gone(worker), "the end of the worker", SOON_SECONDS)
     server.wait_for_line("Booting worker", 2)
-    assert server.get("/").json()["pid"] == server.booted_pids[1]
-    assert events(server) == Counter([("exit", worker)])
-    assert re.search(OVER + "with thread 'MainThread'", server.stderr)
+    successor = server.get("/").json()["pid"]
+    await_that(lambda: is_gone(successor), "the end of its successor", SOON_SECONDS)
+    assert server.booted_pids[:2] == [worker, successor]
     stop_soon(server)
+    assert {("exit", worker): 1, ("exit", successor): 1}.items() <= events(server).items()
+    ended = dict(re.findall(OVER + r"with (.+) still running", server.stderr))
+    assert ended[str(worker)] == "1 request"
+    assert ended[str(successor)].startswith("thread 'night")
     assert "crashed" not in server.stderr
-
-
-def test_worker_that_ends_by_max_requests_ends_in_time(start: Starter) -> None:
-    options = {"WORKERSIZE_GUNICORN_OPTIONS": {"max_requests": 1}}
-    command = serve_prod(*SERVER_ARGS["gthread-1x4"], app=LINGERING)
-    environ = {**PATH, "LINGERING": "thread", "NOW_LMS_GRACEFUL_TIMEOUT": "1"}
-    server = start(command, options, **environ)
-    worker = server.get("/").json()["pid"]
-    await_that(lambda: is_gone(worker), "the end of the worker", SOON_SECONDS)
-    assert server.get("/").json()["pid"] != worker
 
 
 PROGRAM = """\
@@ -147,10 +185,8 @@ def test_commands_end_whatever_threads_of_the_app_run_on(start: Starter, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         commands = [
-            (flask("workersize", "plan", app=LINGERING), 0),
             (flask("workersize", "plan", "--no-such", app=LINGERING), 2),
             (flask("workersize", "doctor", app=LINGERING), 0),
-            (serve_prod("--dry-run", app=LINGERING), 0),
             (serve_prod("--port", port, app=LINGERING), 1),
             (script(tmp_path / "program.py", "workersize", "plan"), 0),
         ]

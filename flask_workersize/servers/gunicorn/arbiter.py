@@ -25,6 +25,8 @@ from .hooks import Hooks
 from .options import warn_of_hup
 from .workers import GracefulWorker
 
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 class GracefulArbiter(Arbiter):
     """gunicorn's master: it blocks new connections before it stops its workers."""
@@ -33,10 +35,11 @@ class GracefulArbiter(Arbiter):
     log: Any
     WORKERS: ClassVar[dict[int, Any]]
     _has_failed = False
-    _stops = False
+    _stops = _is_bounded = False
 
     def __init__(self, app: Any, hooks: Hooks, drain_seconds: int) -> None:
         self._hooks = hooks
+        self._launcher = os.getpid()
         self._drain_seconds = drain_seconds
         self._drain_until = math.inf
         self._watchdog = systemd.Watchdog(hooks.board, hooks.timeout)
@@ -47,7 +50,20 @@ class GracefulArbiter(Arbiter):
         """Stop, and remember whether that is because no worker can be started."""
         self._leave_if_forked()
         self._has_failed = exit_status != 0
+        process_end.status = exit_status
         super().halt(reason, exit_status)
+
+    def signal(self, sig: int, frame: Any) -> None:
+        """Queue a signal; one that stops bounds the end, even if a log that nobody reads blocks."""
+        if sig in _STOPS and not self._is_bounded:
+            self._is_bounded = True
+            drain_seconds = self._drain_seconds if sig == signal.SIGTERM else 0
+            self._bound_end(drain_seconds + self.cfg.graceful_timeout)
+        super().signal(sig, frame)
+
+    @staticmethod
+    def _bound_end(seconds: float) -> None:
+        process_end.start(seconds, margin=WORKER_SECONDS + STUCK_SECONDS)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers; if gracefully, after all that is queued was served."""
@@ -65,9 +81,8 @@ class GracefulArbiter(Arbiter):
                 # Every worker has just ended by itself: the queue needs one more.
                 self.spawn_worker()
         if not self._stops:
-            self._stops = True
-            process_end.start(self.cfg.graceful_timeout, margin=WORKER_SECONDS + STUCK_SECONDS)
-            process_end.watch()
+            self._stops = self._is_bounded = True
+            self._bound_end(self.cfg.graceful_timeout)
             # Workers end by themselves when the time is over, and run their exit handlers then.
             self.cfg.set("graceful_timeout", self.cfg.graceful_timeout + int(WORKER_SECONDS))
         while True:
@@ -86,7 +101,7 @@ class GracefulArbiter(Arbiter):
 
     def _leave_if_forked(self) -> None:
         """End a worker that has come here by what a hook of the user's has raised."""
-        if self.pid != os.getpid():
+        if os.getpid() != self._launcher:
             process_end.leave(1)
 
     def spawn_worker(self) -> Any:

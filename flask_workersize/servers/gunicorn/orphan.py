@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from typing import Any
 
 from ...log import say
 from ...monitor.process import ORPHAN_SECONDS, TURN_SECONDS
+from ...runtime.threads import start_thread
 
 _LOOK_SECONDS = 1.0
 
@@ -20,8 +20,7 @@ def watch_master(worker: Any) -> None:
 
     The monitor is faster; it may have been killed, too.
     """
-    watch = threading.Thread(target=_watch, args=(worker,), name="workersize-master", daemon=True)
-    watch.start()
+    start_thread("master", _watch, worker)
 
 
 def _watch(worker: Any) -> None:
@@ -32,7 +31,7 @@ def _watch(worker: Any) -> None:
         ending = f"ending worker {worker.pid} to free its port"
         line = f"the master was killed; {ending}."
         # In a thread of its own: whoever read the log may be gone, too, and a full pipe blocks.
-        threading.Thread(target=say, args=(logging.WARNING, line), daemon=True).start()
+        start_thread("log", say, logging.WARNING, line)
         os.kill(worker.pid, signal.SIGTERM)
     time.sleep(ORPHAN_SECONDS)
     os.kill(worker.pid, signal.SIGKILL)

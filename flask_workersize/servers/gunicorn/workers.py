@@ -10,7 +10,6 @@ import mmap
 import os
 import signal
 import socket
-import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -19,6 +18,7 @@ from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 
 from ...runtime.polling import wait_readable
+from ...runtime.threads import start_thread
 from ...runtime.worker_record import WorkerRecord
 from ..ending import GRACE_SECONDS, process_end
 from ..stopping import (
@@ -51,6 +51,7 @@ class GracefulWorker(Worker):
     row: WorkerRecord | None = None
     _asked_to_stop = False
     _in_a_hurry = False
+    _alive = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -60,11 +61,25 @@ class GracefulWorker(Worker):
         """Watch for the stop of the server, then start as gunicorn's."""
         # Each with how long it may be silent during a stop.
         self._open: dict[Any, float] = {}
-        threading.Thread(target=self._hang_up_silent, name="workersize-stop", daemon=True).start()
+        start_thread("stop", self._hang_up_silent)
         self._pid = os.getpid()
-        process_end.watch(lambda: not self.alive, self.cfg.graceful_timeout)
+        process_end.adopt(self.cfg.graceful_timeout, self._running)
         atexit.register(self._note_leaving)
         super().init_process()
+
+    @property
+    def alive(self) -> bool:
+        """Whether this worker goes on; gunicorn says so when a signal or a limit ends it."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, value: bool) -> None:
+        self._alive = value
+        if not value:
+            process_end.begin()
+
+    def _running(self) -> int:
+        return self.row.running() if self.row is not None else 0
 
     def _note_leaving(self) -> None:
         """Note that this worker ends by itself, also if its time is over amid a request."""

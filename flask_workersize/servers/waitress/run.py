@@ -69,13 +69,14 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         listeners = inherited or open_listeners(settings.addresses)
         stack.callback(close_listeners, listeners, remove=not inherited)
         server = _Server(load(), listeners, options, board, settings)
-        process_end.watch()
         _handle_signals(server, signals)
         deployment.announce()
         port.announce()
         announce("Serving", [url_of(listener) for listener in listeners])
         note_kept_connections(settings, options["channel_timeout"], "NOW_LMS_TIMEOUT")
         server.run(monitor.keep)
+        if board.is_exit_asked:
+            process_end.status = OUT_OF_MEMORY_STATUS
         # What systemd has passed on stays open there: the next server takes its queue.
         server.stop(drains=not inherited)
     if board.is_exit_asked:

@@ -1,6 +1,7 @@
 """An app that does not want to end: LINGERING names what goes on when the server stops.
 
-As a script it serves by gunicorn, goes on for longer than the graceful timeout, and ends with 7.
+As a script it serves by gunicorn, goes on for longer than the graceful timeout, leaves a thread of
+its own, and ends with 7, although an exit handler hangs.
 """
 
 from __future__ import annotations
@@ -49,6 +50,22 @@ def hang_at_exit() -> None:
     atexit.register(time.sleep, SECONDS)
 
 
+def have_no_threads() -> None:
+    """Be where the system allows no thread more."""
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = fail  # type: ignore[assignment, method-assign]
+
+
+def note_threads() -> None:
+    """Write to forks.txt which threads a process had that forks."""
+    names = ",".join(sorted(thread.name for thread in threading.enumerate()))
+    with Path("forks.txt").open("a") as file:
+        file.write(f"{names}\n")
+
+
 def end_by_itself() -> None:
     """Have what ends as soon as the process does: an idle pool, a thread that waits for it."""
 
@@ -68,6 +85,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "pool": run_in_a_pool,
     "hanging": hang_at_exit,
     "ending": end_by_itself,
+    "threadless": have_no_threads,
 }
 
 
@@ -78,12 +96,15 @@ def linger(sender: Any = None) -> None:
 
 app = create_slow()
 atexit.register(note, "exit")
+os.register_at_fork(before=note_threads)
 linger()
 worker_forked.connect(linger, sender=app)
 
 if __name__ == "__main__":
     serve(app, "gunicorn")
     note("returned")
-    time.sleep(1.5)
+    time.sleep(1.1)
     note("done")
+    threading.Timer(1.2, note, ["later"]).start()
+    hang_at_exit()
     sys.exit(7)

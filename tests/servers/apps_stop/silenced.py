@@ -6,15 +6,28 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from flask import Flask
+from hurried import hurry  # type: ignore[import-not-found]
 from slow import create_app as create_slow  # type: ignore[import-not-found]
 
 
+def wait_for_signal() -> None:
+    """Take a signal that is blocked for that."""
+    signal.sigwait({signal.SIGUSR2})
+    Path("usr2.here").touch()
+
+
 def create_app() -> Flask:
-    """Create the app; ``BLOCKED`` and ``LOGGED`` say what it does to signals and to the log."""
+    """Create the app; variables say what it does to signals, to the log, and to our patience."""
+    if os.environ.get("HURRIED"):
+        hurry()
+    if os.environ.get("WAITS"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        threading.Thread(target=wait_for_signal, daemon=True).start()
     if os.environ.get("BLOCKED"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     if os.environ.get("LOGGED"):
