@@ -9,7 +9,7 @@ import pytest
 from flask_workersize import SizingPlan
 from flask_workersize.monitor.oom import EXPIRE_SECONDS, INTERVAL_SECONDS, SAY_SECONDS, OomDetector
 from flask_workersize.monitor.remedy import Remedy
-from flask_workersize.resources.processes import ProcessMemory
+from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State
 from tests.children import Children, kill
@@ -50,7 +50,7 @@ class Site:
             (number,) = (row.number for row in self.board.read().workers if row.age == age)
             if size is not None:
                 memory = ProcessMemory(size * MB)
-                self.board.note_memory(number, memory, 0, 0, is_warm=False)
+                self.board.note_memory(number, memory, ResidentPeak(), 0, is_warm=False)
 
     def kill(self, age: int, by_kernel: bool = True) -> None:
         """Have a worker killed; its master learns it after the kernel has counted it."""

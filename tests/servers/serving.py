@@ -253,7 +253,7 @@ class Server:
     def await_ready(self) -> Self:
         """Wait until the health port says that it is ready, with every worker."""
         planned = self.live_report()["workers"]
-        ready = f'"workers_ready": {planned},'.encode()
+        ready = f'"workers_ready":{planned},'.encode()
         await_that(lambda: ready in self.probe("/ready").body, "ready")
         await_that(lambda: self.probe("/ready").status == 200, "ready")
         return self

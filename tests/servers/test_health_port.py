@@ -230,7 +230,7 @@ def test_worker_that_makes_no_progress_is_not_live(start: Starter, kind: str) ->
     server = start_probed(start, *SERVER_ARGS[kind], NOW_LMS_TIMEOUT="1")
     with held(server, 4):
         await_that(lambda: server.probe("/live").status == 503, "stuck")
-        assert b'"workers_stuck": 1' in server.probe("/live").body
+        assert b'"workers_stuck":1' in server.probe("/live").body
     await_that(lambda: server.probe("/live").status == 200, "goes on")
 
 
