@@ -114,7 +114,10 @@ class OomDetector(Task):
         limit = snapshot.stored["memory_limit_bytes"]
         known = [row.private_bytes or row.memory.rss_bytes for row in gone if row.memory]
         least = max(known, default=2 * plan.worker_memory_mb * MB)
-        self._remedy.note_kill(min(plan.workers, snapshot.wanted), least)
+        # While some that are too many have not left, all of them together did not fit.
+        there = len(snapshot.workers)
+        together = there + count if there > snapshot.wanted else snapshot.wanted
+        self._remedy.note_kill(min(plan.workers, together), least)
         advice = "Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
         if not self._remedy.is_alone:
             advice = self._remedy.advise(now, limit, others_bytes(snapshot))

@@ -188,6 +188,16 @@ def test_advice_is_always_fewer_than_there_were(site: Site, said: Said) -> None:
     assert said()[0].endswith(" Set NOW_LMS_WORKERS=3 or NOW_LMS_WORKER_MEMORY_MB=160.")
 
 
+def test_kill_while_workers_leave_says_nothing_of_those_that_stay(site: Site, said: Said) -> None:
+    """Two of four are to leave, and have not left: three may fit."""
+    site.start({1: 10, 2: 10, 3: 10, 4: 10})
+    site.board.removed = 2
+    site.loop()
+    site.kill(1)
+    site.run()
+    assert said()[0].endswith(" Set NOW_LMS_WORKERS=3 or NOW_LMS_WORKER_MEMORY_MB=160.")
+
+
 def test_one_worker_can_only_be_given_more(site: Site, said: Said) -> None:
     site.start({1: 400})
     site.loop(plan({"NOW_LMS_WORKERS": "1"}))

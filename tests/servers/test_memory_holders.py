@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,11 @@ def start(tmp_path_factory: pytest.TempPathFactory, group: RealGroup) -> Iterato
         yield start
 
 
-@pytest.fixture(scope="module")
-def big_file(start: Starter) -> Path:
-    """Return a file of 300 MB on a disk, of which nothing is in memory."""
-    path = start.folder / "big"
+def cold_file(folder: Path, size_mb: int) -> Path:
+    """Return a file on a disk of which nothing is in memory."""
+    path = folder / f"{size_mb}-mb"
     with path.open("wb") as file:
-        for _ in range(300):
+        for _ in range(size_mb):
             file.write(bytes(MB))
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -120,21 +119,25 @@ def planned(start: Starter, group: RealGroup) -> str:
 
 
 def test_page_cache_is_no_shortage_and_a_second_start_plans_as_many(
-    server: Server, start: Starter, group: RealGroup, big_file: Path
+    server: Server, start: Starter, group: RealGroup
 ) -> None:
-    """Read twice, what is kept is active; in a circle, the kernel drops what is read next."""
+    """Read twice, it is active; in a circle, the kernel has dropped what is read next."""
     before = planned(start, group)
     with nothing_lost(server) as said:
-        server.get(f"/read?times=3&file={big_file}")
-        assert cached_mb(group) > 100
-        time.sleep(1)
+        server.get(f"/read?times=3&file={cold_file(start.folder, 120)}")
+        assert cached_mb(group, "active_file") > 80
+        assert planned(start, group) == before
+        server.get(f"/read?times=3&file={cold_file(start.folder, 300)}")
+        assert cached_mb(group, "active_file") + cached_mb(group, "inactive_file") > 130
+        time.sleep(0.5)
         assert planned(start, group) == before
         assert said() == []
 
 
-def cached_mb(group: RealGroup) -> int:
-    text = (group.memory / "memory.stat").read_text()
-    return sum(int(size) for size in re.findall(r"^(?:in)?active_file (\d+)$", text, re.M)) // MB
+def cached_mb(group: RealGroup, what: str) -> int:
+    found = re.search(rf"^{what} (\d+)$", (group.memory / "memory.stat").read_text(), re.M)
+    assert found
+    return int(found[1]) // MB
 
 
 def test_tmpfs_is_named(server: Server) -> None:
@@ -143,7 +146,7 @@ def test_tmpfs_is_named(server: Server) -> None:
         try:
             server.get(f"/write?mb=165&file={path}")
             await_that(lambda: said() != [], "said")
-            time.sleep(1)
+            time.sleep(0.5)
         finally:
             path.unlink(missing_ok=True)
         (line,) = said()
@@ -154,7 +157,7 @@ def test_child_that_fits_is_no_news_and_one_that_does_not_is_one_line(
     server: Server, group: RealGroup
 ) -> None:
     with nothing_lost(server) as said:
-        assert server.get("/child?mb=130&seconds=2").json() == {"status": 0}
+        assert server.get("/child?mb=130&seconds=1").json() == {"status": 0}
         assert said() == []
         kills = oom_kills(group)
         assert server.get("/child?mb=400&seconds=0").json() == {"status": -9}
@@ -171,7 +174,7 @@ def test_neighbour_is_named(server: Server, group: RealGroup) -> None:
     with nothing_lost(server) as said:
         with neighbour(group, 165):
             await_that(lambda: said() != [], "said")
-            time.sleep(1)
+            time.sleep(0.5)
         (line,) = said()
         assert 160 <= held_mb(line, r"other processes \(such as python\S*\)") <= 180
 
@@ -180,7 +183,7 @@ def test_launcher_is_named(server: Server, order: Path) -> None:
     with nothing_lost(server) as said:
         order.write_text("165")
         await_that(lambda: said() != [], "said")
-        time.sleep(1)
+        time.sleep(0.5)
         order.unlink()
         (line,) = said()
         assert 160 <= held_mb(line, "the launcher") <= 200
@@ -193,15 +196,13 @@ def test_waitress_beside_a_neighbour_stays_and_names_it(
     assert server.stop() == 0
     command = group.command(serve_prod("--wsgi-server", "waitress", app=APP))
     alone = start(command, None, **ON, NOW_LMS_MEMORY_GUARD="exit").await_ready()
-    for _ in range(30):
+    for _ in range(60):
         alone.get("/leak?mb=0.3")
     with neighbour(group, LIMIT_MB - 12 - used_mb(alone)):
         alone.wait_for_line("Not held by this server")
-        time.sleep(1)
+        time.sleep(0.5)
         assert alone.probe("/ready").status == 200
         assert alone.process.poll() is None
-    (line,) = re.findall(r"memory: .*", alone.stderr)
+    (line,) = re.findall(r"Warning: memory: .*", alone.stderr)
     assert held_mb(line, r"other processes \(such as python\S*\)") > 100
     assert alone.stop() == 0
-    with suppress(FileNotFoundError):
-        assert oom_kills(group) <= 1
