@@ -7,11 +7,13 @@ The order of the questions is the policy:
 2. Is the successor of the last worker ready? Let the old one go.
 3. Was the last action a moment ago? Wait.
 4. Is a worker above its own bound? Recycle it.
-5. Is memory short? Recycle the worker that has grown most since it was warm. If none has grown,
+5. Would memory not do if all workers were at their peak at the same time? Remove those that are too
+   many, before the kernel kills.
+6. Is memory short? Recycle the worker that has grown most since it was warm. If none has grown,
    that is no leak, and recycling does not help. If the workers explain the shortage, remove one
    before memory runs out, and log that the plan is too large; if something else holds the memory,
    removing workers does not help either: keep them, and log what holds it.
-6. Has memory been free for a while, and are there fewer workers than planned? Add one.
+7. Has memory been free for a while, and are there fewer workers than planned? Add one.
 """
 
 from __future__ import annotations
@@ -133,7 +135,10 @@ class Observation:
 
     workers: tuple[WorkerStats, ...]
     peak_bytes: int = 0
-    """The most private memory that a worker was seen with."""
+    """The most private memory that a worker was seen with, those that were killed included."""
+
+    needed_bytes: int = 0
+    """The most that a worker was seen to need without growing."""
 
     oom_kill_at: float | None = None
     """When the kernel last killed a worker."""
@@ -221,16 +226,22 @@ def decide(seen: Observation, rules: Rules) -> Action:
     last = acted[-1] if acted else None
     has_stand_in = last is not None and last.action.kind is Kind.REPLACE
     if _was_killed(seen) and _can_spare(seen) and not has_stand_in:
-        return _answer_kill(seen, rules)
-    if not ready or _is_under_way(seen, last, rules):
+        return _answer_kill(seen, last, rules)
+    if not ready:
         return NOTHING
+    if last and _is_under_way(seen, last, rules):
+        return _even_fewer(seen, ready, last, rules)
     if has_stand_in:
-        if len(ready) > 1 and _can_spare(seen):
-            return Action(Kind.FINISH, None, "its successor is ready")
-        return Action(Kind.WARN, ready[0], "The worker that is to take over is not ready")
+        return _finish(seen, ready)
     if last and seen.now < last.at + PACE_SECONDS:
         return NOTHING
     return _steady(seen, ready, rules)
+
+
+def _finish(seen: Observation, ready: list[WorkerStats]) -> Action:
+    if len(ready) > 1 and _can_spare(seen):
+        return Action(Kind.FINISH, None, "its successor is ready")
+    return Action(Kind.WARN, ready[0], "The worker that is to take over is not ready")
 
 
 def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action:
@@ -238,6 +249,8 @@ def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action
     if bound is not None and largest.private_bytes > bound:
         reason = f"has {_mb(largest.private_bytes)}, its bound is {_mb(bound)}"
         return _recycle(seen, largest, reason, rules)
+    if too_large := _too_large_at_peak(seen, ready, rules):
+        return too_large
     if is_short(seen.memory, seen.growth_bytes, rules):
         return _under_pressure(seen, ready, rules)
     return _one_more(seen)
@@ -248,11 +261,12 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
 
     :returns: a warning above the first share, and ``EXIT`` above the critical one
     """
-    if not seen.workers or seen.used_share < rules.recycle_share:
+    is_measured = bool(seen.workers) and seen.workers[0].memory is not None
+    if not is_measured or seen.used_share < rules.recycle_share:
         return NOTHING
     worker, is_critical = seen.workers[0], seen.used_bytes >= seen.critical_bytes
     has_grown = worker.grown_bytes >= seen.least_gain_bytes
-    if has_grown and is_critical:
+    if has_grown and is_critical and _gives_room(seen, worker.grown_bytes, rules):
         return Action(Kind.EXIT, worker, f"This server holds {_mb(worker.private_bytes)}")
     if not _is_ours(seen, worker.grown_bytes, rules):
         return _blame_others(seen, f"this server has grown by {_mb(worker.grown_bytes)}")
@@ -262,8 +276,8 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     return Action(Kind.WARN, worker, f"This server holds {_mb(worker.private_bytes)}")
 
 
-def _is_under_way(seen: Observation, last: Done | None, rules: Rules) -> bool:
-    if last is None or seen.now > last.at + rules.patience_seconds:
+def _is_under_way(seen: Observation, last: Done, rules: Rules) -> bool:
+    if seen.now > last.at + rules.patience_seconds:
         return False
     is_final = all(worker.is_ready and not worker.is_leaving for worker in seen.workers)
     return not is_final or len(seen.workers) != seen.wanted
@@ -287,17 +301,40 @@ def _explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
     return bytes_at_worst - seen.holders.total_bytes >= rules.recycle_share * seen.limit_bytes
 
 
+def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
+    """Return whether memory would do without what we have grown by, or if no others held any."""
+    without = seen.used_bytes - grown_bytes
+    has_room = without < rules.recycle_share * seen.limit_bytes
+    return has_room or _explains(seen, seen.used_bytes, rules)
+
+
 def _held_by(seen: Observation, who: str) -> str:
     return f"Not held by {who}, but by {seen.holders}"
 
 
-def _answer_kill(seen: Observation, rules: Rules) -> Action:
-    """Remove a worker, unless something else had filled the memory when the kernel killed one."""
+def _answer_kill(seen: Observation, last: Done | None, rules: Rules) -> Action:
+    """Remove as many workers as do not fit at the peak that was seen, and at least one.
+
+    None if something else had filled the memory when the kernel killed one, or if it was one of
+    those that were too many, and about to leave.
+    """
     if not _explains(seen, seen.limit_bytes, rules):
         reason = f"The kernel killed a worker. {_held_by(seen, 'the workers')}"
         return Action(Kind.WARN, None, reason, answers_kill=True)
     reason = "The kernel killed a worker: the plan is too large for its peaks"
-    return Action(Kind.FEWER, None, reason, answers_kill=True)
+    each = max(seen.peak_bytes, *(worker.private_bytes for worker in seen.workers), 1)
+    fitting = int((seen.critical_bytes - seen.others_bytes) // each)
+    surplus = seen.wanted - fitting
+    if last and last.action.kind is Kind.FEWER and _has_none_since(seen, last.at) and surplus <= 0:
+        return Action(Kind.NOTHING, answers_kill=True)
+    count = _most_to_spare(seen, max(surplus, 1))
+    return Action(Kind.FEWER, None, reason, count, answers_kill=True)
+
+
+def _has_none_since(seen: Observation, at: float) -> bool:
+    """Return whether there are enough workers, and all of them are from before that time."""
+    is_older = all(worker.lived_seconds > seen.now - at for worker in seen.workers)
+    return is_older and len(seen.workers) >= seen.wanted
 
 
 def _was_killed(seen: Observation) -> bool:
@@ -327,33 +364,61 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
         return _recycle(seen, grown, f"grew {_mb(grown.grown_bytes)}", rules)
     if not is_ours:
         return _blame_others(seen, f"these workers have grown by {_mb(total)}")
-    each = max(map(_needed_bytes, ready))
+    each = max(worker.needed_bytes for worker in ready)
     at_worst = max(seen.used_bytes, seen.others_bytes + len(ready) * each)
     if at_worst < seen.critical_bytes:
         return NOTHING
     if not _explains(seen, at_worst, rules):
         return Action(Kind.WARN, None, _held_by(seen, "the workers"))
-    why = f"Recycling won't help: a fresh worker needs {_mb(each)}. The plan is too large"
-    soon = at_worst + max(seen.growth_bytes, 0.0) * SURPLUS_SECONDS
-    return _fewer(seen, why, (soon - seen.critical_bytes) / each)
+    why = f"Recycling won't help: a worker needs {_mb(each)}. The plan is too large"
+    surplus = (at_worst + _grown_soon(seen) - seen.critical_bytes) / each
+    return _fewer(seen, why, surplus if seen.memory.is_throttled else 1)
 
 
-def _needed_bytes(worker: WorkerStats) -> int:
-    """Return what a worker needs without growing, as far as that is known."""
-    warm = worker.memory.warm_bytes if worker.memory else None
-    return worker.private_bytes if warm is None else warm
+def _grown_soon(seen: Observation) -> float:
+    return max(seen.growth_bytes, 0.0) * SURPLUS_SECONDS
+
+
+def _too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action | None:
+    """Remove workers if all at their peak, others + workers × the largest peak, exceed the limit.
+
+    Not for what all have at the moment: that memory is short shows by itself.
+    """
+    each, count = max(worker.needed_bytes for worker in ready), seen.wanted
+    at_peak = seen.others_bytes + count * each
+    is_tight = seen.memory.is_throttled or seen.memory.is_killed_together
+    bound = seen.critical_bytes if is_tight else seen.limit_bytes
+    # One that was never measured would count as others'.
+    is_known = seen.memory.is_group and all(worker.memory for worker in seen.workers)
+    if not is_known or at_peak <= bound or not _explains(seen, at_peak, rules):
+        return None
+    why = f"The plan is too large: all {count} at the peak of {_mb(each)} need {_mb(at_peak)}"
+    soon = at_peak + (_grown_soon(seen) if seen.memory.is_throttled else 0)
+    fewer = _most_to_spare(seen, math.ceil((soon - bound) / each))
+    return Action(Kind.FEWER, None, why, fewer) if fewer else None
+
+
+def _even_fewer(seen: Observation, ready: list[WorkerStats], last: Done, rules: Rules) -> Action:
+    """Remove more while some leave: of the peak that was seen only a part may have been there."""
+    if last.action.kind is not Kind.FEWER or seen.now < last.at + PACE_SECONDS:
+        return NOTHING
+    return _too_large_at_peak(seen, ready, rules) or NOTHING
 
 
 def _fewer(seen: Observation, reason: str, surplus: float) -> Action:
-    """Remove a worker; all that are too many at once if the kernel is about to slow everything."""
+    """Remove so many workers, and at least one, if that leaves one that is ready."""
     if len(seen.workers) > seen.wanted:
         # Old and new ones run side by side for a moment, as at a reload.
         return NOTHING
-    most = max(math.ceil(surplus), 1) if seen.memory.is_throttled else 1
-    for count in range(min(most, seen.wanted - 1), 0, -1):
-        if _can_spare(seen, count):
-            return Action(Kind.FEWER, None, reason, count)
+    if count := _most_to_spare(seen, max(math.ceil(surplus), 1)):
+        return Action(Kind.FEWER, None, reason, count)
     return Action(Kind.WARN, seen.ready[0], reason)
+
+
+def _most_to_spare(seen: Observation, count: int) -> int:
+    """Return how many of these workers can be removed."""
+    counts = range(min(count, seen.wanted - 1), 0, -1)
+    return next((some for some in counts if _can_spare(seen, some)), 0)
 
 
 def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
@@ -396,7 +461,7 @@ def _one_more(seen: Observation) -> Action:
     patience = min(CALM_SECONDS * 2**in_vain, LONGEST_CALM_SECONDS)
     killed = seen.since if seen.oom_kill_at is None else seen.oom_kill_at
     since = max([seen.since, killed, *(done.at for done in changes)])
-    then = seen.others_bytes + (seen.wanted + 1) * seen.peak_bytes
+    then = seen.others_bytes + (seen.wanted + 1) * seen.needed_bytes
     if then > seen.critical_bytes or seen.now - since < patience:
         return NOTHING
     return Action(Kind.MORE, None, "there is room again")

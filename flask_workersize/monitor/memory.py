@@ -8,6 +8,7 @@ the kernel counts page by page) of one worker after the other, and to choose amo
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +17,12 @@ from dataclasses import replace
 from ..log import say
 from ..resources.gauge import MemoryGauge, MemoryState
 from ..resources.holders import NO_HOLDERS
-from ..resources.processes import peak_resident_memory, process_memory, resident_memory
+from ..resources.processes import (
+    ResidentPeak,
+    peak_resident_memory,
+    process_memory,
+    resident_memory,
+)
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from ..sizing.plan import MB
@@ -62,6 +68,9 @@ GROWTH_SECONDS = 0.4
 
 CANDIDATES = 4
 """Workers that are measured to choose one: those with most memory."""
+
+PEAKS_SHARE = 0.02
+"""Share of a CPU that reading the peaks of all workers may take while memory comes and goes."""
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
@@ -126,11 +135,20 @@ class SamplingTask(Task):
         for row in rows:
             memory = process_memory(row.pid)
             if memory is not None and memory.rss_bytes:
-                peak = peak_resident_memory(row.pid) or 0
+                peak = peak_resident_memory(row.pid)
                 is_warm = row.served >= guard.WARM_REQUESTS
                 found[row.age] = self._board.note_memory(
                     row.number, memory, peak, row.served, is_warm
                 )
+        return found
+
+    def estimate_peaks(self, rows: Iterable[WorkerStats]) -> dict[int, WorkerMemory]:
+        """Read resident memory and its peak, some ten microseconds each."""
+        found = {}
+        for row in rows:
+            peak = peak_resident_memory(row.pid) if row.memory else ResidentPeak()
+            if peak.rss_bytes:
+                found[row.age] = self._board.note_resident(row.number, peak.rss_bytes, peak)
         return found
 
     def estimate(self, rows: Iterable[WorkerStats]) -> dict[int, WorkerMemory]:
@@ -194,7 +212,8 @@ class GuardTask(Task):
         self._is_free: bool | None = None
         self._since = float("-inf")
         self._holders, self._holders_at = NO_HOLDERS, float("-inf")
-        self._said: dict[Kind, float] = {}
+        self._peaks_due, self._used_at_peaks = float("-inf"), 0
+        self._said: dict[tuple[Kind, str], float] = {}
         self.interval = SELDOM_SECONDS
         if rules:
             board.guard = GuardState.OK
@@ -224,28 +243,57 @@ class GuardTask(Task):
         self.interval = self._pace(now, state, rules, is_pressing)
         is_measured = is_pressing or rules.worker_max_bytes is not None or self._board.removed > 0
         action = guard.NOTHING
-        if is_measured or self._board.stand_ins or self._oom_kill_at is not None:
+        # Of a group the peaks of all workers count at any time.
+        if state.is_group or is_measured or self._board.stand_ins or self._oom_kill_at is not None:
             snapshot = look()
-            if is_measured:
+            if self._is_alone and is_pressing:
+                new = [row for row in snapshot.ready if row.memory is None]
+                snapshot = _known(snapshot, self.sampling.measure(new))
+            if self._has_moved(now, state):
+                snapshot = self._with_peaks(now, snapshot, state)
+            elif is_measured:
                 snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
             seen = self._observe(now, snapshot, state, growth)
             decide = guard.decide_alone if self._is_alone else guard.decide
             action = decide(seen, rules)
             is_guess = action.kind is Kind.WARN and now >= self._holders_at + HOLDERS_SECONDS
-            if action.kind in _DEEDS or is_guess:
-                seen = self._observe_closely(now, state, growth)
+            if action.kind in (*_DEEDS, Kind.EXIT) or is_guess:
+                is_choice = action.kind not in (Kind.FEWER, Kind.MORE)
+                seen = self._observe_closely(now, growth, is_choice)
                 action = decide(seen, rules)
-            if action.kind is not Kind.NOTHING and self._act(now, action, rules):
+            if action.answers_kill:
+                self._oom_kill_at = None
+            if action.kind is not Kind.NOTHING and self._act(now, action, seen, rules):
                 self._log(now, action, seen, rules)
         self._show(now, action)
 
-    def _observe_closely(self, now: float, state: MemoryState, growth: float) -> Observation:
-        """Observe what to act on: the snapshot may be a moment old, and estimates too rough."""
+    def _has_moved(self, now: float, state: MemoryState) -> bool:
+        """Return whether so much was taken or given back that workers may have a new peak."""
+        moved = abs(state.used_bytes - self._used_at_peaks)
+        is_due = now >= self._peaks_due
+        return state.is_group and is_due and moved >= guard.LEAST_GAIN * state.limit_bytes
+
+    def _with_peaks(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
+        begun = time.thread_time()
+        snapshot = _known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
+        self._used_at_peaks = state.used_bytes
+        self._peaks_due = now + (time.thread_time() - begun) / PEAKS_SHARE
+        return snapshot
+
+    def _observe_closely(self, now: float, growth: float, is_choice: bool) -> Observation:
+        """Observe what to act on: the snapshot may be a moment old, and estimates too rough.
+
+        To choose a worker; how many there can be is urgent, and shows without.
+        """
         snapshot = self._board.read()
         if snapshot.is_leaving:
             snapshot = replace(snapshot, workers=())
-        largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
-        snapshot = _known(snapshot, self.sampling.measure(largest))
+        snapshot = _known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
+        # Both at the same moment, since what is used and not the workers' is others'.
+        state = self._gauge.read()
+        if is_choice:
+            largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
+            snapshot = _known(snapshot, self.sampling.measure(largest))
         if now >= self._holders_at + HOLDERS_SECONDS:
             self._holders = self._gauge.holders(state, [row.pid for row in snapshot.workers])
             self._holders_at = now
@@ -284,6 +332,7 @@ class GuardTask(Task):
             wanted=snapshot.wanted,
             workers=snapshot.workers,
             peak_bytes=self._remedy.peak_bytes,
+            needed_bytes=self._remedy.needed_bytes,
             oom_kill_at=self._oom_kill_at,
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             since=self._since,
@@ -291,15 +340,17 @@ class GuardTask(Task):
             holders=self._holders if now < self._holders_at + HOLDERS_SECONDS else NO_HOLDERS,
         )
 
-    def _act(self, now: float, action: Action, rules: Rules) -> bool:
+    def _act(self, now: float, action: Action, seen: Observation, rules: Rules) -> bool:
         """Do it, and return whether that was possible."""
         kind, worker = action.kind, action.worker
         if kind is Kind.RECYCLE and not (worker and self._scaler.recycle(worker)):
             return False
         if kind in _STEPS:
             stand_ins, removed = _STEPS[kind]
+            leaving = self._scaler.choose(seen.workers, action.count) if removed > 0 else []
             self._board.stand_ins += stand_ins
             self._board.removed += removed * action.count
+            self._scaler.release(leaving)
             self._scaler.scale()
         if kind is Kind.EXIT and rules.exits and not self._board.is_exit_asked:
             self._board.is_exit_asked = True
@@ -308,17 +359,19 @@ class GuardTask(Task):
             self._acted_at = now
             is_change = kind in (Kind.FEWER, Kind.MORE)
             (self._changes if is_change else self._recent).append(Done(now, action))
-        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE) or action.answers_kill:
+        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
             self._oom_kill_at = None
         return True
 
     def _log(self, now: float, action: Action, seen: Observation, rules: Rules) -> None:
         """Log what was done and why: at once, and then the same not too often."""
         kind, reason = action.kind, action.reason
-        is_due = now >= self._said.get(kind, float("-inf")) + LOG_SECONDS
+        # Figures and names change at each look; who holds most, or why, is another line.
+        gist = (kind, re.sub(r"[(:].*|\d+", "", reason))
+        is_due = now >= self._said.get(gist, float("-inf")) + LOG_SECONDS
         if not is_due or kind is Kind.FINISH:
             return
-        self._said[kind] = now
+        self._said[gist] = now
         used = f"{round(seen.used_bytes / MB)} of {round(seen.limit_bytes / MB)} MB in use"
         pid = action.worker.pid if action.worker else 0
         leaving = "stopping the server" if rules.exits else "/ready fails now"

@@ -14,6 +14,14 @@ from .remedy import Remedy, others_bytes
 
 INTERVAL_SECONDS = 0.5
 
+OFTEN_SECONDS = 0.05
+"""How often while memory is short, and shortly after: a kill is to be answered before the next."""
+
+NEAR_SHARE = 0.7
+"""Share of the limit from which that is."""
+
+LATELY_SECONDS = 2.0
+
 EXPIRE_SECONDS = 5.0
 """How long a worker may take to be gone after its OOM kill was counted; after that it was another
 process of the group."""
@@ -42,10 +50,16 @@ class OomDetector(Task):
         self._gone: list[WorkerStats] = []
         self._pending = self._unsaid = 0
         self._say_again = self._say_others_again = self._expires = float("-inf")
+        self._near_at = float("-inf")
 
     def run(self, now: float, look: Look) -> None:
         """Find who is gone, and whether the OOM killer ended them."""
         snapshot = look()
+        stored = snapshot.stored
+        if stored["memory_used_bytes"] > NEAR_SHARE * stored["memory_limit_bytes"]:
+            self._near_at = now
+        is_near = now < self._near_at + LATELY_SECONDS
+        self.interval = OFTEN_SECONDS if is_near else INTERVAL_SECONDS
         if kills := self._new_kills():
             # It counts before the process has ended, and that is before its master knows.
             self._pending += kills
@@ -57,8 +71,10 @@ class OomDetector(Task):
         self._crashed += crashed
         if crashed:
             killed = {(row.pid, row.start_time): row for row in self._board.killed()}
-            self._gone += [row for name, row in killed.items() if name not in self._known]
+            gone = [row for name, row in killed.items() if name not in self._known]
+            self._gone += gone
             self._known = set(killed)
+            self._remedy.note(now, gone)
         by_kernel = min(crashed, self._pending)
         self._pending -= by_kernel
         self._unsaid += by_kernel
@@ -96,10 +112,12 @@ class OomDetector(Task):
             named += f", and {count - 1} more"
         planned = f"{plan.workers} × {plan.worker_memory_mb} MB"
         limit = snapshot.stored["memory_limit_bytes"]
-        # What it shared was in its size too; but it has grown since that was measured.
-        size_mb = 2 * plan.worker_memory_mb if size is None else size
-        self._remedy.note(now, gone, size_mb * MB)
-        self._remedy.note_kill(min(plan.workers, snapshot.wanted))
+        known = [row.private_bytes or row.memory.rss_bytes for row in gone if row.memory]
+        least = max(known, default=2 * plan.worker_memory_mb * MB)
+        # While some that are too many have not left, all of them together did not fit.
+        there = len(snapshot.workers)
+        together = there + count if there > snapshot.wanted else snapshot.wanted
+        self._remedy.note_kill(min(plan.workers, together), least)
         advice = "Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
         if not self._remedy.is_alone:
             advice = self._remedy.advise(now, limit, others_bytes(snapshot))

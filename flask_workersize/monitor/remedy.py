@@ -24,21 +24,26 @@ class Remedy:
     def __init__(self, plan: SizingPlan, share: float) -> None:
         self.plan = plan
         self.is_alone = plan.server == "waitress"
-        self.peak_bytes = 0
+        self.peak_bytes = self.needed_bytes = 0
         self._share = share
-        self._peak_at = self._said_at = float("-inf")
+        self._peak_at = self._needed_at = self._said_at = float("-inf")
         self._said = ""
-        self._most = plan.workers
+        self._most, self._killed_bytes = plan.workers, 0
 
-    def note(self, now: float, workers: Iterable[WorkerStats], least_bytes: int = 0) -> None:
-        """Remember the most private memory that one has."""
-        largest = max((worker.private_bytes for worker in workers), default=0)
-        largest = max(largest, least_bytes)
+    def note(self, now: float, workers: Iterable[WorkerStats]) -> None:
+        """Remember the most private memory that one has, and the most that one needs."""
+        rows = [row for row in workers if row.memory]
+        needed = max((row.needed_bytes for row in rows), default=0)
+        largest = max((row.private_bytes for row in rows), default=0)
+        largest = max(largest, needed)
         if largest >= self.peak_bytes or now > self._peak_at + PEAK_SECONDS:
             self.peak_bytes, self._peak_at = largest, now
+        if needed >= self.needed_bytes or now > self._needed_at + PEAK_SECONDS:
+            self.needed_bytes, self._needed_at = needed, now
 
-    def note_kill(self, wanted: int) -> None:
-        """Remember that so many workers were one too many for the kernel."""
+    def note_kill(self, wanted: int, least_bytes: int = 0) -> None:
+        """Remember that so many workers, of which one had at least so much, were one too many."""
+        self._killed_bytes = max(self._killed_bytes, least_bytes)
         if self._most > max(wanted - 1, 1):
             self._most, self._said_at = max(wanted - 1, 1), float("-inf")
 
@@ -49,7 +54,8 @@ class Remedy:
         if now >= self._said_at + KEPT_SECONDS:
             # As many as fit when each is as large as the largest was.
             room = self._share * limit_bytes - others_bytes
-            workers = max(1, min(int(room // max(self.peak_bytes, 1)), self._most))
+            each = max(self.peak_bytes, self._killed_bytes, 1)
+            workers = max(1, min(int(room // each), self._most))
             memory_mb = max(self.plan.memory_available_mb // workers, 1)
             self._said = f"Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
         self._said_at = now

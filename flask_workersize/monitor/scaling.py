@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +37,13 @@ class Scaler:
         """Let a worker finish its requests and end, to be replaced; return whether it will."""
         return False
 
+    def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
+        """Return those that are to be removed if the master need not choose, and mark them."""
+        return ()
+
+    def release(self, rows: Sequence[WorkerStats]) -> None:
+        """Let these workers end."""
+
     def scale(self) -> None:
         """See soon that there are as many workers as the scoreboard wants."""
 
@@ -53,6 +61,26 @@ class ArbiterScaler(Scaler):
     def __init__(self, board: Scoreboard, master: int) -> None:
         super().__init__(board, master)
         self._wanted = board.wanted
+
+    def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
+        """Choose workers that run nothing, which leave at once, then those that began last.
+
+        What takes long may take memory, too, and is better waited for. While some workers start or
+        leave, the master lets the oldest go.
+        """
+        if len(rows) != self._board.wanted or not all(row.is_ready for row in rows):
+            return ()
+        staying = [row for row in rows if not row.is_leaving]
+        staying.sort(key=lambda row: max(row.running_seconds, default=0.0))
+        chosen = staying[: min(count, len(staying) - 1)]
+        for row in chosen:
+            self._board.tell_to_leave(row.number)
+        return chosen
+
+    def release(self, rows: Sequence[WorkerStats]) -> None:
+        """Let workers finish their requests and end; the master replaces none of them."""
+        for row in rows:
+            ProcessHandle(row.pid, row.start_time).signal(signal.SIGTERM)
 
     def recycle(self, row: WorkerStats) -> bool:
         """Let a worker finish its requests and end."""
@@ -89,6 +117,10 @@ class SignalScaler(ArbiterScaler):
         self._ages: frozenset[int] = frozenset()
         self._changed_at = float("-inf")
         self._has_said = False
+
+    def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
+        """Leave the choice to the master, which would replace who has ended."""
+        return ()
 
     def reconcile(self, look: Look) -> None:
         """Send the next signal, once the last one was obeyed."""

@@ -77,17 +77,32 @@ def held_memory(pid: int) -> int:
     return int(memory.rss - getattr(memory, "shared", 0))
 
 
-def peak_resident_memory(pid: int) -> int | None:
-    """Return the most resident memory that a process has had since it was forked, in bytes.
+@dataclass(frozen=True)
+class ResidentPeak:
+    """Resident memory of a process now and at its most, in bytes; shared pages count in full."""
 
-    "VmHWM" of proc_pid_status(5); ``None`` where the system does not report it.
+    rss_bytes: int = 0
+    most_bytes: int = 0
+    """The most since it was forked."""
+
+    file_bytes: int = 0
+    """Pages of files in it now, which the kernel can drop: that is nothing given back."""
+
+
+def peak_resident_memory(pid: int) -> ResidentPeak:
+    """Return resident memory and its peak; zeros if it is gone, or the system does not report it.
+
+    "VmRSS", "VmHWM" and "RssFile" of proc_pid_status(5); some ten microseconds.
     """
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            found = re.search(rb"^VmHWM:\s+([0-9]+) kB$", file.read(), re.M)
+            found = dict(re.findall(rb"^(VmRSS|VmHWM|RssFile):\s+([0-9]+) kB$", file.read(), re.M))
     except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+        return ResidentPeak()
+    return ResidentPeak(*(int(found.get(name, 0)) * 1024 for name in _PEAK_FIELDS))
+
+
+_PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -53,7 +53,10 @@ class Cell:
     PEAK = 14
     SAMPLED_AFTER = 15
     SAMPLED = 16
-    WORDS = 17
+    BOOT_PEAK = 17
+    FILE = 18
+    NEEDED = 19
+    WORDS = 20
 
 
 class Slot:

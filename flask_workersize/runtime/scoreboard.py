@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from ..resources.processes import ProcessMemory
+from ..resources.processes import ProcessMemory, ResidentPeak
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
 from .snapshot import GuardState, Snapshot, State, TrafficStats, WorkerMemory, WorkerStats
@@ -288,7 +288,7 @@ class Scoreboard:
         )
 
     def note_memory(
-        self, number: int, memory: ProcessMemory, peak_rss_bytes: int, served: int, is_warm: bool
+        self, number: int, memory: ProcessMemory, peak: ResidentPeak, served: int, is_warm: bool
     ) -> WorkerMemory:
         """Enter a full sample of a worker, and return what is known of its memory now."""
         start = self._start(number)
@@ -300,23 +300,42 @@ class Scoreboard:
         if is_first:
             cells[Cell.FIRST] = -1 if memory.uss_bytes is None else uss
             cells[Cell.WARM] = -1
+            # What it took to load the app it need not take again.
+            cells[Cell.BOOT_PEAK] = peak.most_bytes
+            cells[Cell.FILE] = cells[Cell.NEEDED] = 0
         if is_warm and cells[Cell.WARM] < 0:
             cells[Cell.WARM] = uss
         cells[Cell.RSS] = rss
         cells[Cell.PSS] = -1 if memory.pss_bytes is None else memory.pss_bytes
         cells[Cell.PRIVATE] = uss
-        cells[Cell.PEAK] = max(uss + max(peak_rss_bytes - rss, 0), cells[Cell.PEAK])
+        cells[Cell.PEAK] = max(uss + max(peak.most_bytes - rss, 0), cells[Cell.PEAK])
+        self._note_needed(cells, peak)
         cells[Cell.SAMPLED_AFTER] = served
         cells[Cell.SAMPLED] = now = time.monotonic_ns()
         return _memory(cells, now)
 
-    def note_resident(self, number: int, rss_bytes: int) -> WorkerMemory:
+    def note_resident(
+        self, number: int, rss_bytes: int, peak: ResidentPeak | None = None
+    ) -> WorkerMemory:
         """Enter the resident memory of a worker that was sampled in full before."""
         start = self._start(number)
         cells = self.cells[start : start + Cell.WORDS]
         private = self._private_at(cells, rss_bytes)
         cells[Cell.RSS], cells[Cell.PRIVATE] = rss_bytes, private
+        if peak:
+            self._note_needed(cells, peak)
         return _memory(cells, time.monotonic_ns())
+
+    @staticmethod
+    def _note_needed(cells: memoryview[int], peak: ResidentPeak) -> None:
+        """Enter what a worker has now without growth, and what it has given back."""
+        cells[Cell.FILE] = max(cells[Cell.FILE], peak.file_bytes)
+        dropped = cells[Cell.FILE] - peak.file_bytes
+        is_later = peak.most_bytes > cells[Cell.BOOT_PEAK]
+        given_back = peak.most_bytes - peak.rss_bytes - dropped if is_later else 0
+        private, warm = cells[Cell.PRIVATE], cells[Cell.WARM]
+        base = private if warm < 0 else min(private, warm)
+        cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + max(given_back, 0))
 
     @staticmethod
     def _private_at(cells: memoryview[int], rss_bytes: int) -> int:
@@ -338,6 +357,7 @@ def _memory(cells: Sequence[int], now: int) -> WorkerMemory:
         peak_bytes=cells[Cell.PEAK],
         served=cells[Cell.SAMPLED_AFTER],
         age_seconds=_seconds(now - cells[Cell.SAMPLED]),
+        most_needed_bytes=cells[Cell.NEEDED],
     )
 
 

@@ -59,6 +59,10 @@ class WorkerMemory(NamedTuple):
     age_seconds: float = 0.0
     """Time since then."""
 
+    most_needed_bytes: int = 0
+    """The most private memory it has had since it was ready, but for what it had grown by: what it
+    takes for a while and gives back counts, a leak does not."""
+
     @property
     def uss_bytes(self) -> int | None:
         """Private memory; ``None`` where the system does not report it."""
@@ -103,6 +107,12 @@ class WorkerStats(NamedTuple):
     def grown_bytes(self) -> int:
         """How much it has grown since it was warm."""
         return self.memory.grown_bytes if self.memory else 0
+
+    @property
+    def needed_bytes(self) -> int:
+        """What it needs at its peak without growing, as far as that is known."""
+        most = self.memory.most_needed_bytes if self.memory else 0
+        return max(most, self.private_bytes - self.grown_bytes)
 
 
 class TrafficStats(NamedTuple):

@@ -17,7 +17,7 @@ from flask_workersize import (
     compute_plan,
     detect_resources,
 )
-from flask_workersize.resources.processes import ProcessMemory
+from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
 from flask_workersize.runtime.scoreboard import Scoreboard
 
 ROWS = (4, 64, 256)
@@ -45,7 +45,7 @@ def main() -> None:
             assert row is not None
             row.enter()
             row.set_ready()
-            board.note_memory(age - 1, SAMPLE, 50_000_000, 0, is_warm=False)
+            board.note_memory(age - 1, SAMPLE, ResidentPeak(), 0, is_warm=False)
         host = HostFacts(count, None, 64 * GB, 64 * GB, "win32")
         plan = compute_plan(SizingSettings(workers=count), detect_resources(host), "gunicorn")
 

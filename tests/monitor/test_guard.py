@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from flask_workersize.monitor.guard import (
     decide,
     decide_alone,
 )
+from flask_workersize.resources.holders import Holders
 from flask_workersize.runtime.snapshot import WorkerStats
 from tests.monitor.observations import LIMIT_MB, RULES, done, seen, worker
 from tests.plain import MB, untimed
@@ -57,7 +59,7 @@ def test_nothing_is_done_while_nobody_is_ready(workers: list[WorkerStats]) -> No
 
 
 def test_worker_that_has_grown_most_is_recycled_not_the_largest() -> None:
-    workers = [worker(1, 300, warm=290), worker(2, 150, warm=90), worker(3, 120, warm=80)]
+    workers = [worker(1, 200, warm=190), worker(2, 150, warm=90), worker(3, 120, warm=80)]
     assert decide(seen(*workers, used=750), RULES) == Action(Kind.RECYCLE, workers[1], "grew 60 MB")
 
 
@@ -234,7 +236,7 @@ def test_app_that_needs_too_much_to_begin_with_gets_fewer_workers() -> None:
     assert decide(seen(*workers, used=900), RULES) == Action(
         Kind.FEWER,
         None,
-        "Recycling won't help: a fresh worker needs 300 MB. The plan is too large",
+        "Recycling won't help: a worker needs 300 MB. The plan is too large",
     )
 
 
@@ -283,8 +285,68 @@ def test_kill_is_answered_once(kind: Kind) -> None:
     """Also by the end of a stand-in, which may be what was killed; growing back forgets it."""
     answered = seen(worker(1), worker(2), oom_kill_at=9.0, recent=(done(kind, 9.0),))
     assert kind_of(answered) is Kind.NOTHING
-    again = seen(worker(1), worker(2), oom_kill_at=9.5, recent=(done(kind, 9.0),))
+    young = worker(2)._replace(lived_seconds=0.5)
+    again = seen(worker(1), young, oom_kill_at=9.5, recent=(done(kind, 9.0),))
     assert kind_of(again) is Kind.FEWER
+
+
+def test_kill_of_one_that_was_too_many_already_is_no_news() -> None:
+    """Three were there, two are wanted, and the kernel was faster than the third in leaving."""
+    recent = (done(Kind.FEWER, 9.0),)
+    observed = seen(worker(1), worker(2), oom_kill_at=9.5, recent=recent, wanted=2, planned=3)
+    assert decide(observed, RULES) == Action(Kind.NOTHING, answers_kill=True)
+
+
+def test_kill_removes_all_that_do_not_fit_at_the_peak_that_was_seen() -> None:
+    """100 MB are shared: of 250 MB each three fit into 900 MB."""
+    workers = [worker(age, 20) for age in range(1, 6)]
+    action = decide(seen(*workers, oom_kill_at=9.0, used=200, peak=250), RULES)
+    assert (action.kind, action.count) == (Kind.FEWER, 2)
+
+
+# All at their peak
+
+
+def bursting(*own: int, needs: int, **others: Any) -> Observation:
+    """Return workers of which the last has needed more for a while."""
+    *rest, last = (worker(age, size, warm=size) for age, size in enumerate(own, start=1))
+    assert last.memory is not None
+    memory = last.memory._replace(most_needed_bytes=needs * MB)
+    return seen(*rest, last._replace(memory=memory), **others)
+
+
+def test_workers_that_do_not_fit_at_their_peak_are_removed_at_once_while_there_is_memory() -> None:
+    """100 MB are shared: five of 350 MB are 1850 MB, and 3 of them 1150."""
+    action = decide(bursting(20, 20, 20, 20, 20, needs=350, used=200), RULES)
+    assert action == Action(
+        Kind.FEWER,
+        None,
+        "The plan is too large: all 5 at the peak of 350 MB need 1850 MB",
+        3,
+    )
+
+
+def test_workers_that_fit_at_their_peak_stay() -> None:
+    assert decide(bursting(20, 20, 20, needs=300, used=160), RULES) == NOTHING
+
+
+def test_peaks_of_a_machine_are_not_counted() -> None:
+    """Nobody knows what others will have by then."""
+    assert decide(bursting(20, 20, 20, needs=500, used=160, group=False), RULES) == NOTHING
+
+
+def test_peaks_do_not_count_what_somebody_else_holds() -> None:
+    held = Holders(others_bytes=700 * MB)
+    action = decide(bursting(20, 20, 20, needs=100, used=860, holders=held), RULES)
+    assert action.kind is Kind.WARN
+    assert action.reason.startswith("Not held by the workers, but by other processes")
+
+
+def test_workers_that_do_not_fit_are_removed_while_others_leave() -> None:
+    """What was seen of the peak first may have been a part of it."""
+    recent = (done(Kind.FEWER, 9.9),)
+    action = decide(bursting(20, 20, 20, 20, needs=350, used=180, recent=recent, wanted=3), RULES)
+    assert (action.kind, action.count) == (Kind.FEWER, 1)
 
 
 @pytest.mark.parametrize("kind", [Kind.RECYCLE, Kind.MORE])
@@ -314,8 +376,8 @@ def test_kill_beside_a_stand_in_ends_with_the_planned_number() -> None:
 
 def growing(now: float, used: int = 300, peak: int = 150, **others: Any) -> Observation:
     """Return two workers of 100 MB where three are planned, free of want since the beginning."""
-    values = {"planned": 3, "wanted": 2, "since": 0.0, **others}
-    return seen(worker(1), worker(2), used=used, peak=peak, now=now, **values)
+    values = {"planned": 3, "wanted": 2, "since": 0.0, "needed_bytes": peak * MB, **others}
+    return seen(worker(1), worker(2), used=used, now=now, **values)
 
 
 def test_one_more_is_had_after_memory_was_free_for_a_while() -> None:
@@ -466,8 +528,27 @@ def test_server_of_one_process_does_not_end_for_a_neighbour() -> None:
     assert decide_alone(alone(950, warm=None, group=False), RULES).kind is Kind.WARN
 
 
+def test_server_of_one_process_does_not_end_for_a_neighbour_in_its_group() -> None:
+    """Though it has grown a little: after a new start memory would be as short."""
+    held = Holders(others_bytes=800 * MB, other_name="ffmpeg")
+    action = decide_alone(replace(alone(950, own=130), holders=held), RULES)
+    reason = "Not held by this server, but by other processes (such as ffmpeg): 800 MB"
+    assert action == Action(Kind.WARN, None, reason)
+
+
+def test_server_of_one_process_that_leaks_beside_a_neighbour_ends() -> None:
+    held = Holders(others_bytes=500 * MB, other_name="ffmpeg")
+    assert decide_alone(replace(alone(950, own=430), holders=held), RULES).kind is Kind.EXIT
+
+
 def test_server_of_one_process_that_is_not_there_yet_is_not_judged() -> None:
     assert decide_alone(seen(used=999), RULES) == NOTHING
+
+
+def test_server_of_one_process_that_was_not_measured_is_not_judged() -> None:
+    """It would be said to hold 0 MB."""
+    blank = worker(1)._replace(memory=None)
+    assert decide_alone(seen(blank, used=999), RULES) == NOTHING
 
 
 # Whatever is the case
@@ -533,12 +614,16 @@ def is_answer_to_a_kill(action: Action) -> bool:
     return action.reason.startswith("The kernel killed")
 
 
+def is_for_peaks(action: Action) -> bool:
+    return action.reason.startswith("The plan is too large: all")
+
+
 def staying(observed: Observation, action: Action) -> list[WorkerStats]:
     """Return who stays, as a master obeys: it lets the oldest go until there are as many."""
     if action.kind is Kind.RECYCLE:
         return [one for one in observed.workers if one is not action.worker]
     by_age = sorted(observed.workers, key=lambda one: one.age)
-    return by_age[max(len(by_age) - max(observed.wanted - 1, 1), 0) :]
+    return by_age[max(len(by_age) - max(observed.wanted - action.count, 1), 0) :]
 
 
 @untimed
@@ -558,7 +643,7 @@ def test_there_are_never_two_at_once(observed: Observation, rules: Rules) -> Non
         one.is_ready and not one.is_leaving for one in observed.workers
     )
     is_recent = past and observed.now <= past[-1].at + rules.patience_seconds
-    if is_recent and not is_settled and not is_answer_to_a_kill(action):
+    if is_recent and not is_settled and not (is_answer_to_a_kill(action) or is_for_peaks(action)):
         assert action == NOTHING
 
 

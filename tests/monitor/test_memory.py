@@ -522,7 +522,7 @@ def test_plan_that_is_too_large_gets_fewer_workers_and_a_line_that_says_what_to_
     assert site.state() is GuardState.REDUCED
     (line,) = said()
     pattern = (
-        r"WARNING memory: removing a worker; 950 of 1000 MB in use\. Recycling won't help: a fresh "
+        r"WARNING memory: removing a worker; 950 of 1000 MB in use\. Recycling won't help: a "
         r"worker needs (\d+) MB\. The plan is too large\. Set NOW_LMS_WORKERS=1 or "
         r"NOW_LMS_WORKER_MEMORY_MB=900\."
     )
@@ -811,6 +811,52 @@ def test_server_of_one_process_holds_what_it_really_holds(
     match = re.search(r"holds (\d+) MB", said()[0])
     assert match
     assert 20 < int(match[1]) < 1000
+
+
+def test_server_of_one_process_is_measured_before_it_is_said_what_it_holds(
+    site: Site, said: Callable[[], list[str]]
+) -> None:
+    """The guard may look first, and at any moment: 0 MB is never what a server holds."""
+    task = waitress(site)
+    site.gauge.used = 800
+    for _ in range(3):
+        site.now += 0.1
+        task.run(site.now, site.board.read)
+    (line,) = said()
+    match = re.search(r"This server holds (\d+) MB\.$", line)
+    assert match
+    assert int(match[1]) > 20
+
+
+def test_server_of_one_process_does_not_end_for_a_neighbour(
+    site: Site, said: Callable[[], list[str]]
+) -> None:
+    waitress(site, exits=True)
+    held = grown(site)
+    site.gauge.held = Holders(others_bytes=850 * MB, other_name="ffmpeg")
+    site.run(5, used=950)
+    assert (site.scaler.ended, site.board.is_exit_asked) == (0, False)
+    (line,) = said()
+    assert "Not held by this server, but by other processes (such as ffmpeg): 850 MB" in line
+    assert len(held) == GROWN_BYTES
+
+
+@forks
+def test_other_holders_are_said_within_a_minute_and_the_same_are_not(
+    site: Site, said: Callable[[], list[str]]
+) -> None:
+    site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    site.gauge.held = Holders(shmem_bytes=800 * MB)
+    site.run(5, after=1, used=950)
+    site.gauge.held = Holders(others_bytes=700 * MB, other_name="one")
+    site.run(3, after=1, used=950)
+    site.gauge.held = Holders(others_bytes=801 * MB, other_name="two (2)")
+    site.run(5, after=1, used=951)
+    first, second = said()
+    assert "but by tmpfs and shared memory: 800 MB." in first
+    assert "but by other processes (such as one): 700 MB." in second
 
 
 @forks

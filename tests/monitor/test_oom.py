@@ -9,7 +9,7 @@ import pytest
 from flask_workersize import SizingPlan
 from flask_workersize.monitor.oom import EXPIRE_SECONDS, INTERVAL_SECONDS, SAY_SECONDS, OomDetector
 from flask_workersize.monitor.remedy import Remedy
-from flask_workersize.resources.processes import ProcessMemory
+from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State
 from tests.children import Children, kill
@@ -50,7 +50,7 @@ class Site:
             (number,) = (row.number for row in self.board.read().workers if row.age == age)
             if size is not None:
                 memory = ProcessMemory(size * MB)
-                self.board.note_memory(number, memory, 0, 0, is_warm=False)
+                self.board.note_memory(number, memory, ResidentPeak(), 0, is_warm=False)
 
     def kill(self, age: int, by_kernel: bool = True) -> None:
         """Have a worker killed; its master learns it after the kernel has counted it."""
@@ -182,6 +182,16 @@ def test_worker_of_which_nothing_was_measured_is_told_without_its_size(
 def test_advice_is_always_fewer_than_there_were(site: Site, said: Said) -> None:
     """A burst may have made one large that was small when it was last measured."""
     site.start({1: 10})
+    site.loop()
+    site.kill(1)
+    site.run()
+    assert said()[0].endswith(" Set NOW_LMS_WORKERS=3 or NOW_LMS_WORKER_MEMORY_MB=160.")
+
+
+def test_kill_while_workers_leave_says_nothing_of_those_that_stay(site: Site, said: Said) -> None:
+    """Two of four are to leave, and have not left: three may fit."""
+    site.start({1: 10, 2: 10, 3: 10, 4: 10})
+    site.board.removed = 2
     site.loop()
     site.kill(1)
     site.run()

@@ -113,6 +113,51 @@ def record_of(board: Scoreboard) -> WorkerStats:
 # A master of ours
 
 
+def running(board: Scoreboard, *seconds: float) -> list[WorkerStats]:
+    """Return the workers of a table, each with a request that runs for so long; 0 for none."""
+    rows = board.read().workers
+    return [
+        row._replace(running_seconds=(since,) if since else ())
+        for row, since in zip(rows, seconds, strict=True)
+    ]
+
+
+def told(board: Scoreboard) -> list[int]:
+    return [row.age for row in board.read().workers if row.is_leaving]
+
+
+def test_workers_that_run_nothing_are_removed_first_then_those_that_began_last(
+    master: Master,
+) -> None:
+    """What runs for long may hold the memory, and would be waited for."""
+    board = Site(4).board
+    chosen = ArbiterScaler(board, master.pid).choose(running(board, 2, 0, 0.1, 3), 2)
+    assert [row.age for row in chosen] == [2, 3]
+    assert told(board) == [2, 3]
+
+
+def test_one_worker_always_stays(master: Master) -> None:
+    board = Site(2).board
+    assert len(ArbiterScaler(board, master.pid).choose(running(board, 0, 0), 5)) == 1
+
+
+def test_master_chooses_while_a_worker_starts_or_may_not_be_chosen_at_all(master: Master) -> None:
+    site = Site(2)
+    assert SignalScaler(site.board, master.pid).choose(running(site.board, 0, 0), 1) == ()
+    site.fork()
+    site.board.planned = 3
+    assert ArbiterScaler(site.board, master.pid).choose(running(site.board, 0, 0, 0), 1) == ()
+    assert told(site.board) == []
+
+
+def test_worker_that_was_chosen_ends(children: Children, master: Master) -> None:
+    board = Scoreboard(1, 1)
+    pid = children(serving_worker(board, 1))
+    await_ready(board, 1)
+    ArbiterScaler(board, master.pid).release([record_of(board)])
+    assert status_of(pid) == -signal.SIGTERM
+
+
 def test_what_several_want_is_added_up_and_the_master_woken_for_each_change(
     master: Master,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 from flask_workersize.monitor.guard import (
     WARM_REQUESTS,
@@ -38,6 +39,8 @@ class App:
     fresh: float = 20
     warm: float = 40
     leak: float = 0
+    burst: float = 0
+    """More for a second, in one of fifty requests."""
 
     def own(self, served: float) -> float:
         """Return what a worker has of its own after so many requests."""
@@ -62,6 +65,9 @@ class Process:
     served: float = 0
     burst: float = 0
     warm_bytes: int | None = None
+    burst_until: float = 0
+    needed_bytes: int = 0
+    born_at: float = 0
 
 
 @dataclass
@@ -100,14 +106,16 @@ class World:
 
     def __post_init__(self) -> None:
         self.now = self.since = 0.0
+        self.chance = Random(1)
         self.is_free = True
         self.next_age = 1
         self.processes: list[Process] = []
-        self.surge = self.fewer = self.crashed = self.peak = 0
+        self.surge = self.fewer = self.crashed = self.peak = self.needed = 0
         self.obeys_at = 0.0
         self.oom_kill_at: float | None = None
         self.done: list[Done] = []
         self.usage: list[int] = []
+        self.kills: list[float] = []
         self.most = self.planned
         for _ in range(self.planned):
             self.start(ready_at=0.0)
@@ -135,7 +143,7 @@ class World:
 
     def start(self, ready_at: float) -> None:
         """Fork a worker."""
-        self.processes.append(Process(self.next_age, ready_at))
+        self.processes.append(Process(self.next_age, ready_at, born_at=self.now))
         self.next_age += 1
 
     def kinds(self) -> list[Kind]:
@@ -164,8 +172,12 @@ class World:
     def serve(self) -> None:
         """Serve what has come, and let those end who were told to."""
         serving = self.serving
-        for one in serving:
-            one.served += self.requests_per_second * self.look_seconds / len(serving)
+        idle = [one for one in serving if one.burst_until <= self.now]
+        for one in idle:
+            before, one.burst = one.served, one.burst if not self.app.burst else 0
+            one.served += self.requests_per_second * self.look_seconds / len(idle)
+            if self.app.burst and self.chance.random() < (one.served - before) / 50:
+                one.burst, one.burst_until = self.app.burst, self.now + 1
         self.processes = [one for one in self.processes if (one.gone_at or self.now) >= self.now]
 
     def let_the_kernel_look(self) -> None:
@@ -173,13 +185,15 @@ class World:
         while self.is_group and self.used > self.limit and self.processes:
             self.processes.remove(max(self.processes, key=self.own))
             self.crashed, self.oom_kill_at = self.crashed + 1, self.now
+            self.kills.append(self.now)
 
     def obey(self) -> None:
         """Start who is missing; let the oldest go where there are too many."""
         while len(self.processes) < self.wanted:
             self.start(self.now + self.boot_seconds)
-        for one in self.processes[: max(len(self.processes) - self.wanted, 0)]:
-            one.gone_at = one.gone_at or self.now + self.leave_seconds
+        leaving = sum(one.is_told for one in self.processes)
+        for one in self.processes[: max(len(self.processes) - leaving - self.wanted, 0)]:
+            one.gone_at = one.gone_at or max(self.now, one.burst_until) + self.leave_seconds
 
     def guard(self) -> None:
         """Observe, decide, act: what the monitor does."""
@@ -189,15 +203,28 @@ class World:
         seen = self.observe()
         action = decide(seen, self.rules)
         self.check(action)
+        if action.answers_kill:
+            self.oom_kill_at = None
         if action.kind is Kind.NOTHING:
             return
         self.done.append(Done(self.now, action))
+        going = self.chosen(action.count) if action.kind is Kind.FEWER else []
         surge, fewer = STEPS.get(action.kind, (0, 0))
         self.surge, self.fewer = self.surge + surge, self.fewer + fewer * action.count
         if action.kind is Kind.RECYCLE:
             assert action.worker is not None
-            (told,) = (one for one in self.processes if one.age == action.worker.age)
-            told.is_told, told.gone_at = True, self.now + self.leave_seconds
+            going = [one for one in self.processes if one.age == action.worker.age]
+            assert len(going) == 1
+        for told in going:
+            told.is_told = True
+            told.gone_at = max(self.now, told.burst_until) + self.leave_seconds
+
+    def chosen(self, count: int) -> list[Process]:
+        """Return whom the scaler lets go: those that run nothing first."""
+        serving = self.serving
+        if not len(serving) == len(self.processes) == self.wanted:
+            return []
+        return sorted(serving, key=lambda one: one.burst_until)[: min(count, len(serving) - 1)]
 
     def observe(self) -> Observation:
         """Return what can be seen."""
@@ -206,6 +233,12 @@ class World:
             self.peak = max(self.peak, own)
             if one.warm_bytes is None and one.served >= WARM_REQUESTS:
                 one.warm_bytes = own
+            # A look between two requests shows that what was taken is there again.
+            needed = own if one.warm_bytes is None else min(own, one.warm_bytes)
+            one.needed_bytes = max(one.needed_bytes, needed)
+            if self.app.burst and one.burst_until and one.burst_until <= self.now:
+                one.needed_bytes = max(one.needed_bytes, own + int(self.app.burst * MB))
+            self.needed = max(self.needed, one.needed_bytes)
         self.usage = [*self.usage[-8:], int(self.used * MB)]
         grown = (self.usage[-1] - self.usage[0]) / (len(self.usage) * self.look_seconds)
         return Observation(
@@ -224,11 +257,13 @@ class World:
                     age=one.age,
                     is_ready=one.ready_at <= self.now,
                     is_leaving=one.is_told,
+                    lived_seconds=self.now - one.born_at,
                     memory=self.memory(one),
                 )
                 for one in self.processes
             ),
             peak_bytes=self.peak,
+            needed_bytes=self.needed,
             oom_kill_at=self.oom_kill_at,
             recent=tuple(self.done),
             since=self.since,
@@ -239,12 +274,16 @@ class World:
     def memory(self, one: Process) -> WorkerMemory:
         """Return what the ledger has of a worker."""
         own, first = int(self.own(one) * MB), int(self.app.fresh * MB)
-        return WorkerMemory(own, None, own, first, one.warm_bytes, own)
+        return WorkerMemory(
+            own, None, own, first, one.warm_bytes, own, most_needed_bytes=one.needed_bytes
+        )
 
     def serving_after(self, action: Action) -> list[Process]:
         """Return who still serves when the guard and the master have let somebody go."""
         going = {action.worker.age} if action.kind is Kind.RECYCLE and action.worker else set()
-        if action.kind in (Kind.FEWER, Kind.FINISH):
+        if action.kind is Kind.FEWER:
+            going = {one.age for one in self.chosen(action.count)}
+        if action.kind in (Kind.FEWER, Kind.FINISH) and not going:
             many = max(len(self.processes) - (self.wanted - action.count), 0)
             going = {one.age for one in self.processes[:many]}
         return [one for one in self.serving if one.age not in going]
@@ -254,7 +293,7 @@ class World:
         if action.kind in (Kind.NOTHING, Kind.WARN):
             return
         assert self.serving_after(action), f"{action} leaves nobody who serves"
-        if action.reason.startswith("The kernel killed"):
+        if action.reason.startswith(("The kernel killed", "The plan is too large: all")):
             return
         going = [one.age for one in self.processes if one.gone_at is not None]
         starting = [one.age for one in self.processes if one.ready_at > self.now]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_workersize.resources.processes import ProcessMemory, start_time
+from flask_workersize.resources.processes import ProcessMemory, ResidentPeak, start_time
 from flask_workersize.runtime.layout import NANOSECONDS, Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State, WorkerMemory
@@ -264,12 +264,16 @@ def sample(
     served: int = 0,
     warm: bool = False,
 ) -> WorkerMemory:
-    """Enter a sample of the first worker, and return the ledger as a reader sees it."""
-    noted = board.note_memory(0, ProcessMemory(rss, pss, uss), peak, served, is_warm=warm)
+    """Enter a sample of the first worker, and return the ledger as a reader sees it.
+
+    But for what the worker needs, of which there are tests of their own.
+    """
+    resident = ResidentPeak(rss, peak)
+    noted = board.note_memory(0, ProcessMemory(rss, pss, uss), resident, served, is_warm=warm)
     read = board.read().workers[0].memory
     assert read is not None
     assert noted == read._replace(age_seconds=0.0)
-    return noted
+    return noted._replace(most_needed_bytes=0)
 
 
 @pytest.mark.parametrize(("pss", "uss"), [(200, 100), (None, 100), (None, None), (0, 0)])
@@ -301,8 +305,57 @@ def test_resident_memory_between_two_samples_tells_what_is_private_now() -> None
     given_row(board)
     sample(board, 300, 100, served=3)
     memory = board.note_resident(0, 340)
-    assert memory._replace(age_seconds=0) == WorkerMemory(340, None, 140, 100, None, 100, 3)
+    known = memory._replace(age_seconds=0, most_needed_bytes=0)
+    assert known == WorkerMemory(340, None, 140, 100, None, 100, 3)
     assert board.note_resident(0, 320).private_bytes == 120
+
+
+def needed(board: Scoreboard, rss: int, peak: int = 0, files: int = 0) -> int:
+    """Enter resident memory of the first worker and its peak, and return what it needs."""
+    board.note_resident(0, rss, ResidentPeak(rss, peak, files))
+    return board.read().workers[0].needed_bytes
+
+
+def test_worker_needs_what_it_has_taken_for_a_while() -> None:
+    """And gave back before anybody looked: 200 are shared, and 60 of its own were there."""
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=210)
+    sample(board, 212, 12, peak=212, served=25, warm=True)
+    assert needed(board, 212, peak=260) == 60
+    assert needed(board, 255, peak=260) == 60, "the next one is no more"
+
+
+def test_what_a_leak_has_taken_a_worker_does_not_need() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=210)
+    sample(board, 230, 30, peak=230, served=25, warm=True)
+    assert needed(board, 290, peak=290) == 30
+    assert needed(board, 290, peak=300) == 40, "but what it has given back"
+
+
+def test_worker_that_is_not_warm_needs_what_it_has() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=210)
+    assert needed(board, 260, peak=260) == 60
+    assert needed(board, 210, peak=260) == 60
+
+
+def test_what_it_took_to_load_the_app_a_worker_does_not_need_again() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=400)
+    assert needed(board, 210, peak=400) == 10
+
+
+def test_pages_of_files_that_the_kernel_has_dropped_are_nothing_given_back() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 50, peak=210)
+    assert needed(board, 220, peak=220, files=100) == 60
+    assert needed(board, 150, peak=220, files=30) == 60
 
 
 def test_where_private_memory_is_not_told_it_is_what_came_after_the_first_sample() -> None:

@@ -164,9 +164,10 @@ def test_app_that_is_too_large_gets_fewer_workers_and_a_line_that_says_what_to_s
     for _ in range(14):
         assert send_many(server, "/honest?mb=20", 1, clients=1) == []
         time.sleep(0.4)
-    await_that(has_line(server, "Recycling won't help: a fresh worker needs"), "said")
+    await_that(has_line(server, "The plan is too large"), "said")
     told = report(server)
     assert told["workers_wanted"] < told["workers"] == 4
+    await_that(lambda: report(server)["workers_alive"] == told["workers_wanted"], "as wanted")
     assert told["guard"] == "reduced"
     assert re.search(r"Set NOW_LMS_WORKERS=\d or NOW_LMS_WORKER_MEMORY_MB=\d+", server.stderr)
     assert oom_kills(group) == 0

@@ -117,9 +117,18 @@ class GracefulArbiter(Arbiter):
     def manage_workers(self) -> None:
         """Keep the number of workers, and the monitor."""
         self._hooks.monitor.keep()
-        if self.num_workers != self._hooks.board.wanted:
-            self.num_workers = self._hooks.board.wanted
+        self.num_workers = self._hooks.board.wanted
+        surplus = len(self.WORKERS) - self.num_workers
+        if surplus > 0:
+            # Those that the monitor has told leave by themselves: only for others the oldest go.
+            self.num_workers += min(self._leaving(), surplus)
         super().manage_workers()
+        self.num_workers = self._hooks.board.wanted
+
+    def _leaving(self) -> int:
+        ages = {worker.age for worker in self.WORKERS.values()}
+        rows = self._hooks.board.read().workers
+        return sum(row.is_leaving and row.age in ages for row in rows)
 
     def reap_workers(self) -> None:
         """Take what has ended; reload and stop do so again and again, for as long as they wait."""

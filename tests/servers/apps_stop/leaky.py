@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import threading
 import time
 from itertools import count
+from pathlib import Path
 
 from flask import Flask, request
 
@@ -22,6 +25,48 @@ SHARED_BYTES = 400 * MB
 def _hold(megabytes: float) -> None:
     # Written to, since the kernel counts only pages that were touched.
     _kept.append(bytearray(os.urandom(1)) * int(megabytes * MB))
+
+
+def _hold_in_launcher(order: Path) -> None:
+    """Hold memory for as long as a file is there that says how much, in MB."""
+    while True:
+        while not order.exists():
+            time.sleep(0.05)
+        held = [bytearray(b"x") * MB for _ in range(int(order.read_text()))]
+        while order.exists():
+            time.sleep(0.05)
+        del held
+
+
+def _add_others(app: Flask) -> None:
+    """Add what takes memory that is not the workers' own."""
+
+    @app.get("/read")
+    def read() -> dict[str, int]:
+        """Read a file some times, so that it is in the page cache."""
+        for _ in range(int(request.args["times"])):
+            with open(request.args["file"], "rb", buffering=0) as file:
+                while file.read(MB):
+                    pass
+        return {"pid": os.getpid()}
+
+    @app.get("/write")
+    def write() -> dict[str, int]:
+        """Write a file of so many MB."""
+        with open(request.args["file"], "wb") as file:
+            for _ in range(int(request.args["mb"])):
+                file.write(bytes(MB))
+        return {"pid": os.getpid()}
+
+    @app.get("/child")
+    def child() -> dict[str, int]:
+        """Run a program that takes memory, MB by MB, holds it, and ends."""
+        program = (
+            "import sys, time; held = [b'x' * 1048576 for _ in range(int(sys.argv[1]))];"
+            "time.sleep(float(sys.argv[2]))"
+        )
+        command = [sys.executable, "-c", program, request.args["mb"], request.args["seconds"]]
+        return {"status": subprocess.run(command, check=False).returncode}
 
 
 def create_app() -> Flask:
@@ -42,6 +87,9 @@ def create_app() -> Flask:
             sum(range(200))
 
     _shared.append(mmap.mmap(-1, SHARED_BYTES))
+    if order := os.environ.get("LAUNCHER_HOLDS"):
+        # It stays in the launcher: threads are not forked.
+        threading.Thread(target=_hold_in_launcher, args=[Path(order)], daemon=True).start()
 
     @app.get("/")
     def index() -> dict[str, int]:
@@ -59,6 +107,8 @@ def create_app() -> Flask:
         taken = bytearray(b"x") * (int(request.args["mb"]) * MB)
         time.sleep(float(request.args["seconds"]))
         return {"taken": len(taken)}
+
+    _add_others(app)
 
     @app.get("/burst")
     def burst() -> dict[str, int]:
