@@ -78,7 +78,7 @@ class ProcessEnd:
     def bounded(self) -> Iterator[None]:
         """Bound the end that follows a command; the outermost counts.
 
-        Threads that are started later, by whoever goes on after it, are waited for as ever.
+        Threads that are started later, by whoever goes on after it, are waited for as usual.
         """
         # Python calls this at its end, and by its name.
         threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
@@ -100,6 +100,15 @@ class ProcessEnd:
                 self._known = set(threading.enumerate())
                 # Not before, where forks follow; nor later, as Python 3.12 starts none at its end.
                 self._watch()
+
+    def limit(self, seconds: float) -> None:
+        """Bound the end that has begun, of a launcher that is not ours.
+
+        :param seconds: how long the app's threads may go on
+        """
+        threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
+        self._reset()
+        self.start(seconds, STUCK_SECONDS)
 
     def adopt(self, seconds: float, running: Callable[[], int]) -> None:
         """Make it this worker's own.

@@ -18,7 +18,16 @@ from flask_workersize.servers.gunicorn.arbiter import GracefulArbiter
 from flask_workersize.servers.waitress.run import OUT_OF_MEMORY_STATUS
 from tests.children import is_gone
 from tests.servers.clients import APPS_STOP, PATH, Clients, is_turned_away, send
-from tests.servers.serving import Server, Starter, await_that, flask, script, serve_prod
+from tests.servers.serving import (
+    CONF,
+    Server,
+    Starter,
+    await_that,
+    flask,
+    gunicorn,
+    script,
+    serve_prod,
+)
 
 LINGERING = "lingering:app"
 SECONDS = 60
@@ -69,6 +78,15 @@ def test_thread_of_the_app_does_not_hold_a_stop(
     assert sorted(map(int, ended)) == sorted(processes)
     assert "workersize-" not in (server.folder / "forks.txt").read_text()
     assert "SIGKILL" not in server.stderr
+
+
+def test_thread_does_not_hold_a_launcher_that_is_gunicorns_own(start: Starter) -> None:
+    command = gunicorn("-c", CONF, "-w", "1", app=LINGERING)
+    environ = {**PATH, "LINGERING": "thread", "NOW_LMS_GRACEFUL_TIMEOUT": "1"}
+    server = start(command, None, **environ)
+    assert server.get("/").status == 200
+    assert stop_soon(server) == 0
+    assert f"ending process {server.pid} with thread" in server.stderr
 
 
 def test_second_ctrl_c_waits_for_no_thread(start: Starter, name: str) -> None:
