@@ -99,14 +99,6 @@ def test_second_ctrl_c_waits_for_no_thread(start: Starter, name: str) -> None:
     assert "is over" not in server.stderr
 
 
-def test_exit_handler_that_hangs_does_not_hold_a_stop(start: Starter) -> None:
-    server = begin(start, "hanging")
-    assert stop_soon(server) == 0
-    assert re.search(OVER + "while its exit handlers still run", server.stderr)
-    assert events(server) == Counter([("exit", server.pid)])
-    assert (server.folder / "forks.txt").read_text() == "MainThread\n"
-
-
 def test_what_ends_by_itself_is_waited_for_and_not_mentioned(start: Starter) -> None:
     server = begin(start, "ending", "--wsgi-server", "gunicorn", "--workers", "1")
     assert server.get("/").status == 200
@@ -130,6 +122,9 @@ def test_code_after_serve_goes_on_and_its_status_counts(start: Starter) -> None:
     )
     ended = re.findall(OVER + re.escape(r"with thread 'night\x1bly' still"), server.stderr)
     assert {int(pid) for pid in ended} == {server.pid, *server.booted_pids}
+    assert re.findall(OVER + "while its exit handlers still run", server.stderr) == [
+        str(server.pid)
+    ]
     assert "with thread 'MainThread'" not in server.stderr
     assert "Traceback" not in server.stderr
 
