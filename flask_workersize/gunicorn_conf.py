@@ -137,7 +137,9 @@ _NOT_CALLED = (
     "gunicorn's configuration has an 'on_starting' that does not call "
     "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
 )
-_NO_DRAIN = "NOW_LMS_DRAIN_SECONDS has no effect if you run gunicorn: use flask serve-prod."
+_NO_DRAIN = (
+    "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect on a gunicorn of your own."
+)
 _NO_WATCHDOG = (
     "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
     "or use flask serve-prod."

@@ -106,6 +106,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def new_app(**config: Any) -> Flask:
     """Return an app without the extension; keywords are config keys after ``WORKERSIZE_``."""
-    app = Flask("lms")
+    # No folder, so that no profile of whoever works here is found.
+    app = Flask("lms", instance_path=os.path.abspath("no-instance"))
     app.config.update({f"WORKERSIZE_{key}": value for key, value in config.items()})
     return app

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -78,7 +79,7 @@ class ProcessEnd:
     def bounded(self) -> Iterator[None]:
         """Bound the end that follows a command; the outermost counts.
 
-        Threads that are started later, by whoever goes on after it, are waited for as ever.
+        Threads that are started later, by whoever goes on after it, are waited for as usual.
         """
         # Python calls this at its end, and by its name.
         threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
@@ -88,7 +89,7 @@ class ProcessEnd:
         try:
             yield
         except BaseException as error:
-            self.status = _status_of(error)
+            self.status = status_of(error)
             if isinstance(error, KeyboardInterrupt):
                 self.hurry(margin=math.inf)
             raise
@@ -100,6 +101,15 @@ class ProcessEnd:
                 self._known = set(threading.enumerate())
                 # Not before, where forks follow; nor later, as Python 3.12 starts none at its end.
                 self._watch()
+
+    def limit(self, seconds: float) -> None:
+        """Bound the end that has begun, of a launcher that is not ours.
+
+        :param seconds: how long the app's threads may go on
+        """
+        threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
+        self._reset()
+        self.start(seconds, STUCK_SECONDS)
 
     def adopt(self, seconds: float, running: Callable[[], int]) -> None:
         """Make it this worker's own.
@@ -193,12 +203,16 @@ class ProcessEnd:
 
     def _watch(self) -> None:
         if not self._is_watched and self._pid == os.getpid():
+            # First of all: a signal may come meanwhile, and call this.
             self._is_watched = True
-            start_thread("end", self._end_in_time)
+            self._is_watched = start_thread("end", self._end_in_time, self._ends) is not None
 
-    def _end_in_time(self) -> None:
+    def _end_in_time(self, ends: threading.Event) -> None:
         """Cut the main thread short: a stop, its wait for threads, and its exit handlers."""
-        while not self._ends.wait(max(0.0, min(_LOOK_SECONDS, self._cut_at - time.monotonic()))):
+        while not ends.wait(max(0.0, min(_LOOK_SECONDS, self._cut_at - time.monotonic()))):
+            if self._ends is not ends:
+                # The program serves once more, and another thread watches that.
+                return
             if time.monotonic() >= self._cut_at and self._is_taken.acquire(blocking=False):
                 self._cut()
         for thread in self._awaited:
@@ -207,7 +221,7 @@ class ProcessEnd:
         self._poke()
         time.sleep(EXIT_SECONDS)
         if self._has_left_threads:
-            _try(self._name_handlers, _LOG_SECONDS)
+            _try(partial(self._say, "while its exit handlers still run"), _LOG_SECONDS)
             # The others still run, and the status is the one of whatever ends the program.
             self._is_cuttable = True
             self._poke()
@@ -234,27 +248,19 @@ class ProcessEnd:
             threads = "thread" if len(left) == 1 else "threads"
             self._say(f"with {threads} {names}{more} still running")
 
-    def _name_handlers(self) -> None:
-        self._say("while its exit handlers still run")
-
     def _say(self, left: str) -> None:
-        if self._seconds is None:
-            return
-        line = f"graceful timeout ({self._seconds:g} s) is over: ending process {self._pid} {left}."
-        say(logging.WARNING, line)
+        if self._seconds is not None:
+            over = f"graceful timeout ({self._seconds:g} s) is over"
+            say(logging.WARNING, f"{over}: ending process {self._pid} {left}.")
 
 
 process_end = ProcessEnd()
 
 
-def status_of(code: Any) -> int:
-    """Return the status with which Python ends for the code of a ``SystemExit``."""
-    return code if isinstance(code, int) else 0 if code is None else 1
-
-
-def _status_of(error: BaseException) -> int:
+def status_of(error: BaseException) -> int:
+    """Return the status with which Python, or click, ends for an exception."""
     if isinstance(error, SystemExit):
-        return status_of(error.code)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, click.ClickException | click.exceptions.Exit):
         return error.exit_code
     return 1

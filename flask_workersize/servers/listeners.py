@@ -126,7 +126,8 @@ _REASONS = {
     errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that one, or",
     errno.EADDRNOTAVAIL: "this machine has no such address;",
     errno.EEXIST: "a file that is not a socket exists there;",
-    errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE);",
+    errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix "
+    "socket needs a folder that this user may write to);",
 }
 
 

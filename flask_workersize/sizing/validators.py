@@ -144,7 +144,10 @@ def explain(
     name = str(first["loc"][0])
     if name not in fields:
         return unknown(f"There is no setting {name!r}", name, fields)
-    problem = first.get("ctx", {}).get("problem") or _PROBLEMS.get(first["type"], "is not valid")
+    context = first.get("ctx", {})
+    problem = context.get("problem") or _PROBLEMS.get(first["type"], "is not valid")
+    if first["type"] == "less_than_equal":
+        problem += f", at most {context['le']}"
     line = f"{sources.get(name, name)} {problem} ({fields[name].description})."
     return WorkerSizeConfigError(f"{line} {QUOTES}" if is_quoted(first["input"]) else line)
 

@@ -18,7 +18,16 @@ from flask_workersize.servers.gunicorn.arbiter import GracefulArbiter
 from flask_workersize.servers.waitress.run import OUT_OF_MEMORY_STATUS
 from tests.children import is_gone
 from tests.servers.clients import APPS_STOP, PATH, Clients, is_turned_away, send
-from tests.servers.serving import Server, Starter, await_that, flask, script, serve_prod
+from tests.servers.serving import (
+    CONF,
+    Server,
+    Starter,
+    await_that,
+    flask,
+    gunicorn,
+    script,
+    serve_prod,
+)
 
 LINGERING = "lingering:app"
 SECONDS = 60
@@ -71,6 +80,15 @@ def test_thread_of_the_app_does_not_hold_a_stop(
     assert "SIGKILL" not in server.stderr
 
 
+def test_thread_does_not_hold_a_launcher_that_is_gunicorns_own(start: Starter) -> None:
+    command = gunicorn("-c", CONF, "-w", "1", app=LINGERING)
+    environ = {**PATH, "LINGERING": "thread", "NOW_LMS_GRACEFUL_TIMEOUT": "1"}
+    server = start(command, None, **environ)
+    assert server.get("/").status == 200
+    assert stop_soon(server) == 0
+    assert f"ending process {server.pid} with thread" in server.stderr
+
+
 def test_second_ctrl_c_waits_for_no_thread(start: Starter, name: str) -> None:
     server = begin(start, "pool", "--wsgi-server", name, NOW_LMS_GRACEFUL_TIMEOUT="60")
     assert server.get("/").status == 200
@@ -79,14 +97,6 @@ def test_second_ctrl_c_waits_for_no_thread(start: Starter, name: str) -> None:
     server.signal_group(signal.SIGINT)
     assert server.process.wait(SOON_SECONDS) == 0
     assert "is over" not in server.stderr
-
-
-def test_exit_handler_that_hangs_does_not_hold_a_stop(start: Starter) -> None:
-    server = begin(start, "hanging")
-    assert stop_soon(server) == 0
-    assert re.search(OVER + "while its exit handlers still run", server.stderr)
-    assert events(server) == Counter([("exit", server.pid)])
-    assert (server.folder / "forks.txt").read_text() == "MainThread\n"
 
 
 def test_what_ends_by_itself_is_waited_for_and_not_mentioned(start: Starter) -> None:
@@ -112,6 +122,9 @@ def test_code_after_serve_goes_on_and_its_status_counts(start: Starter) -> None:
     )
     ended = re.findall(OVER + re.escape(r"with thread 'night\x1bly' still"), server.stderr)
     assert {int(pid) for pid in ended} == {server.pid, *server.booted_pids}
+    assert re.findall(OVER + "while its exit handlers still run", server.stderr) == [
+        str(server.pid)
+    ]
     assert "with thread 'MainThread'" not in server.stderr
     assert "Traceback" not in server.stderr
 

@@ -25,6 +25,7 @@ from ...runtime.inherited import Inheritance
 from ...runtime.meter import Meter, contained
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
+from ..ending import process_end
 from ..health_port import HealthPort, make_monitor
 from ..proxy import note_kept_connections, trusting
 from .newborn import defer_signals, hold_signals
@@ -118,8 +119,10 @@ class Hooks:
         self.monitor.keep()
 
     def on_exit(self, server: Any) -> None:
-        """End the monitor with the server."""
+        """End the monitor with the server, and a launcher that is gunicorn's own in its time."""
         self.monitor.stop()
+        if not self._is_ours:
+            process_end.limit(self._settings.graceful_timeout)
 
     def _settle(self) -> None:
         """Give up, in the monitor, the privileges that workers give up."""

@@ -52,7 +52,7 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
         if os.getpid() != launcher:
             # Unwinding would end the launcher's frames too: Flask's command, its app context and
             # whatever stands around serve() are the launcher's alone.
-            process_end.leave(status_of(stop.code))
+            process_end.leave(status_of(stop))
         if stop.code:
             raise
     except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -83,7 +83,6 @@ KINDS: dict[str, Callable[[], None]] = {
     "thread": run_a_thread,
     "timer": run_again_and_again,
     "pool": run_in_a_pool,
-    "hanging": hang_at_exit,
     "ending": end_by_itself,
     "threadless": have_no_threads,
 }
