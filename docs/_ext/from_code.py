@@ -457,11 +457,12 @@ class Measured(SphinxDirective):
         profile, resources = SizingProfile.load(Path(path)), machine(self.options)
         settings = SizingSettings.load(environ={"NOW_LMS_WSGI_SERVER": "gunicorn"})
         settings = settings.measured_by(profile)
-        advice = advise(profile.costs, settings, resources, "gunicorn")
+        costs = profile.costs_for("gunicorn")
+        advice = advise(costs, settings, resources, "gunicorn")
         lines = [
             *format.table(profile),
             f"Plan with this profile: {compute_plan(settings, resources)}",
-            *format.recommendation(advice, profile.costs, resources.cpus),
+            *format.recommendation(advice, costs, resources.cpus),
         ]
         command = "$ NOW_LMS_WSGI_SERVER=gunicorn flask workersize measure"
         return [literal("\n".join([command, *lines]))]

@@ -67,6 +67,7 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         values["health_token"] = "set"
     needed = settings.workers or plan.workers
     threads = settings.threads if settings.workers else plan.threads
+    server = "gunicorn" if settings.workers else plan.server
     told = {
         "summary": str(plan),
         "plan": plan.to_dict(),
@@ -77,7 +78,7 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         "resources": asdict(resources),
         "needed": {
             "workers": needed,
-            "memory_available_mb": memory_needed_mb(settings, needed, threads),
+            "memory_available_mb": memory_needed_mb(settings, needed, threads, server),
         },
         "one_more": one_more(settings, plan),
     }
@@ -144,7 +145,7 @@ def _bounds(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
     if plan.shared_memory_mb:
         estimate = f"{plan.shared_memory_mb} MB shared + {estimate}"
     if not plan.fits:
-        needed = memory_needed_mb(settings, plan.workers, plan.threads)
+        needed = memory_needed_mb(settings, plan.workers, plan.threads, plan.server)
         estimate += f": needs {needed} MB available"
     yield "estimated memory", f"{plan.estimated_memory_mb} MB", estimate
 
@@ -152,7 +153,8 @@ def _bounds(settings: SizingSettings, plan: SizingPlan) -> Iterable[Row]:
 def _needed(settings: SizingSettings, plan: SizingPlan) -> Iterable[str]:
     if settings.workers is not None:
         needs = f"need{'s' if settings.workers == 1 else ''}"
-        memory = f"{memory_needed_mb(settings, settings.workers)} MB available memory"
+        needed_mb = memory_needed_mb(settings, settings.workers, None, "gunicorn")
+        memory = f"{needed_mb} MB available memory"
         server = "" if plan.server == "gunicorn" else "; that is for gunicorn, waitress has one"
         yield f"{counted(settings.workers, 'worker')} {needs} {memory}{server}"
     needed = one_more(settings, plan)

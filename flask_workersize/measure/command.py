@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def measure_app(  # noqa: PLR0913
     click.echo("\n".join(format.table(profile)))
     for warning in (*format.errors(answers), *format.leak(profile)):
         click.echo(f"Warning: {warning}")
+    for note in format.arenas(profile, os.environ):
+        click.echo(f"Note: {note}")
     try:
         profile.save(path)
     except OSError as error:
@@ -64,9 +67,10 @@ def measure_app(  # noqa: PLR0913
     source = settings.source_of("worker_memory_mb")
     note = f"Note: {source} overrides the profile; unset it to plan from what was measured."
     click.echo(f"Plan with this profile: {plan}" if settings.profile else note)
-    resources = with_held(state.resources, state.held_bytes, profile.costs.shared_mb)
-    advice = advise(profile.costs, settings, resources, settings.wsgi_server)
-    click.echo("\n".join(format.recommendation(advice, profile.costs, resources.cpus)))
+    costs = profile.costs_for(settings.wsgi_server)
+    resources = with_held(state.resources, state.held_bytes, costs.shared_mb)
+    advice = advise(costs, settings, resources, settings.wsgi_server)
+    click.echo("\n".join(format.recommendation(advice, costs, resources.cpus)))
     if write is not None:
         write_lines(Path(write), advice.dotenv_lines())
         click.echo(printable(f"Settings written to {write}"))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..sizing.advice import Advice
 from ..sizing.plan import counted
 from ..sizing.profile import AppCosts, SizingProfile
 from .load_test import SUCCESS, Answers
+
+ARENAS = "MALLOC_ARENA_MAX"
+"""The variable that bounds the heaps of glibc: up to eight for each CPU without it (mallopt(3))."""
+
+THREAD_MB = 4.0
+"""Memory of a thread above which these heaps are the likely cause, in MB."""
 
 
 def table(profile: SizingProfile) -> Iterable[str]:
@@ -19,6 +26,7 @@ def table(profile: SizingProfile) -> Iterable[str]:
     growth = f"{profile.growth_mb} MB per 1,000 requests"
     rows = {
         "shared memory": f"{profile.shared_mb} MB once, for all workers",
+        **({"shared, waitress": f"{profile.alone_mb} MB"} if profile.alone_mb else {}),
         "own memory at boot": f"{profile.boot_mb} MB a worker",
         "own memory when warm": f"{profile.warm_mb} MB",
         "own memory at its peak": f"{profile.peak_mb} MB",
@@ -38,6 +46,17 @@ def leak(profile: SizingProfile) -> Iterable[str]:
         yield (
             "a worker still grows: it may leak. To bound each worker, set "
             f"NOW_LMS_WORKER_MEMORY_MAX_MB={bound}; to be surer, use more --requests."
+        )
+
+
+def arenas(profile: SizingProfile, environ: Mapping[str, str]) -> Iterable[str]:
+    """Yield a note if threads need so much that glibc may keep a heap for each (mallopt(3))."""
+    each_mb = profile.thread_mb.value
+    is_glibc = platform.libc_ver()[0] == "glibc"
+    if each_mb > THREAD_MB and is_glibc and ARENAS not in environ:
+        yield (
+            f"each thread needs {each_mb:.0f} MB: glibc may keep a heap for each. Set {ARENAS}=2 "
+            "for the server and measure again."
         )
 
 

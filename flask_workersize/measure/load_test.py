@@ -92,7 +92,9 @@ class LoadTest:
             if now > deadline or all(item.memory_served == item.served for item in ready):
                 break
             time.sleep(0.02)
-        meter.shared_mb.append(shared_memory(self._process.pid, report.pid or 0) / MB)
+        pids = [item.pid for item in ready]
+        if shared := shared_memory(self._process.pid, report.pid or 0, pids):
+            meter.note_shared(shared)
         busy, cpu = report.busy_seconds or 0, report.cpu_seconds or 0
         totals = Totals(report.served or 0, round(busy * 1e9), round(cpu * 1e9))
         meter.observe(now, totals, {item.pid: _memory(item) for item in ready})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..log import say
-from ..resources.processes import private_memory, resident_memory
+from ..resources.processes import held_memory, private_memory, process_memory, resident_memory
 from ..runtime.layout import NANOSECONDS
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, TrafficStats, WorkerMemory
@@ -68,6 +68,7 @@ class TrafficMeter:
         self.wait_ms: deque[float] = deque(maxlen=_MOST_SECONDS)
         self.workers: dict[int, WorkerMemory] = {}
         self.shared_mb: deque[float] = deque(maxlen=_MOST_POINTS)
+        self.alone_mb: deque[float] = deque(maxlen=_MOST_POINTS)
 
     def observe(self, now: float, totals: Totals, workers: Mapping[int, WorkerMemory]) -> None:
         """Compare with what was seen before, at another time of the same clock.
@@ -90,6 +91,12 @@ class TrafficMeter:
             oldest = min(self.workers)
             del self.workers[oldest]
             self._points.pop(oldest, None)
+
+    def note_shared(self, shared: SharedMemory) -> None:
+        """Note what is needed once."""
+        self.shared_mb.append(shared.with_launcher / MB)
+        if shared.alone is not None:
+            self.alone_mb.append(shared.alone / MB)
 
     def stats(self) -> TrafficStats | None:
         """Return what is known; ``None`` before it is enough."""
@@ -137,6 +144,7 @@ class TrafficMeter:
             preload=preload,
             requests=self._requests,
             shared_mb=Estimate.of(self.shared_mb, max(self.shared_mb)),
+            alone_mb=Estimate.of(self.alone_mb, max(self.alone_mb)) if self.alone_mb else None,
             boot_mb=Estimate.of(_mb(item.first_bytes for item in self.workers.values())),
             warm_mb=Estimate.of(_mb(item.warm_bytes for item in self.workers.values())),
             peak_mb=Estimate.of(peaks, max(peaks)),
@@ -196,8 +204,9 @@ class LearningTask(Task):
         self.meter.observe(now, Totals(*map(snapshot.total, Totals._fields)), workers)
         if now >= self._shared_next:
             self._shared_next = now + SHARED_SECONDS
-            if shared := shared_memory(self._master, os.getpid(), self._is_alone):
-                self.meter.shared_mb.append(shared / MB)
+            pids = [row.pid for row in snapshot.ready]
+            if shared := shared_memory(self._master, os.getpid(), pids, self._is_alone):
+                self.meter.note_shared(shared)
         stats = self.meter.stats()
         if stats is None:
             return
@@ -213,15 +222,47 @@ class LearningTask(Task):
             self._save(self.meter)
 
 
-def shared_memory(master: int, monitor: int, is_alone: bool = False) -> int:
-    """Return the memory that is needed once, in bytes: the master's, and the monitor's private.
+class SharedMemory(NamedTuple):
+    """Memory that is needed once, in bytes: the master's, the monitor's, and pages of files."""
 
-    A server of one process is its own master: what is private to that counts as a worker's.
+    with_launcher: int
+    alone: int | None
+    """For a server of one process; ``None`` if it is one: then that is the other."""
+
+
+def shared_memory(
+    master: int, monitor: int, workers: Collection[int], is_alone: bool = False
+) -> SharedMemory | None:
+    """Return the memory that is needed once; ``None`` if the master is gone.
+
+    A page of a file counts once, however many processes of the server map it, and by its share
+    where others on the machine map it too. Who measures maps what the server does, but not for
+    long: its share counts.
+
+    A server of one process is its own master: what is private to that counts as a worker's. It
+    changes by itself what the monitor has changed, and so the copies of the monitor are no more
+    than those that a worker makes.
     """
-    shared = resident_memory(master) or 0
+    held, resident = held_memory(master), resident_memory(master)
+    if not resident:
+        return None
+    # Where the system does not report shares, the master's pages of files stand for all.
+    files = _mapped_memory({master, monitor, os.getpid()}, workers) or resident - held
+    copied = private_memory(monitor)
     if is_alone:
-        shared -= private_memory(master)
-    return max(shared, 0) + private_memory(monitor)
+        return SharedMemory(max(held - private_memory(master), 0) + copied + files, None)
+    return SharedMemory(held + copied + files, max(held, held_memory(monitor)) + files)
+
+
+def _mapped_memory(single: set[int], workers: Collection[int]) -> int:
+    """Return what these processes map of files and shared memory, each page once, in bytes.
+
+    Counting is costly: one worker stands for all, which map the same.
+    """
+    alike = sorted(set(workers) - single)
+    counts = dict.fromkeys(single, 1) | dict.fromkeys(alike[:1], len(alike))
+    found = [(process_memory(pid), count) for pid, count in counts.items()]
+    return sum(count * (memory.mapped_bytes or 0) for memory, count in found if memory)
 
 
 class ProfileWriter:

@@ -27,7 +27,10 @@ class ProcessMemory:
     """The same with each shared page divided by the number of processes that share it."""
 
     uss_bytes: int | None = None
-    """What would be free if the process ended."""
+    """What would be free if the process ended: no pages of files, which stay in the page cache."""
+
+    mapped_bytes: int | None = None
+    """Pages of files and of shared memory, each divided by the number of processes that map it."""
 
 
 def may_set_nice(nice: int) -> bool:
@@ -122,6 +125,12 @@ def process_memory(pid: int) -> ProcessMemory | None:
 
     Costly: the kernel walks all pages, some milliseconds for 200 MB (proc(5), "smaps_rollup").
     """
+    if found := _rollup(pid):
+        files = min(found["Private_Clean"], found["Rss"] - found["Anonymous"])
+        private = sum(size for name, size in found.items() if name.startswith("Private_"))
+        mapped = found["Pss_File"] + found["Pss_Shmem"] if "Pss_File" in found else None
+        resident = resident_memory(pid) or found["Rss"]
+        return ProcessMemory(resident, found["Pss"], private - files, mapped)
     try:
         full = psutil.Process(pid).memory_full_info()
     except psutil.NoSuchProcess:
@@ -130,6 +139,19 @@ def process_memory(pid: int) -> ProcessMemory | None:
         rss = resident_memory(pid)
         return None if rss is None else ProcessMemory(rss)
     return ProcessMemory(full.rss, getattr(full, "pss", None), full.uss)
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Return the sums over all mappings of a process, in bytes; empty if they cannot be read.
+
+    "Pss_File" and "Pss_Shmem" are among them since Linux 5.4.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            rows = re.findall(rb"^(\w+):\s+([0-9]+) kB$", file.read(), re.M)
+    except OSError:
+        return {}
+    return {name.decode(): int(size) * 1024 for name, size in rows}
 
 
 def private_memory(pid: int) -> int:

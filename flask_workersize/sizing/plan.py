@@ -152,11 +152,11 @@ def compute_plan(
     # 2 × CPUs is exact for a float, 2 × CPUs + 1 is not.
     cpu_bound = math.floor(2 * resources.cpus) + 1
     shared, own = settings.memory_of_a_worker(
-        (settings.threads or 1) if server == "gunicorn" else 1
+        (settings.threads or 1) if server == "gunicorn" else 1, server
     )
     memory_bound = _memory_bound(settings, usable, server)
     workers, threads, limited_by = _size(settings, cpu_bound, memory_bound, server)
-    with_threads = settings.memory_of_a_worker(threads)[1]
+    with_threads = settings.memory_of_a_worker(threads, server)[1]
     estimate = shared + workers * with_threads
     fits = estimate * MB <= usable
     misfit = _misfit(settings, resources, (workers, with_threads, shared), limited_by)
@@ -168,7 +168,9 @@ def compute_plan(
         concurrency=workers * threads,
         worker_memory_mb=own,
         shared_memory_mb=shared,
-        thread_memory_mb=settings.profile.costs.each_thread_mb if settings.profile else 0.0,
+        thread_memory_mb=settings.profile.costs_for(server).each_thread_mb
+        if settings.profile
+        else 0.0,
         memory_headroom_percent=settings.memory_headroom_percent,
         estimated_memory_mb=estimate,
         memory_available_mb=resources.memory_available // MB,
@@ -190,9 +192,9 @@ def compute_plan(
 def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
     """Return how many workers fit, times their threads if a worker was measured with them."""
     if settings.profile and server == "waitress":
-        return settings.profile.costs.threads_within(usable // MB)
+        return settings.profile.costs_for(server).threads_within(usable // MB)
     threads = settings.threads or 1
-    shared, own = settings.memory_of_a_worker(threads)
+    shared, own = settings.memory_of_a_worker(threads, server)
     workers = max(usable - shared * MB, 0) // (own * MB)
     # The guide's division by the threads, which follows, is undone.
     return workers * threads if settings.profile else workers

@@ -34,6 +34,7 @@ from pydantic import (
 )
 
 from ..resources.files import read_regular
+from .validators import ServerName
 
 LEAST_THREAD_MB = 0.1
 """Memory that each thread is taken to need at least, in MB: less cannot be told from noise."""
@@ -105,7 +106,7 @@ Amount = Annotated[Estimate, AfterValidator(_not_negative)]
 class AppCosts:
     """What a plan needs to know of an app.
 
-    :param shared_mb: memory that is needed once, in MB, rounded up
+    :param shared_mb: memory that is needed once with this server, in MB, rounded up
     :param peak_mb: the most memory that a worker with one thread has of its own, in MB
     :param thread_mb: memory of each thread more, in MB
     :param cpu_ms: CPU time of a request, in milliseconds
@@ -170,6 +171,10 @@ class SizingProfile(BaseModel):
     shared_mb: Amount
     """Memory that is needed once, for all workers; the most is planned with."""
 
+    alone_mb: Amount | None = None
+    """The same for waitress, whose one process is its own launcher; ``None`` if it was learnt under
+    waitress: then that is ``shared_mb``."""
+
     boot_mb: Amount
     """A worker's own memory when it has started."""
 
@@ -201,11 +206,11 @@ class SizingProfile(BaseModel):
         """Name of the server that it was made with."""
         return self.server.partition(" ")[0]
 
-    @property
-    def costs(self) -> AppCosts:
-        """What a plan needs to know of it."""
+    def costs_for(self, server: ServerName) -> AppCosts:
+        """Return what a plan for a server needs to know of it."""
+        alone = self.alone_mb if server == "waitress" else None
         return AppCosts(
-            math.ceil(self.shared_mb.value),
+            math.ceil((alone or self.shared_mb).value),
             self.peak_mb.value,
             self.thread_mb.value,
             self.cpu_ms.value,

@@ -42,6 +42,7 @@ from .validators import (
     RecyclePercent,
     Seconds,
     Server,
+    ServerName,
     explain,
     refusal,
     unknown,
@@ -247,11 +248,16 @@ class SizingSettings(BaseSettings):
             return MEASURED_HEADROOM_PERCENT
         return self.memory_headroom_percent
 
-    def memory_of_a_worker(self, threads: int) -> tuple[int, int]:
-        """Return the memory that is needed once, and that of a worker with its threads, in MB."""
+    def memory_of_a_worker(self, threads: int, server: ServerName | None = None) -> tuple[int, int]:
+        """Return the memory that is needed once, and that of a worker with its threads, in MB.
+
+        :param threads: threads a worker
+        :param server: the server, instead of ``wsgi_server``
+        """
         if self.profile is None:
             return 0, self.worker_memory_mb
-        return self.profile.costs.shared_mb, self.profile.costs.private_mb(threads)
+        costs = self.profile.costs_for(server or self.wsgi_server)
+        return costs.shared_mb, costs.private_mb(threads)
 
     @classmethod
     def settings_customise_sources(

@@ -10,6 +10,7 @@ from ..errors import WorkerSizeConfigError
 from ..resources import Resources
 from .plan import MB, SizingPlan
 from .settings import SizingSettings
+from .validators import ServerName
 
 _UNITS = {"k": 1024, "m": MB, "g": 1024 * MB, "t": 1024 * 1024 * MB}
 
@@ -39,7 +40,9 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def memory_needed_mb(settings: SizingSettings, workers: int, threads: int | None = None) -> int:
+def memory_needed_mb(
+    settings: SizingSettings, workers: int, threads: int | None, server: ServerName
+) -> int:
     """Return the available memory that a number of workers needs, headroom included, in MB.
 
     The guide's formula, solved for memory and rounded up.
@@ -47,8 +50,9 @@ def memory_needed_mb(settings: SizingSettings, workers: int, threads: int | None
     :param settings: what the operator asked for, and the profile, if there is one
     :param workers: how many
     :param threads: threads a worker; ``None`` for those of the settings
+    :param server: the server
     """
-    shared, own = settings.memory_of_a_worker(threads or settings.threads or 1)
+    shared, own = settings.memory_of_a_worker(threads or settings.threads or 1, server)
     return -(-(shared + workers * own) * 100 // (100 - settings.memory_headroom_percent))
 
 
@@ -66,7 +70,7 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
     needed: dict[str, Any] = {"what": counted}
     if plan.limited_by == "explicit":
         needed["setting"] = plan.sources[f"{counted}s"]
-        is_short = memory_needed_mb(settings, *more) > plan.memory_available_mb
+        is_short = memory_needed_mb(settings, *more, plan.server) > plan.memory_available_mb
     else:
         if not is_waitress and plan.workers == settings.max_workers:
             needed["setting"] = plan.sources["max_workers"]
@@ -79,5 +83,5 @@ def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
             # The guide counts the memory of a worker for each thread.
             more = (bound, 1)
     if is_short:
-        needed["memory_available_mb"] = memory_needed_mb(settings, *more)
+        needed["memory_available_mb"] = memory_needed_mb(settings, *more, plan.server)
     return needed

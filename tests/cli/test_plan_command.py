@@ -431,7 +431,7 @@ def test_workers_fit_into_the_memory_they_are_said_to_need_and_not_into_less(
         worker_memory_mb=worker_memory_mb,
         memory_headroom_percent=headroom,
     )
-    size = memory_needed_mb(chosen, workers) * MB
+    size = memory_needed_mb(chosen, workers, None, "gunicorn") * MB
     assert compute_plan(chosen, machine(1, size)).fits
     assert compute_plan(chosen, machine(1, size)).memory_bound >= workers
     assert not compute_plan(chosen, machine(1, size - MB)).fits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import time
@@ -18,6 +19,7 @@ from flask.cli import FlaskGroup
 
 from flask_workersize import WorkerSizing
 from flask_workersize.errors import WorkerSizeConfigError
+from flask_workersize.measure import format
 from flask_workersize.measure.load_test import Answers
 from flask_workersize.measure.measurement import check
 from flask_workersize.sizing.profile import Estimate, SizingProfile
@@ -25,6 +27,7 @@ from flask_workersize.sizing.profile_location import FILE_NAME
 from tests.plain import clear_environment, new_app
 from tests.servers.clients import PATH
 from tests.servers.serving import Finished, Starter, await_that, flask, starter
+from tests.sizing.profiles import figure, profile
 
 APP = "costly:create_app"
 FEW = ["--requests", "60", "--concurrency", "4"]
@@ -59,12 +62,14 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
     assert made.requests == 60 + 60 + 50
     assert made.wait_ms.value > made.cpu_ms.value > 0
     figures = [value for _, value in made if isinstance(value, Estimate)]
-    assert len(figures) == 8
-    for figure in figures:
-        assert figure.low <= figure.value <= figure.high
+    assert len(figures) == 9
+    for item in figures:
+        assert item.low <= item.value <= item.high
     # Of so few requests a worker may have had too few to tell.
     assert made.growth_mb.low <= made.growth_mb.high
     assert 0 < made.boot_mb.value <= made.peak_mb.value < made.shared_mb.value
+    assert made.alone_mb is not None
+    assert made.peak_mb.value < made.alone_mb.value < made.shared_mb.value
     found = re.search(r"^  NOW_LMS_WORKERS=(\d+)\n  NOW_LMS_THREADS=(\d+)$", done.stdout, re.M)
     assert found
     assert int(found[2]) > 1
@@ -72,8 +77,8 @@ def test_app_that_waits_is_measured_and_gets_threads(start: Starter, tmp_path: P
         f"MINE=1\nNOW_LMS_THREADS={found[2]}\nNOW_LMS_WSGI_SERVER=gunicorn\n"
         f"NOW_LMS_WORKERS={found[1]}\n"
     )
-    told = re.findall(r"^  ([a-zA-Z ]+?)  +-?[\d.]+ \(-?[\d.]+ to [\d.]+\)", done.stdout, re.M)
-    assert len(told) == 8
+    told = re.findall(r"^  ([a-zA-Z, ]+?)  +-?[\d.]+ \(-?[\d.]+ to [\d.]+\)", done.stdout, re.M)
+    assert len(told) == 9
     for name in ("shared memory", "own memory at its peak", "CPU time", "waiting time", "growth"):
         assert name in told
     assert "Plan with this profile: gunicorn: " in done.stdout
@@ -113,8 +118,8 @@ def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_pat
     )
     told = json.loads(plan.stdout)["plan"]
     made = SizingProfile.load(file)
-    assert told["worker_memory_mb"] == made.costs.private_mb(1)
-    assert told["shared_memory_mb"] == made.costs.shared_mb
+    assert told["worker_memory_mb"] == made.costs_for("gunicorn").private_mb(1)
+    assert told["shared_memory_mb"] == made.costs_for("gunicorn").shared_mb
     assert told["sources"]["worker_memory_mb"] == "measured"
 
 
@@ -273,6 +278,33 @@ def test_reason_is_told_from_the_status(status: int, location: str | None, expec
     with pytest.raises(WorkerSizeConfigError) as caught:
         check(answers)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("each_mb", "environ", "system", "is_named"),
+    [
+        (9.6, {}, "glibc", True),
+        (9.6, {"MALLOC_ARENA_MAX": "2"}, "glibc", False),
+        (9.6, {}, "", False),
+        (1.9, {}, "glibc", False),
+    ],
+)
+def test_threads_that_need_much_are_a_note_that_names_the_heaps_of_glibc(
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    each_mb: float,
+    environ: dict[str, str],
+    system: str,
+    is_named: bool,
+) -> None:
+    """Unless they are bounded already, or the system has no glibc."""
+    monkeypatch.setattr(platform, "libc_ver", lambda: (system, ""))
+    told = list(format.arenas(profile(thread_mb=figure(each_mb)), environ))
+    line = (
+        "each thread needs 10 MB: glibc may keep a heap for each. Set MALLOC_ARENA_MAX=2 for the "
+        "server and measure again."
+    )
+    assert told == [line] * is_named
 
 
 # Bad input, before anything is started

@@ -20,9 +20,12 @@ from flask_workersize.monitor.learning import (
     SHARED_SECONDS,
     LearningTask,
     ProfileWriter,
+    SharedMemory,
     Totals,
     TrafficMeter,
+    shared_memory,
 )
+from flask_workersize.resources.processes import ProcessMemory
 from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State, TrafficStats, WorkerMemory
@@ -331,6 +334,8 @@ def test_server_of_one_process_shares_only_what_is_not_its_own() -> None:
             traffic.second(10)
     shared = [traffic.meter.shared_mb[0] for traffic in (alone, forked)]
     assert 0 < shared[0] < shared[1]
+    assert not alone.meter.alone_mb
+    assert 0 < forked.meter.alone_mb[0] <= shared[1]
     assert alone.meter.profile("learn", "lms", "waitress", True).shared_mb.value > 0
 
 
@@ -338,13 +343,79 @@ def test_shared_memory_is_planned_with_the_most_that_was_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = iter([60, 75, 58])
-    monkeypatch.setattr(learning, "private_memory", lambda _: 0)
-    monkeypatch.setattr(learning, "resident_memory", lambda _: next(sizes) * MB)
+    held = (SharedMemory(size * MB, (size - 10) * MB) for size in sizes)
+    monkeypatch.setattr(learning, "shared_memory", lambda *_: next(held))
     traffic = Traffic()
     for _ in range(int(2 * SHARED_SECONDS) + 1):
         traffic.second(10)
     made = traffic.meter.profile("learn", "lms", "gunicorn", True)
     assert made.shared_mb == Estimate(value=75, low=58, high=75)
+    assert made.alone_mb == Estimate(value=65, low=48, high=65)
+
+
+MASTER, MONITOR, WORKERS = 1, 2, [3, 4, 5, 6]
+
+
+class Processes:
+    """Processes as the system reports them, in MB.
+
+    :param monkeypatch: puts them in the place of the real ones
+    :param is_shared: whether the system reports by how many processes a page is shared
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_shared: bool = True) -> None:
+        self.held = {MASTER: 90, MONITOR: 91, **dict.fromkeys(WORKERS, 97), os.getpid(): 80}
+        self.private = {MASTER: 6, MONITOR: 8, **dict.fromkeys(WORKERS, 37)}
+        self.files = {MASTER: 13, MONITOR: 1, **dict.fromkeys(WORKERS, 2), os.getpid(): 4}
+        self.is_shared = is_shared
+        for name in ("held_memory", "private_memory", "resident_memory", "process_memory"):
+            monkeypatch.setattr(learning, name, getattr(self, name))
+
+    def held_memory(self, pid: int) -> int:
+        return self.held.get(pid, 0) * MB
+
+    def private_memory(self, pid: int) -> int:
+        return self.private[pid] * MB
+
+    def resident_memory(self, pid: int) -> int | None:
+        return (self.held[pid] + 25) * MB if pid in self.held else None
+
+    def process_memory(self, pid: int) -> ProcessMemory:
+        mapped = self.files[pid] * MB if self.is_shared else None
+        return ProcessMemory(200 * MB, mapped_bytes=mapped)
+
+
+def test_once_needed_are_the_launcher_the_monitor_s_own_and_each_page_of_a_file_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """90 + 8 MB, and 13 + 1 + 4 × 2 of files, and 4 that who measures maps as well."""
+    Processes(monkeypatch)
+    shared = shared_memory(MASTER, MONITOR, WORKERS)
+    assert shared == SharedMemory((90 + 8 + 26) * MB, (91 + 26) * MB)
+
+
+def test_one_process_alone_has_changed_itself_what_the_monitor_has_a_copy_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it has of its own is in its row already."""
+    Processes(monkeypatch)
+    monkeypatch.setattr(learning, "held_memory", {MASTER: 100 * MB}.get)
+    alone = shared_memory(MASTER, MONITOR, [MASTER], is_alone=True)
+    assert alone == SharedMemory((100 - 6 + 8 + 13 + 1 + 4) * MB, None)
+
+
+def test_files_count_in_full_where_the_system_does_not_tell_who_shares_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As before Linux 5.4: those of the launcher stand for all."""
+    Processes(monkeypatch, is_shared=False)
+    shared = shared_memory(MASTER, MONITOR, WORKERS)
+    assert shared == SharedMemory((90 + 8 + 25) * MB, (91 + 25) * MB)
+
+
+def test_launcher_that_is_gone_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Processes(monkeypatch)
+    assert shared_memory(99, MONITOR, WORKERS) is None
 
 
 # The report

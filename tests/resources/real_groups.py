@@ -53,6 +53,21 @@ class RealGroup:
             (self.cpu / "cpu.cfs_period_us").write_text(str(PERIOD))
             (self.cpu / "cpu.cfs_quota_us").write_text(str(quota))
 
+    @property
+    def needed_mb(self) -> float:
+        """What the kernel cannot drop without slowing the processes in it, in MB.
+
+        Anonymous and shared memory, pages of files that are mapped, and the kernel's own for them.
+        """
+        text = (self.memory / "memory.stat").read_text()
+        stat = {name: int(size) for name, size in map(str.split, text.splitlines())}
+        if self.is_v2:
+            size = stat["anon"] + stat["shmem"] + stat["file_mapped"] + stat["kernel"]
+        else:
+            size = stat["total_rss"] + stat["total_shmem"] + stat["total_mapped_file"]
+            size += int((self.memory / "memory.kmem.usage_in_bytes").read_text())
+        return size / MB
+
     def child(self, name: str) -> RealGroup:
         """Return a new group below this one."""
         if self.is_v2:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pwd
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,6 +20,7 @@ from flask_workersize.resources.processes import (
     start_time,
 )
 from tests.children import Children, Pipe, await_end, status_of
+from tests.plain import MB
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -79,6 +83,33 @@ def test_memory_of_another_process_is_told(waiting: int) -> None:
     assert memory is not None
     assert resident is not None
     assert resident == pytest.approx(memory.rss_bytes, rel=0.1)
+
+
+@linux
+def test_pages_of_files_are_no_private_memory_and_are_told_beside_it(
+    children: Children, tmp_path: Path
+) -> None:
+    """They stay in the page cache when the process ends; a page that it has written to does not."""
+    file = tmp_path / "library"
+    file.write_bytes(bytes(8 * MB))
+    os.sync()
+    if b"tmpfs" in subprocess.check_output(["stat", "-f", "-c", "%T", file]):
+        pytest.skip("files of a tmpfs are memory")
+
+    def read() -> None:
+        before = process_memory(os.getpid())
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as m:
+            assert not any(m[:: mmap.PAGESIZE])
+            written = bytearray(os.urandom(1)) * (4 * MB)
+            after = process_memory(os.getpid())
+            assert before is not None
+            assert after is not None
+            assert written
+            assert (after.uss_bytes or 0) - (before.uss_bytes or 0) == pytest.approx(4 * MB, abs=MB)
+            mapped = (after.mapped_bytes or 0) - (before.mapped_bytes or 0)
+            assert mapped == pytest.approx(8 * MB, abs=MB)
+
+    assert status_of(children(read)) == 0
 
 
 def test_process_that_is_gone_has_no_memory(ended: int) -> None:

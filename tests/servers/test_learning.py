@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from flask_workersize.monitor.learning import ENOUGH_REQUESTS
+from flask_workersize.resources.processes import held_memory
 from flask_workersize.sizing.profile import SizingProfile
 from flask_workersize.sizing.profile_location import FILE_NAME
 from tests.plain import MB
@@ -72,7 +72,7 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
     )
     told = json.loads(plan.stdout)["plan"]
     assert told["sources"]["worker_memory_mb"] == "measured"
-    assert told["worker_memory_mb"] == made.costs.private_mb(1)
+    assert told["worker_memory_mb"] == made.costs_for("gunicorn").private_mb(1)
 
 
 def test_waitress_learns_too_and_counts_what_it_loaded_before_the_monitor_was_forked(
@@ -85,7 +85,7 @@ def test_waitress_learns_too_and_counts_what_it_loaded_before_the_monitor_was_fo
     assert names == ["NOW_LMS_THREADS", "NOW_LMS_SIZING_PROFILE"]
     whole = learnt["shared_memory_mb"] + learnt["worker_memory_mb"]
     assert 80 < whole < 200
-    assert whole > psutil.Process(server.pid).memory_info().rss / MB - 1
+    assert whole > held_memory(server.pid) / MB - 1
     assert server.stop() == 0
     assert SizingProfile.load(tmp_path / "instance" / FILE_NAME).server.startswith("waitress ")
 

@@ -91,6 +91,18 @@ def test_waitress_has_one_process_with_all_its_threads() -> None:
     assert made.estimated_memory_mb == 60 + 30 + 4 * 2
 
 
+def test_waitress_needs_once_what_was_measured_for_one_process() -> None:
+    """It has no launcher beside it; gunicorn has."""
+    settings = measured(alone_mb=figure(47.5))
+    made = plan(settings, 2, 512, "waitress")
+    assert made.shared_memory_mb == 48
+    assert made.estimated_memory_mb == 48 + 30 + 4 * 2
+    assert plan(settings, 2, 85, "waitress").threads == 4
+    assert plan(settings, 2, 512).estimated_memory_mb == 60 + 5 * 30
+    assert memory_needed_mb(settings, 1, 5, "waitress") == 86
+    assert memory_needed_mb(settings, 5, 1, "gunicorn") == 210
+
+
 @pytest.mark.parametrize(
     ("memory_mb", "threads", "limited_by"),
     [(89, 1, "memory"), (90, 1, "memory"), (92, 2, "memory"), (97, 4, "memory"), (98, 5, "cpu")],
@@ -234,7 +246,7 @@ def test_what_is_planned_fits_or_is_one_worker(
     assert made.workers <= max(1, made.cpu_bound // threads)
     assert made.estimated_memory_mb >= shared + made.workers * (own + (threads - 1) * thread)
     if made.limited_by == "memory" and made.workers * threads < made.cpu_bound - threads:
-        more = memory_needed_mb(settings, made.workers + 1)
+        more = memory_needed_mb(settings, made.workers + 1, None, "gunicorn")
         assert more > made.memory_available_mb
 
 
@@ -273,8 +285,8 @@ def test_one_worker_more_needs_what_is_said_and_not_a_megabyte_less(
 def test_threads_fill_what_is_left_beside_the_process(
     peak: float, thread: float, threads: int
 ) -> None:
-    costs = profile(peak_mb=figure(peak), thread_mb=figure(thread), shared_mb=figure(0)).costs
-    assert costs.threads_within(5) == threads
+    made = profile(peak_mb=figure(peak), thread_mb=figure(thread), shared_mb=figure(0))
+    assert made.costs_for("waitress").threads_within(5) == threads
 
 
 def test_what_the_launcher_holds_already_is_not_taken_off_twice() -> None:
