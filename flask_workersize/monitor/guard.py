@@ -371,7 +371,7 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
     if not _explains(seen, at_worst, rules):
         return Action(Kind.WARN, None, _held_by(seen, "the workers"))
     why = f"Recycling won't help: a worker needs {_mb(each)}. The plan is too large"
-    surplus = (at_worst + _grown_soon(seen) - seen.critical_bytes) / each
+    surplus = (at_worst + _grown_soon(seen) - seen.critical_bytes) / max(each, 1)
     return _fewer(seen, why, surplus if seen.memory.is_throttled else 1)
 
 
@@ -394,7 +394,7 @@ def _too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules
         return None
     why = f"The plan is too large: all {count} at the peak of {_mb(each)} need {_mb(at_peak)}"
     soon = at_peak + (_grown_soon(seen) if seen.memory.is_throttled else 0)
-    fewer = _most_to_spare(seen, math.ceil((soon - bound) / each))
+    fewer = _most_to_spare(seen, math.ceil((soon - bound) / max(each, 1)))
     return Action(Kind.FEWER, None, why, fewer) if fewer else None
 
 

@@ -679,8 +679,8 @@ def test_on_a_machine_nothing_is_done_before_its_end_that_our_share_does_not_exp
     grown = sum(one.grown_bytes for one in observed.ready)
     excess = observed.used_bytes - rules.recycle_share * observed.limit_bytes
     action = decide(observed, rules)
-    is_group, is_near = observed.memory.is_group, observed.used_bytes >= observed.critical_bytes
-    if not is_group and not is_near and not rules.worker_max_bytes and grown < max(excess, 1):
+    is_near = observed.memory.is_group or observed.used_bytes >= observed.critical_bytes
+    if not is_near and rules.worker_max_bytes is None and grown < max(excess, 1):
         if is_answer_to_a_kill(action):
             return
         assert action.kind in (Kind.NOTHING, Kind.WARN, Kind.MORE, Kind.FINISH)
