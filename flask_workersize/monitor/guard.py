@@ -37,6 +37,10 @@ HORIZON_SECONDS = 0.5
 SURPLUS_SECONDS = 2.0
 """How far ahead, if several workers are removed at once: later ones would take longer to leave."""
 
+LEAST_SHARE_TO_EXIT = 0.5
+"""Share of what a machine's others leave that a server of one process has to have grown by before
+it ends: a new start must give room for long."""
+
 STUBBORN_SECONDS = 30.0
 """How long memory may stay short while workers are recycled, before that counts as ineffective."""
 
@@ -171,12 +175,26 @@ class Observation:
         return critical_share(self.memory) * self.limit_bytes
 
     @property
+    def held_by_others(self) -> Holders:
+        """What else holds memory: no more than what is not private to workers."""
+        return self.holders.within(self.others_bytes)
+
+    @property
+    def knows_sizes(self) -> bool:
+        """Whether the system reports what is private to each worker, and each was measured."""
+        return all(one.memory and one.memory.first_bytes is not None for one in self.workers)
+
+    @property
     def least_gain_bytes(self) -> float:
         """What a recycled worker has to give back at least."""
         if self.memory.is_group:
             return LEAST_GAIN * self.limit_bytes
-        left = max(self.limit_bytes - self.others_bytes, 0)
-        return LEAST_GAIN_BESIDE_OTHERS * left / max(len(self.workers), 1)
+        return LEAST_GAIN_BESIDE_OTHERS * self.left_bytes / max(len(self.workers), 1)
+
+    @property
+    def left_bytes(self) -> int:
+        """What others leave of the limit."""
+        return max(self.limit_bytes - self.others_bytes, 0)
 
     @property
     def ready(self) -> list[WorkerStats]:
@@ -212,7 +230,8 @@ def is_short(state: MemoryState, growth_bytes: float, rules: Rules) -> bool:
     critical one.
     """
     ahead = state.used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS
-    is_full = state.used_bytes >= rules.recycle_share * state.limit_bytes
+    share = min(rules.recycle_share, critical_share(state))
+    is_full = state.used_bytes >= share * state.limit_bytes
     return is_full or ahead >= critical_share(state) * state.limit_bytes
 
 
@@ -265,7 +284,8 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     if not is_measured or seen.used_share < rules.recycle_share:
         return NOTHING
     worker, is_critical = seen.workers[0], seen.used_bytes >= seen.critical_bytes
-    has_grown = worker.grown_bytes >= seen.least_gain_bytes
+    least = 0 if seen.memory.is_group else LEAST_SHARE_TO_EXIT * seen.left_bytes
+    has_grown = worker.grown_bytes >= max(least, seen.least_gain_bytes)
     if has_grown and is_critical and _gives_room(seen, worker.grown_bytes, rules):
         return Action(Kind.EXIT, worker, f"This server holds {_mb(worker.private_bytes)}")
     if not _is_ours(seen, worker.grown_bytes, rules):
@@ -298,7 +318,8 @@ def _blame_others(seen: Observation, ours: str) -> Action:
 
 def _explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
     """Return whether our workers would be short of memory if nothing else held any."""
-    return bytes_at_worst - seen.holders.total_bytes >= rules.recycle_share * seen.limit_bytes
+    share = min(rules.recycle_share, critical_share(seen.memory))
+    return bytes_at_worst - seen.held_by_others.total_bytes >= share * seen.limit_bytes
 
 
 def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
@@ -309,7 +330,7 @@ def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
 
 
 def _held_by(seen: Observation, who: str) -> str:
-    return f"Not held by {who}, but by {seen.holders}"
+    return f"Not held by {who}, but by {seen.held_by_others}"
 
 
 def _answer_kill(seen: Observation, last: Done | None, rules: Rules) -> Action:
@@ -318,13 +339,16 @@ def _answer_kill(seen: Observation, last: Done | None, rules: Rules) -> Action:
     None if something else had filled the memory when the kernel killed one, or if it was one of
     those that were too many, and about to leave.
     """
-    if not _explains(seen, seen.limit_bytes, rules):
-        reason = f"The kernel killed a worker. {_held_by(seen, 'the workers')}"
-        return Action(Kind.WARN, None, reason, answers_kill=True)
-    reason = "The kernel killed a worker: the plan is too large for its peaks"
     each = max(seen.peak_bytes, *(worker.private_bytes for worker in seen.workers), 1)
     fitting = int((seen.critical_bytes - seen.others_bytes) // each)
     surplus = seen.wanted - fitting
+    # Beside others fewer may fit, if it is not for some MB.
+    is_part = seen.wanted * each >= (1 - rules.recycle_share) * seen.limit_bytes
+    helps = is_part and surplus > 0 and fitting > 0
+    if not helps and not _explains(seen, seen.limit_bytes, rules):
+        reason = f"The kernel killed a worker. {_held_by(seen, 'the workers')}"
+        return Action(Kind.WARN, None, reason, answers_kill=True)
+    reason = "The kernel killed a worker: the plan is too large for its peaks"
     if last and last.action.kind is Kind.FEWER and _has_none_since(seen, last.at) and surplus <= 0:
         return Action(Kind.NOTHING, answers_kill=True)
     count = _most_to_spare(seen, max(surplus, 1))
@@ -370,6 +394,8 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
         return NOTHING
     if not _explains(seen, at_worst, rules):
         return Action(Kind.WARN, None, _held_by(seen, "the workers"))
+    if not seen.knows_sizes:
+        return _fewer(seen, "Recycling won't help: no worker has grown. The plan is too large", 1)
     why = f"Recycling won't help: a worker needs {_mb(each)}. The plan is too large"
     surplus = (at_worst + _grown_soon(seen) - seen.critical_bytes) / max(each, 1)
     return _fewer(seen, why, surplus if seen.memory.is_throttled else 1)
@@ -389,8 +415,12 @@ def _too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules
     is_tight = seen.memory.is_throttled or seen.memory.is_killed_together
     bound = seen.critical_bytes if is_tight else seen.limit_bytes
     # One that was never measured would count as others'.
-    is_known = seen.memory.is_group and all(worker.memory for worker in seen.workers)
-    if not is_known or at_peak <= bound or not _explains(seen, at_peak, rules):
+    if (
+        not seen.memory.is_group
+        or not seen.knows_sizes
+        or at_peak <= bound
+        or not _explains(seen, at_peak, rules)
+    ):
         return None
     why = f"The plan is too large: all {count} at the peak of {_mb(each)} need {_mb(at_peak)}"
     soon = at_peak + (_grown_soon(seen) if seen.memory.is_throttled else 0)

@@ -87,7 +87,10 @@ class LimitFollower(Task):
             changed.append(f"CPUs changed from {cpus_before / 1000:g} to {cpus / 1000:g}")
         reason = ", ".join(changed) or "there is room for more"
         if plan.workers != old_workers:
+            # What the guard has removed and what the limit takes are not two things.
+            there = min(self._board.wanted, plan.workers)
             self._board.for_limits = plan.workers - self._first.workers
+            self._board.removed = min(self._board.removed, plan.workers - there)
             self._scaler.scale()
             workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
             say(logging.INFO, f"{reason}: scaling from {old_workers} to {workers}.")

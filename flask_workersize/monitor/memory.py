@@ -69,14 +69,17 @@ GROWTH_SECONDS = 0.4
 CANDIDATES = 4
 """Workers that are measured to choose one: those with most memory."""
 
-PEAKS_SHARE = 0.02
+PEAKS_SHARE = 0.005
 """Share of a CPU that reading the peaks of all workers may take while memory comes and goes."""
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
 
 HOLDERS_SECONDS = 2.0
-"""How long what else holds memory counts as known: to find it, every process is looked at."""
+"""How long what else holds memory counts as known at least."""
+
+HOLDERS_SHARE = 0.005
+"""Share of a CPU that finding it may take: every process of the group is looked at."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
@@ -211,7 +214,7 @@ class GuardTask(Task):
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
         self._since = float("-inf")
-        self._holders, self._holders_at = NO_HOLDERS, float("-inf")
+        self._holders, self._holders_due = NO_HOLDERS, float("-inf")
         self._peaks_due, self._used_at_peaks = float("-inf"), 0
         self._said: dict[tuple[Kind, str], float] = {}
         self.interval = SELDOM_SECONDS
@@ -256,7 +259,7 @@ class GuardTask(Task):
             seen = self._observe(now, snapshot, state, growth)
             decide = guard.decide_alone if self._is_alone else guard.decide
             action = decide(seen, rules)
-            is_guess = action.kind is Kind.WARN and now >= self._holders_at + HOLDERS_SECONDS
+            is_guess = action.kind is Kind.WARN and now >= self._holders_due
             if action.kind in (*_DEEDS, Kind.EXIT) or is_guess:
                 is_choice = action.kind not in (Kind.FEWER, Kind.MORE)
                 seen = self._observe_closely(now, growth, is_choice)
@@ -294,9 +297,11 @@ class GuardTask(Task):
         if is_choice:
             largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
             snapshot = _known(snapshot, self.sampling.measure(largest))
-        if now >= self._holders_at + HOLDERS_SECONDS:
+        if now >= self._holders_due:
+            begun = time.thread_time()
             self._holders = self._gauge.holders(state, [row.pid for row in snapshot.workers])
-            self._holders_at = now
+            cost = time.thread_time() - begun
+            self._holders_due = now + max(cost / HOLDERS_SHARE, HOLDERS_SECONDS)
         return self._observe(now, snapshot, state, growth)
 
     def _pace(self, now: float, state: MemoryState, rules: Rules, is_pressing: bool) -> float:
@@ -337,7 +342,7 @@ class GuardTask(Task):
             recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
             since=self._since,
             growth_bytes=growth,
-            holders=self._holders if now < self._holders_at + HOLDERS_SECONDS else NO_HOLDERS,
+            holders=self._holders if now < self._holders_due else NO_HOLDERS,
         )
 
     def _act(self, now: float, action: Action, seen: Observation, rules: Rules) -> bool:

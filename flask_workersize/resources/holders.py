@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from .files import NotingReader, whole_number
 from .processes import held_memory, private_memory
@@ -16,7 +17,7 @@ from .processes import held_memory, private_memory
 _MB = 1024 * 1024
 
 _MOST_PROCESSES = 2000
-_MOST_MEASURED = 20
+_MOST_MEASURED = 5
 """Processes whose private memory is counted page by page, the largest first."""
 
 _LEAST_SHARE = 0.2
@@ -39,6 +40,9 @@ class Holders:
     launcher_bytes: int = 0
     """The launcher's own."""
 
+    kernel_bytes: int = 0
+    """What the kernel holds for the group, such as names of files: most of it can be dropped."""
+
     started_name: str = ""
     other_name: str = ""
     """The largest of them."""
@@ -46,7 +50,13 @@ class Holders:
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.shmem_bytes + self.started_bytes + self.others_bytes + self.launcher_bytes
+        return sum(getattr(self, name) for name in _SIZES)
+
+    def within(self, most_bytes: int) -> Holders:
+        """Return the same, scaled down to what there can be: forked processes share memory."""
+        share = min(most_bytes / max(self.total_bytes, 1), 1)
+        scaled: dict[str, Any] = {name: int(getattr(self, name) * share) for name in _SIZES}
+        return replace(self, **scaled)
 
     def __str__(self) -> str:
         """Return what holds most, as "tmpfs and shared memory (120 MB)"."""
@@ -55,11 +65,15 @@ class Holders:
             f"processes that the app started (such as {self.started_name})": self.started_bytes,
             f"other processes (such as {self.other_name})": self.others_bytes,
             "the launcher": self.launcher_bytes,
+            "kernel memory": self.kernel_bytes,
         }
         found = sorted(named.items(), key=lambda item: -item[1])
         least = max(_LEAST_SHARE * self.total_bytes, 1)
         return ", ".join(f"{what}: {size // _MB} MB" for what, size in found if size >= least)
 
+
+_STAT = ("shmem", "total_shmem", "kernel", "slab")
+_SIZES = ("shmem_bytes", "started_bytes", "others_bytes", "launcher_bytes", "kernel_bytes")
 
 NO_HOLDERS = Holders()
 
@@ -79,18 +93,27 @@ def read_holders(folder: str, launcher: int, workers: Collection[int]) -> Holder
         (min(held, private_memory(pid) or held), pid) for held, pid in found[:_MOST_MEASURED]
     ]
     held_by = [*largest, *found[_MOST_MEASURED:]]
-    started = [item for item in held_by if ours.intersection(_ancestors(item[1], parents))]
-    others = [item for item in held_by if item not in started]
-    stat = NotingReader().table(f"{folder}/memory.stat", ("shmem", "total_shmem"))
-    launcher_held = min(held_memory(launcher), private_memory(launcher))
+    is_started = {pid: bool(ours.intersection(_ancestors(pid, parents))) for _, pid in held_by}
+    started = [item for item in held_by if is_started[item[1]]]
+    others = [item for item in held_by if not is_started[item[1]]]
+    stat = NotingReader().table(f"{folder}/memory.stat", _STAT)
+    launcher_held = held_memory(launcher)
+    # Of a process that has changed its user nobody but root knows what is private.
+    launcher_held = min(launcher_held, private_memory(launcher) or launcher_held)
     return Holders(
         shmem_bytes=stat.get("total_shmem", stat.get("shmem", 0)),
+        kernel_bytes=stat.get("kernel", stat.get("slab", 0)) or _kernel_v1(folder),
         started_bytes=sum(held for held, _ in started),
         others_bytes=sum(held for held, _ in others),
         launcher_bytes=0 if launcher in workers else launcher_held,
         started_name=_name(max(started, default=(0, 0))[1]),
         other_name=_name(max(others, default=(0, 0))[1]),
     )
+
+
+def _kernel_v1(folder: str) -> int:
+    text = NotingReader().text(f"{folder}/memory.kmem.usage_in_bytes") or ""
+    return whole_number(text.strip()) or 0
 
 
 def _processes(folder: str) -> list[int]:

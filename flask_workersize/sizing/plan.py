@@ -279,8 +279,8 @@ def _group_warnings(resources: Resources, estimate_mb: int) -> Iterator[str]:
     if is_high and estimate_mb > HIGH_SHARE * limit_mb:
         yield (
             f"memory.high is {limit_mb} MB, for a plan of {estimate_mb} MB: above it the kernel "
-            "puts every process to sleep. Use memory.max (MemoryMax=) alone, or set memory.high "
-            "to twice the plan."
+            "puts every process to sleep. Use memory.max (MemoryMax=) alone, or "
+            "NOW_LMS_MEMORY_HEADROOM_PERCENT=50."
         )
     if resources.is_killed_together:
         yield (

@@ -26,8 +26,10 @@ from flask_workersize.monitor.guard import (
     decide,
     decide_alone,
 )
+from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.resources.holders import Holders
-from flask_workersize.runtime.snapshot import WorkerStats
+from flask_workersize.runtime.snapshot import WorkerMemory, WorkerStats
+from tests.health.snapshots import row
 from tests.monitor.observations import LIMIT_MB, RULES, done, seen, worker
 from tests.plain import MB, untimed
 
@@ -700,3 +702,47 @@ def test_worker_that_is_meant_is_there_and_every_action_has_a_reason(
         assert not action.reason.endswith(".")
         needs_one = action.kind in (Kind.RECYCLE, Kind.REPLACE, Kind.EXIT)
         assert action.worker is not None or not needs_one
+
+
+# What else holds memory
+
+
+def test_what_processes_share_is_no_more_than_there_is() -> None:
+    """Forked processes share pages, which count for each: the workers are short all the same."""
+    workers = [worker(age, 280, warm=280) for age in (1, 2, 3)]
+    held = Holders(others_bytes=2300 * MB)
+    action = decide(seen(*workers, used=960, holders=held), RULES)
+    assert action.kind is Kind.FEWER
+    assert str(Holders(others_bytes=300 * MB, shmem_bytes=100 * MB).within(200 * MB)) == (
+        "other processes (such as ): 150 MB, tmpfs and shared memory: 50 MB"
+    )
+
+
+@pytest.mark.parametrize("percent", [70, 85])
+def test_share_to_recycle_from_does_not_put_a_tight_group_to_sleep(percent: int) -> None:
+    workers = [worker(age, 250, warm=250) for age in (1, 2, 3)]
+    memory = MemoryState(LIMIT_MB * MB, 820 * MB, True, is_throttled=True)
+    action = decide(seen(*workers, memory=memory), Rules(recycle_share=percent / 100))
+    assert action.kind is Kind.FEWER
+
+
+def test_workers_whose_sizes_are_not_known_go_one_at_a_time() -> None:
+    """Of processes that have changed their user only root knows what is private."""
+    unknown = WorkerMemory(60 * MB, None, 0)
+    workers = [row(age=age, memory=unknown, is_ready=True) for age in range(1, 9)]
+    memory = MemoryState(LIMIT_MB * MB, 810 * MB, True, is_throttled=True)
+    action = decide(seen(*workers, memory=memory), RULES)
+    assert (action.kind, action.count) == (Kind.FEWER, 1)
+    assert "0 MB" not in action.reason
+
+
+def test_kill_beside_others_is_answered_if_fewer_fit() -> None:
+    workers = [worker(age, 50) for age in (1, 2, 3, 4)]
+    held = Holders(shmem_bytes=450 * MB)
+    observed = seen(*workers, used=660, peak=170, oom_kill_at=9.0, holders=held)
+    action = decide(observed, RULES)
+    assert (action.kind, action.count) == (Kind.FEWER, 2)
+    small = seen(
+        *workers, used=960, peak=60, oom_kill_at=9.0, holders=Holders(shmem_bytes=760 * MB)
+    )
+    assert decide(small, RULES).kind is Kind.WARN

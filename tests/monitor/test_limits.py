@@ -212,6 +212,17 @@ def test_what_something_held_for_a_moment_does_not_count_for_good(said: Said) ->
     assert said()[-1] == "INFO there is room for more: scaling from 4 to 6 workers."
 
 
+def test_what_the_guard_has_removed_is_not_taken_off_twice() -> None:
+    """Of three the guard has removed one: for two there is room then, and two stay."""
+    site = Site()
+    site.scaler.board.removed = 1
+    site.change(limit=3, available=2.5)
+    assert (site.scaler.board.wanted, site.scaler.board.removed) == (2, 0)
+    site.scaler.board.removed = 1
+    site.change(limit=8, available=6.5)
+    assert (site.scaler.board.wanted, site.scaler.board.removed) == (5, 1)
+
+
 def test_monitor_that_is_started_again_goes_on_from_what_was_followed() -> None:
     site = Site()
     site.change(limit=8, available=6.5)

@@ -108,6 +108,20 @@ def test_version_1_counts_groups_below_too(group: Path) -> None:
     assert read_holders(str(group), os.getpid(), []).shmem_bytes == 7 * MB
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("memory.stat", f"kernel {9 * MB}\nslab 5\n"),
+        ("memory.stat", f"slab {9 * MB}\n"),
+        ("memory.kmem.usage_in_bytes", f"{9 * MB}\n"),
+    ],
+)
+def test_what_the_kernel_holds_is_no_workers(group: Path, name: str, text: str) -> None:
+    """Such as names of files that somebody has looked for."""
+    (group / name).write_text(text)
+    assert read_holders(str(group), os.getpid(), []).kernel_bytes == 9 * MB
+
+
 def test_folder_that_is_gone_holds_nothing(tmp_path: Path) -> None:
     found = read_holders(str(tmp_path / "gone"), os.getpid(), [os.getpid()])
     assert found == Holders()

@@ -412,7 +412,7 @@ def test_limit_that_throttles_is_warned_of_unless_it_is_far_above(
     lines = [line for line in planned.warnings if line.startswith("memory.high is")]
     expected = (
         "memory.high is 799 MB, for a plan of 800 MB: above it the kernel puts every process to "
-        "sleep. Use memory.max (MemoryMax=) alone, or set memory.high to twice the plan."
+        "sleep. Use memory.max (MemoryMax=) alone, or NOW_LMS_MEMORY_HEADROOM_PERCENT=50."
     )
     assert lines == ([expected] if warns else [])
 
