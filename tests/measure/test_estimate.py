@@ -62,7 +62,7 @@ def test_plan_of_a_measured_app_is_what_the_kernel_counts(
     except OSError as error:
         pytest.skip(f"no file can be mounted here: {error}")
     file = tmp_path / "profile.json"
-    command = ["workersize", "measure", "--path", "/both", "--requests", "16", "--concurrency", "1"]
+    command = ["workersize", "measure", "--path", "/none", "--requests", "8", "--concurrency", "1"]
     done = start.run(
         own.command(flask(*command, app=APP)), None, **PATH, NOW_LMS_SIZING_PROFILE=str(file)
     )
@@ -73,7 +73,7 @@ def test_plan_of_a_measured_app_is_what_the_kernel_counts(
         args = [text for option, count in shape.items() for text in (f"--{option}", str(count))]
         served = start(own.command(serve_prod(*args, server=name, app=APP)), None, **PATH)
         with ThreadPoolExecutor(8) as clients:
-            assert {a.status for a in clients.map(served.get, ["/both"] * 120)} == {200}
+            assert {a.status for a in clients.map(served.get, ["/both"] * 100)} == {200}
         time.sleep(0.2)
         needed_mb = group.needed_mb
         served.stop()
