@@ -257,8 +257,9 @@ def test_what_is_no_file_is_refused_at_once_and_replaced_by_the_next_measuring(
             profile().save(path)
         assert path.is_char_device()
         return
-    profile().save(path)
-    assert SizingProfile.load(path) == profile()
+    made = profile()
+    made.save(path)
+    assert SizingProfile.load(path) == made
     assert path.stat().st_mode & 0o777 == 0o644
 
 
