@@ -274,9 +274,10 @@ def test_link_that_leads_out_of_a_folder_is_not_followed_if_told_so(tmp_path: Pa
         assert not outside.exists()
         path.unlink()
     path.symlink_to("inside.json")
-    profile().save(path, within=folder)
+    made = profile()
+    made.save(path, within=folder)
     assert path.is_symlink()
-    assert SizingProfile.load(folder / "inside.json") == profile()
+    assert SizingProfile.load(folder / "inside.json") == made
     # The folder may be a link: the operator has made it.
     (tmp_path / "link").symlink_to(folder)
     profile(app="new").save(tmp_path / "link" / FILE_NAME, within=tmp_path / "link")
