@@ -208,11 +208,6 @@ class Observation:
         return sorted(ready, key=lambda worker: -worker.private_bytes)
 
     @property
-    def used_share(self) -> float:
-        """Share of the limit that is used."""
-        return self.used_bytes / self.limit_bytes
-
-    @property
     def others_bytes(self) -> int:
         """What is used, and not private to a worker."""
         return max(self.used_bytes - sum(worker.private_bytes for worker in self.workers), 0)
@@ -223,6 +218,11 @@ def critical_share(state: MemoryState) -> float:
     return TIGHT_SHARE if state.is_throttled or state.is_killed_together else CRITICAL_SHARE
 
 
+def short_share(state: MemoryState, rules: Rules) -> float:
+    """Return the share of a limit above which memory is short."""
+    return min(rules.recycle_share, critical_share(state))
+
+
 def is_short(state: MemoryState, growth_bytes: float, rules: Rules) -> bool:
     """Return whether something should be done, now or because of what is to come.
 
@@ -230,8 +230,7 @@ def is_short(state: MemoryState, growth_bytes: float, rules: Rules) -> bool:
     critical one.
     """
     ahead = state.used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS
-    share = min(rules.recycle_share, critical_share(state))
-    is_full = state.used_bytes >= share * state.limit_bytes
+    is_full = state.used_bytes >= short_share(state, rules) * state.limit_bytes
     return is_full or ahead >= critical_share(state) * state.limit_bytes
 
 
@@ -281,7 +280,7 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     :returns: a warning above the first share, and ``EXIT`` above the critical one
     """
     is_measured = bool(seen.workers) and seen.workers[0].memory is not None
-    if not is_measured or seen.used_share < rules.recycle_share:
+    if not is_measured or seen.used_bytes < short_share(seen.memory, rules) * seen.limit_bytes:
         return NOTHING
     worker, is_critical = seen.workers[0], seen.used_bytes >= seen.critical_bytes
     least = 0 if seen.memory.is_group else LEAST_SHARE_TO_EXIT * seen.left_bytes
@@ -305,7 +304,7 @@ def _is_under_way(seen: Observation, last: Done, rules: Rules) -> bool:
 
 def _is_ours(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
     """Return whether memory is short because of this server: on a machine others may be it."""
-    excess = seen.used_bytes - rules.recycle_share * seen.limit_bytes
+    excess = seen.used_bytes - short_share(seen.memory, rules) * seen.limit_bytes
     return seen.memory.is_group or grown_bytes >= max(excess, 1)
 
 
@@ -318,14 +317,14 @@ def _blame_others(seen: Observation, ours: str) -> Action:
 
 def _explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
     """Return whether our workers would be short of memory if nothing else held any."""
-    share = min(rules.recycle_share, critical_share(seen.memory))
-    return bytes_at_worst - seen.held_by_others.total_bytes >= share * seen.limit_bytes
+    ours = bytes_at_worst - seen.held_by_others.total_bytes
+    return ours >= short_share(seen.memory, rules) * seen.limit_bytes
 
 
 def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
     """Return whether memory would do without what we have grown by, or if no others held any."""
     without = seen.used_bytes - grown_bytes
-    has_room = without < rules.recycle_share * seen.limit_bytes
+    has_room = without < short_share(seen.memory, rules) * seen.limit_bytes
     return has_room or _explains(seen, seen.used_bytes, rules)
 
 
@@ -336,14 +335,14 @@ def _held_by(seen: Observation, who: str) -> str:
 def _answer_kill(seen: Observation, last: Done | None, rules: Rules) -> Action:
     """Remove as many workers as do not fit at the peak that was seen, and at least one.
 
-    None if something else had filled the memory when the kernel killed one, or if it was one of
-    those that were too many, and about to leave.
+    It removes none if something else had filled the memory when the kernel killed one, or if that
+    was one of those that were too many, and about to leave.
     """
     each = max(seen.peak_bytes, *(worker.private_bytes for worker in seen.workers), 1)
     fitting = int((seen.critical_bytes - seen.others_bytes) // each)
     surplus = seen.wanted - fitting
     # Beside others fewer may fit, if it is not for some MB.
-    is_part = seen.wanted * each >= (1 - rules.recycle_share) * seen.limit_bytes
+    is_part = seen.wanted * each >= (1 - short_share(seen.memory, rules)) * seen.limit_bytes
     helps = is_part and surplus > 0 and fitting > 0
     if not helps and not _explains(seen, seen.limit_bytes, rules):
         reason = f"The kernel killed a worker. {_held_by(seen, 'the workers')}"
@@ -457,7 +456,7 @@ def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
     A fast leak keeps memory short too: there it would help to recycle all at once.
     """
     grown = sum(worker.grown_bytes for worker in seen.ready)
-    if seen.used_bytes - grown < rules.recycle_share * seen.limit_bytes:
+    if seen.used_bytes - grown < short_share(seen.memory, rules) * seen.limit_bytes:
         return False
     if seen.now - seen.since < STUBBORN_SECONDS:
         return False

@@ -20,7 +20,6 @@ from .scaling import Scaler
 INTERVAL_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""
 
-
 SETTLE_SECONDS = 10.0
 """How long after a change more workers are planned, if more memory proves to be available: what
 something holds for a moment only shall not count for good."""

@@ -236,7 +236,7 @@ class GuardTask(Task):
         self._scaler.reconcile(look)
 
     def _guard(self, now: float, look: Look, state: MemoryState, rules: Rules) -> None:
-        is_free = state.used_bytes < rules.recycle_share * state.limit_bytes
+        is_free = state.used_bytes < guard.short_share(state, rules) * state.limit_bytes
         if is_free is not self._is_free:
             self._is_free, self._since = is_free, now
         if self._board.workers_oom_killed > self._oom_kills:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import psutil
+
+from ..errors import printable
 from .files import NotingReader, whole_number
 from .processes import held_memory, private_memory
 
@@ -62,8 +65,8 @@ class Holders:
         """Return what holds most, as "tmpfs and shared memory (120 MB)"."""
         named = {
             "tmpfs and shared memory": self.shmem_bytes,
-            f"processes that the app started (such as {self.started_name})": self.started_bytes,
-            f"other processes (such as {self.other_name})": self.others_bytes,
+            f"processes that the app started{_such_as(self.started_name)}": self.started_bytes,
+            f"other processes{_such_as(self.other_name)}": self.others_bytes,
             "the launcher": self.launcher_bytes,
             "kernel memory": self.kernel_bytes,
         }
@@ -106,8 +109,8 @@ def read_holders(folder: str, launcher: int, workers: Collection[int]) -> Holder
         started_bytes=sum(held for held, _ in started),
         others_bytes=sum(held for held, _ in others),
         launcher_bytes=0 if launcher in workers else launcher_held,
-        started_name=_name(max(started, default=(0, 0))[1]),
-        other_name=_name(max(others, default=(0, 0))[1]),
+        started_name=_largest(started),
+        other_name=_largest(others),
     )
 
 
@@ -135,16 +138,19 @@ def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
 
 def _parent(pid: int) -> int | None:
     """Return the process that has started another; ``None`` if that is gone."""
-    fields = _stat(pid).rpartition(")")[2].split()
-    return int(fields[1]) if len(fields) > 1 else None
+    try:
+        return psutil.Process(pid).ppid()
+    except (psutil.Error, OSError):
+        return None
 
 
-def _name(pid: int) -> str:
-    """Return the name of a program, whatever characters it has made that of."""
-    name = _stat(pid).partition("(")[2].rpartition(")")[0]
-    return "".join(char if char.isprintable() else "?" for char in name)
+def _largest(found: list[tuple[int, int]]) -> str:
+    """Return the name of the largest process, whatever characters its program has made that of."""
+    try:
+        return printable(psutil.Process(max(found)[1]).name()) if found else ""
+    except (psutil.Error, OSError):
+        return ""
 
 
-def _stat(pid: int) -> str:
-    """Return the line of proc_pid_stat(5)."""
-    return NotingReader().text(f"/proc/{pid}/stat") or ""
+def _such_as(name: str) -> str:
+    return f" (such as {name})" if name else ""

@@ -714,7 +714,7 @@ def test_what_processes_share_is_no_more_than_there_is() -> None:
     action = decide(seen(*workers, used=960, holders=held), RULES)
     assert action.kind is Kind.FEWER
     assert str(Holders(others_bytes=300 * MB, shmem_bytes=100 * MB).within(200 * MB)) == (
-        "other processes (such as ): 150 MB, tmpfs and shared memory: 50 MB"
+        "other processes: 150 MB, tmpfs and shared memory: 50 MB"
     )
 
 
@@ -746,3 +746,11 @@ def test_kill_beside_others_is_answered_if_fewer_fit() -> None:
         *workers, used=960, peak=60, oom_kill_at=9.0, holders=Holders(shmem_bytes=760 * MB)
     )
     assert decide(small, RULES).kind is Kind.WARN
+
+
+def test_server_of_one_process_in_a_tight_group_is_warned_of_in_time() -> None:
+    """Where it would end at 80 %, a share of 85 % to warn from is too late."""
+    memory = MemoryState(LIMIT_MB * MB, 820 * MB, True, is_throttled=True)
+    rules = Rules(recycle_share=0.85)
+    assert decide_alone(seen(worker(1, 700, warm=690), memory=memory), rules).kind is Kind.WARN
+    assert decide_alone(seen(worker(1, 700, warm=500), memory=memory), rules).kind is Kind.EXIT
