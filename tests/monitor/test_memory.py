@@ -833,11 +833,11 @@ def test_server_of_one_process_does_not_end_for_a_neighbour(
 ) -> None:
     waitress(site, exits=True)
     held = grown(site)
-    site.gauge.held = Holders(others_bytes=800 * MB, other_name="ffmpeg")
+    site.gauge.held = Holders(others_bytes=500 * MB, other_name="ffmpeg")
     site.run(5, used=950)
     assert (site.scaler.ended, site.board.is_exit_asked) == (0, False)
     (line,) = said()
-    assert "Not held by this server, but by other processes (such as ffmpeg): 800 MB" in line
+    assert "Not held by this server, but by other processes (such as ffmpeg): 500 MB" in line
     assert len(held) == GROWN_BYTES
 
 
