@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from .queue_times import QueueTotals
+
 
 class State(IntEnum):
     """What the deployment is doing."""
@@ -130,7 +132,9 @@ class Snapshot:
     """The table at one moment.
 
     ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
-    for the listeners (``None`` if nobody asked, or the system does not report it).
+    for the listeners (``None`` if nobody asked, or the system does not report it), ``waits`` the
+    mean and the longest time that requests of the last minute waited, in seconds, and
+    ``queue_totals`` what was counted of that (``None`` if nobody asked).
     """
 
     state: State
@@ -142,6 +146,8 @@ class Snapshot:
     guard: GuardState
     traffic: TrafficStats | None = None
     connections: int | None = None
+    waits: tuple[float, float] | None = None
+    queue_totals: QueueTotals | None = None
 
     def total(self, name: str) -> int:
         """Return what all workers have counted, those that have ended included."""

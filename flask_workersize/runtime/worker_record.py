@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..resources.processes import start_time
 from .layout import Cell, Slot
+from .queue_times import QueueRow
 
 Others = Callable[[int], tuple[int | None, bool]]
 """Returns, for a worker's age, what that other worker holds that holds least, ``None`` if there is
@@ -17,12 +18,16 @@ no other; and whether one of those that hold so little has a thread that runs no
 class WorkerRecord:
     """A worker's own row, for it to write."""
 
-    def __init__(self, cells: memoryview[int], start: int, threads: int, others: Others) -> None:
+    def __init__(
+        self, cells: memoryview[int], start: int, slots: int, others: Others, queue: QueueRow
+    ) -> None:
         self.cells = cells
+        self.queue = queue
+        """Its part of the table of queue times."""
         self._start = start
         self._others = others
         first = start + Cell.WORDS
-        self.slots = range(first, first + threads * Slot.WORDS, Slot.WORDS)
+        self.slots = range(first, first + slots * Slot.WORDS, Slot.WORDS)
         """Where each of its slots begins."""
 
     def enter(self) -> None:

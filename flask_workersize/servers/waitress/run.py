@@ -36,9 +36,11 @@ from ..crowd import Quiet, quiet_waitress, watch_accept
 from ..ending import STUCK_SECONDS, process_end
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
+from ..overload import OverloadGate
 from ..proxy import note_kept_connections
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
 from ..temporary import open_temporary, use_shared_memory
+from .arrival import Task, TimedParser, WaitressArrival, announce_close
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
@@ -99,6 +101,8 @@ class _Channel(HTTPChannel):
     """A connection; once the server stops, its next response announces that it will be closed."""
 
     server: Any
+    task_class = Task
+    parser_class = TimedParser
 
     def __init__(self, server: Any, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         self._patience = admit(sock)
@@ -112,8 +116,7 @@ class _Channel(HTTPChannel):
 
     def announce_close(self) -> None:
         for request in self.requests:
-            headers: Any = request.headers
-            headers["CONNECTION"] = "close"
+            announce_close(request)
 
     def is_busy(self) -> bool:
         """Return whether the stop has to wait for this connection.
@@ -155,7 +158,8 @@ class _Server:
         assert row is not None
         self._row = row
         row.enter()
-        metered = Meter(wsgi, row, hands_files_over=True)
+        gate = OverloadGate(WaitressArrival(), settings, board)
+        metered = Meter(wsgi, row, hands_files_over=True, gate=gate)
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
