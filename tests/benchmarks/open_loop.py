@@ -124,15 +124,16 @@ async def idle(port: int) -> float:
     return statistics.median(seconds for _, seconds in asked)
 
 
-async def recovery(port: int, quick: float) -> float | None:
+async def recovery(port: int, quick: float, patience: float) -> float | None:
     """Ask one request at a time until the answers are quick, and return after how long they were.
 
     :param quick: seconds within which an answer is quick
+    :param patience: seconds after which one is given up, and the next one sent
     """
     begun = time.monotonic()
     first, count = 0.0, 0
     while (left := begun + RECOVERY_SECONDS - time.monotonic()) > 0:
-        what, seconds = await ask(port, left)
+        what, seconds = await ask(port, min(left, patience))
         if what == OK and seconds <= quick:
             first = first if count else time.monotonic() - begun
             count += 1
@@ -162,7 +163,7 @@ async def flood(port: int, rate: float, seconds: float, patience: float) -> Floo
         clients.append(asyncio.create_task(ask(port, patience)))
     outcomes = await asyncio.gather(*clients)
     counted = outcomes[len(outcomes) // 2 : round(rate * (seconds - patience))]
-    return Flood(counted, alone, await recovery(port, QUICK * alone), late)
+    return Flood(counted, alone, await recovery(port, QUICK * alone, patience), late)
 
 
 def main() -> None:
