@@ -528,7 +528,9 @@ def answer(app: ProbeApp) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_metric_that_is_mentioned_is_there(page: Path) -> None:
-    report = CapacityReport.of(PLAN, serving=True, now=replace(BOARD.read(), connections=0))
+    totals = BOARD.queue_times.totals()
+    now = replace(BOARD.read(), connections=0, queue_totals=totals)
+    report = CapacityReport.of(PLAN, serving=True, now=now)
     known = {
         sample.name
         for family in text_string_to_metric_families(render(report, "")[0].decode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from ..log import say
 from ..runtime.queue_times import PERIOD_SECONDS, LastMinute
@@ -34,7 +33,7 @@ class OverloadTask(Task):
 
     def run(self, now: float, look: Look) -> None:
         """Look at the last period."""
-        waits = self._last_minute.look(time.monotonic_ns())
+        waits = self._last_minute.look(now)
         self._board.note_queue(waits)
         if waits is None or now < self._said_at + SAY_SECONDS:
             return

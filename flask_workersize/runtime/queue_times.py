@@ -129,9 +129,12 @@ class LastMinute:
         self._times = times
         self._looks = [_Look(0, times.totals(), 0)]
 
-    def look(self, now_ns: int) -> tuple[int, int] | None:
-        """Return both in nanoseconds; ``None`` if no request was counted."""
-        period = now_ns // _PERIOD_NANOSECONDS
+    def look(self, now: float) -> tuple[int, int] | None:
+        """Return both in nanoseconds; ``None`` if no request was counted.
+
+        ``now`` is the monotonic clock, in seconds.
+        """
+        period = int(now // PERIOD_SECONDS)
         totals = self._times.totals()
         self._looks.append(_Look(period, totals, self._times.most_ns(period - 1)))
         # The last one before the minute says what was counted until then.

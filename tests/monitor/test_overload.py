@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from flask_workersize.monitor import overload
 from flask_workersize.monitor.overload import LONG_SECONDS, SAY_SECONDS, OverloadTask
 from flask_workersize.runtime.queue_times import PERIOD_SECONDS, note_shed, note_wait
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -18,9 +17,8 @@ def look() -> Snapshot:
 class Site:
     """A server whose requests wait as the test says."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: float | None) -> None:
+    def __init__(self, bound: float | None) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(overload.time, "monotonic_ns", lambda: int(self.now * 1e9))
         self.board = Scoreboard(1, 1)
         self.task = OverloadTask(self.board, bound)
 
@@ -34,8 +32,8 @@ class Site:
             self.task.run(self.now, look)
 
 
-def test_waits_of_the_last_minute_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(monkeypatch, None)
+def test_waits_of_the_last_minute_are_written_down() -> None:
+    site = Site(None)
     site.run()
     assert site.board.read().waits is None
     site.run(0.5, 1.5)
@@ -43,9 +41,9 @@ def test_waits_of_the_last_minute_are_written_down(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_bound_one_line_a_minute_says_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    site = Site(monkeypatch, None)
+    site = Site(None)
     site.run(LONG_SECONDS)
     assert caplog.messages == []
     site.run(3.44)
@@ -61,9 +59,9 @@ def test_without_a_bound_one_line_a_minute_says_what_to_set(
 
 
 def test_with_a_bound_a_line_says_how_many_were_turned_away(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    site = Site(monkeypatch, 0.5)
+    site = Site(0.5)
     site.run(0.4, 3.0)
     assert caplog.messages == []
     site.run(0.6, 1.24, shed=2)

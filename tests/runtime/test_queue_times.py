@@ -72,11 +72,11 @@ def test_last_minute_is_that_of_a_list(asked: list[tuple[int, float, float]]) ->
         now += gap
         while looked_at < now // PERIOD_SECONDS:
             looked_at += 1
-            told = last_minute.look(int(looked_at * PERIOD_SECONDS * SECOND))
+            told = last_minute.look(looked_at * PERIOD_SECONDS)
         note_wait(times.cells, starts[slot], seconds, int(now * SECOND))
         seen.append((now // PERIOD_SECONDS, int(seconds * SECOND)))
     looked_at = now // PERIOD_SECONDS + 1
-    told = last_minute.look(int(looked_at * PERIOD_SECONDS * SECOND))
+    told = last_minute.look(looked_at * PERIOD_SECONDS)
     # At least a minute, at most one period more.
     recent = [ns for period, ns in seen if period >= looked_at - 60 // PERIOD_SECONDS]
     older = [ns for period, ns in seen if period >= looked_at - 60 // PERIOD_SECONDS - 1]
@@ -89,9 +89,9 @@ def test_last_minute_is_that_of_a_list(asked: list[tuple[int, float, float]]) ->
 def test_minute_without_a_request_has_no_waits() -> None:
     times = QueueTimes(1)
     last_minute = LastMinute(times)
-    assert last_minute.look(1000 * SECOND) is None
+    assert last_minute.look(1000) is None
     note_wait(times.cells, 0, 0.5, 1001 * SECOND)
-    assert last_minute.look(1005 * SECOND) == (SECOND // 2, SECOND // 2)
+    assert last_minute.look(1005) == (SECOND // 2, SECOND // 2)
     for second in range(1010, 1065, PERIOD_SECONDS):
-        assert last_minute.look(second * SECOND) == (SECOND // 2, SECOND // 2)
-    assert last_minute.look(1065 * SECOND) is None
+        assert last_minute.look(second) == (SECOND // 2, SECOND // 2)
+    assert last_minute.look(1065) is None
