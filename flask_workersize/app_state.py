@@ -17,7 +17,7 @@ from .health.measured import MeasuredReport
 from .health.report import CapacityReport
 from .log import say
 from .resources import Resources
-from .resources.backlog import queued_connections
+from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -64,8 +64,9 @@ class WorkerSizingState:
         plan = self.get_plan()
         now = measured = None
         if live and self.serving and self.deployment and self.board:
-            connections = queued_connections(self.board.listeners)
-            now = replace(self.board.read(asking), connections=connections)
+            now = self.board.read(asking)
+            # Afterwards: what a worker accepts meanwhile must not be counted twice.
+            now = replace(now, connections=awaited_connections(self.board.listeners))
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
             plan,
