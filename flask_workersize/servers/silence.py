@@ -21,7 +21,8 @@ def has_spoken(connection: socket.socket) -> bool | None:
     ``None`` is not yet, ``False`` that nothing will come: the client has closed the connection, or
     its half of it. With TLS it is about the encrypted bytes.
     """
-    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    # Windows has no such flag; there the socket has to be one that does not block.
+    flags = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
     try:
         return bool(socket.socket.recv(connection, 1, flags))
     except BlockingIOError:
@@ -31,9 +32,8 @@ def has_spoken(connection: socket.socket) -> bool | None:
 
 
 def established_at(connection: socket.socket) -> float:
-    """Return since when a connection has said nothing, in the queue of the kernel, too.
+    """Return since when a connection that was just accepted has been silent, also in the kernel.
 
-    :param connection: just accepted, with nothing to read
     :return: a moment of :func:`time.monotonic`; now where the kernel does not tell
     """
     now = time.monotonic()

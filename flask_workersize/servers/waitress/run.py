@@ -37,7 +37,7 @@ from ..ending import STUCK_SECONDS, process_end
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
 from ..proxy import note_kept_connections
-from ..silence import HEADER_SECONDS
+from ..silence import HEADER_SECONDS, established_at, has_spoken
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
 from ..temporary import open_temporary, use_shared_memory
 from .options import WHERE
@@ -108,7 +108,7 @@ class _Channel(HTTPChannel):
 
     def __init__(self, server: Any, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         self._patience = admit(sock)
-        self._begun_at = time.monotonic()
+        self._begun_at = established_at(sock)
         super().__init__(server, sock, *args, **kwargs)
 
     def received(self, data: bytes) -> bool:
@@ -120,9 +120,9 @@ class _Channel(HTTPChannel):
         """Return whether a header is due that could be here by now: also a new client's first."""
         if self.requests or time.monotonic() < self._begun_at + HEADER_SECONDS:
             return False
-        if self.request is not None:
-            return not self.request.headers_finished
-        return self.last_activity == self.creation_time
+        is_new = self.last_activity == self.creation_time
+        is_owed = is_new if self.request is None else not self.request.headers_finished
+        return is_owed and self.socket is not None and has_spoken(self.socket) is None
 
     def service(self) -> None:
         self.server.owner.note_queue()
@@ -285,7 +285,7 @@ class _Server:
     def _hang_up_late(self) -> None:
         """At the limit of connections, close those that keep others out and do not ask."""
         is_full = any(server.in_connection_overflow for server in self._servers)
-        if is_full and wait_readable(self._listeners, 0):
+        if is_full and not self.stopped_at and wait_readable(self._listeners, 0):
             for channel in self._channels():
                 channel.will_close |= channel.owes_header()
 
