@@ -18,7 +18,7 @@ from .health.measured import MeasuredReport
 from .health.report import CapacityReport
 from .log import say
 from .resources import Resources
-from .resources.backlog import queued_connections
+from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -66,9 +66,10 @@ class WorkerSizingState:
         plan = self.get_plan()
         now = measured = None
         if live and self.serving and self.deployment and self.board:
-            connections = queued_connections(self.board.listeners)
-            totals = self.board.queue_times.totals()
             seen = self.board.read(asking)
+            # Afterwards: what a worker accepts meanwhile must not be counted twice.
+            connections = awaited_connections(self.board.listeners)
+            totals = self.board.queue_times.totals()
             now = replace(seen, connections=connections, queue_totals=totals)
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(

@@ -28,7 +28,9 @@ class WorkerReport(BaseModel):
     ready: bool = Field(description="whether it has loaded the app")
     silent_seconds: float = Field(ge=0, description="time since its main loop last went round")
     slots: int = Field(ge=1, description="requests that it can run at once")
-    busy: int = Field(ge=0, description="requests that run")
+    busy: int = Field(
+        ge=0, description="slots that a request, or a client that is waited for, occupies"
+    )
     running_seconds: float = Field(ge=0, description="for how long the longest of them has run")
     served: int = Field(ge=0, description="requests that it has served")
     busy_seconds: float = Field(ge=0, description="time its threads spent on them, summed up")

@@ -53,7 +53,9 @@ class LiveFigures(BaseModel):
         None, description="requests that can run at once, workers × threads"
     )
     busy: Annotated[Count, Figure(lambda now: now.busy, "slots_busy")] = Field(
-        None, description="requests that run, without the one that asks for the report"
+        None,
+        description="slots that are occupied, by a request that runs or a client that is waited "
+        "for, without the one that asks for the report",
     )
     utilization: Annotated[
         Share, Figure(lambda now: round(now.utilization, 3), "utilization_ratio")

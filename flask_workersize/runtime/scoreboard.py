@@ -277,8 +277,13 @@ class Scoreboard:
     def _read_row(self, number: int, but: int | None = None) -> WorkerStats:
         start, now = self._start(number), time.monotonic_ns()
         cells = self.cells[start : start + self._row_words].tolist()
+        held: int = cells[Cell.HELD]
+        if held < 0:
+            # It takes no more, see WorkerRecord.take_no_more.
+            held = ~held
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
+            held -= 1
         slots = cells[Cell.WORDS :]
         return WorkerStats(
             number=number,
@@ -290,7 +295,8 @@ class Scoreboard:
             silent_seconds=_seconds(now - max(cells[Cell.HEARTBEAT], cells[Cell.BORN])),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=max(cells[Cell.HELD] - self.threads, 0),
+            held=max(held, 0),
+            waiting=max(held - self.threads, 0),
             is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),

@@ -88,6 +88,7 @@ class WorkerStats(NamedTuple):
     silent_seconds: float
     running_seconds: tuple[float, ...]
     slots: int
+    held: int
     waiting: int
     is_leaving: bool
     served: int
@@ -97,8 +98,8 @@ class WorkerStats(NamedTuple):
 
     @property
     def busy(self) -> int:
-        """Requests that run."""
-        return len(self.running_seconds)
+        """Slots that are occupied: by a request that runs, or by a client that is waited for."""
+        return max(len(self.running_seconds), min(self.held, self.slots))
 
     @property
     def private_bytes(self) -> int:
@@ -171,7 +172,7 @@ class Snapshot:
 
     @property
     def busy(self) -> int:
-        """Requests that run."""
+        """Slots that are occupied."""
         return sum(row.busy for row in self.workers)
 
     @property

@@ -54,12 +54,12 @@ class WorkerRecord:
         return sum(self.cells[slot] != 0 for slot in self.slots)
 
     def note_held(self, count: int) -> None:
-        """Say how many connections this worker has accepted and not answered yet."""
+        """Say how many connections occupy this worker, or wait in it for a thread."""
         self.cells[self._start + Cell.HELD] = count
 
-    def take_no_more(self) -> None:
+    def take_no_more(self, held: int = 0) -> None:
         """Say that this worker accepts nothing, however little it holds."""
-        self.cells[self._start + Cell.HELD] = -1
+        self.cells[self._start + Cell.HELD] = ~held
 
     def others(self) -> tuple[int | None, bool]:
         """Return what the other workers hold that take requests, as :data:`Others` says."""

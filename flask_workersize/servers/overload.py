@@ -6,7 +6,6 @@ What only one server can tell is in :class:`Arrival`; the rule is
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import sys
@@ -17,6 +16,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ..app_state import is_report_path
 from ..runtime.admission import GONE_SECONDS, ProxyClock, Verdict, judge, proxy_seconds
+from ..runtime.polling import hung_up
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import State
 from ..sizing.settings import SizingSettings
@@ -44,16 +44,8 @@ def since_last_data(connection: socket.socket) -> float | None:
 
 
 def has_hung_up(connection: socket.socket) -> bool:
-    """Return whether the client has closed its side of a connection (Linux; else ``False``)."""
-    if not _IS_LINUX:
-        return False
-    poll = select.poll()
-    try:
-        poll.register(connection, select.POLLRDHUP)
-        return bool(poll.poll(0))
-    except (OSError, ValueError):
-        # It is closed.
-        return True
+    """Return whether the client has closed its side of a connection, as far as that is told."""
+    return connection.fileno() < 0 or bool(hung_up([connection]))
 
 
 class Arrival(Protocol):
