@@ -25,7 +25,6 @@ from .log import say
 from .resources import Resources, detect_resources
 from .resources.processes import held_memory
 from .runtime.deployment import Deployment, current
-from .runtime.scoreboard import Scoreboard
 from .servers.gunicorn.hooks import Hooks, is_master
 from .servers.gunicorn.options import (
     own_options,
@@ -85,7 +84,7 @@ def on_starting(server: Any) -> None:
     """Make the plan follow what gunicorn was really told, log it, start the monitor."""
     decided = _follow(server.cfg)
     current.deployment, current.is_final = decided, True
-    current.board = Scoreboard(decided.plan.workers, decided.plan.threads)
+    current.board = decided.make_scoreboard()
     hooks = Hooks(decided, current.board, is_ours=False)
     _hooks.append(hooks)
     hooks.chain_into(server.cfg)
@@ -93,6 +92,8 @@ def on_starting(server: Any) -> None:
     hooks.monitor.start()
     decided.announce(_gunicorn_log)
     hooks.port.announce()
+    if decided.settings.sizing == "adaptive":
+        say(logging.WARNING, _NO_ADAPTING)
     if decided.settings.drain_seconds:
         say(logging.WARNING, _NO_DRAIN)
     if watchdog_seconds() is not None:
@@ -139,6 +140,9 @@ _NOT_CALLED = (
 )
 _NO_DRAIN = (
     "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect on a gunicorn of your own."
+)
+_NO_ADAPTING = (
+    "NOW_LMS_SIZING=adaptive needs flask serve-prod: a gunicorn of your own keeps its size."
 )
 _NO_WATCHDOG = (
     "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "

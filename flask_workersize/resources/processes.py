@@ -179,3 +179,26 @@ def start_time(pid: int) -> int:
         return int(psutil.Process(pid).create_time() * 1_000_000)
     except (psutil.Error, OSError):
         return 0
+
+
+def open_schedstat() -> int | None:
+    """Open what the kernel knows of this thread's CPU time; ``None`` if the system has none.
+
+    The descriptor stays that of this thread (proc(5), "/proc/thread-self").
+    """
+    try:
+        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def waited_for_cpu(schedstat: int) -> int:
+    """Return how many nanoseconds a thread has been ready to run, and had no CPU.
+
+    Time in which its control group was throttled is a part of it; time that a hypervisor has stolen
+    is not (Linux, Documentation/scheduler/sched-stats.rst, "time spent waiting on a runqueue").
+    """
+    try:
+        return int(os.pread(schedstat, 64, 0).split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -10,6 +10,7 @@ from flask import Flask
 
 from ..log import logger, say
 from ..resources import Resources
+from ..sizing.adaptive import AdaptiveBounds
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
@@ -21,7 +22,8 @@ class Deployment:
     """One decision: what was asked for, what was found, and what follows.
 
     ``resources`` are what the machine gave when it was looked at, ``held_bytes`` what the launcher
-    held then. ``profile_location`` is ``None`` if the app is not known.
+    held then. ``profile_location`` is ``None`` if the app is not known,
+    ``bounds`` if the size does not follow the load.
     """
 
     settings: SizingSettings
@@ -29,10 +31,18 @@ class Deployment:
     plan: SizingPlan
     profile_location: ProfileLocation | None = None
     held_bytes: int = 0
+    bounds: AdaptiveBounds | None = None
+
+    def make_scoreboard(self) -> Scoreboard:
+        """Return a table with room for all that may run at once. Make it before the first fork."""
+        if self.bounds is None:
+            return Scoreboard(self.plan.workers, self.plan.threads)
+        most_workers, most_threads = self.bounds.workers.most, self.bounds.threads.most
+        return Scoreboard(self.plan.workers, self.plan.threads, most_workers, most_threads)
 
     def announce(self, via: logging.Logger = logger) -> None:
         """Log in one line what was chosen and why, and each warning of the plan in one more."""
-        say(logging.INFO, str(self.plan), via)
+        say(logging.INFO, f"{self.plan}; {self.bounds}" if self.bounds else str(self.plan), via)
         for warning in self.plan.warnings:
             say(logging.WARNING, warning, via)
 

@@ -50,7 +50,14 @@ class LiveFigures(BaseModel):
         None, description="worker processes that run"
     )
     slots: Annotated[Count, Figure(lambda now: now.slots, "slots")] = Field(
-        None, description="requests that can run at once, workers × threads"
+        None, description="requests that can run at once now, workers × threads"
+    )
+    slots_most: Annotated[
+        Count, Figure(lambda now: max(now.slots_most, now.slots), "slots_most")
+    ] = Field(
+        None,
+        description="requests that could run at once at most: more than slots if the size follows "
+        "the load",
     )
     busy: Annotated[Count, Figure(lambda now: now.busy, "slots_busy")] = Field(
         None,

@@ -27,7 +27,9 @@ class Header:
     LISTENERS = 17
     QUEUE_MEAN = 18
     QUEUE_MOST = 19
-    FIRST_LISTENER = 20
+    THREADS = 20
+    FOR_LOAD = 21
+    FIRST_LISTENER = 22
     STORED = FIRST_LISTENER + MOST_LISTENERS
     WORDS = STORED + len(figures.STORED)
 
@@ -67,6 +69,8 @@ class Slot:
     ``BEGUN`` is when the running request began, in nanoseconds of the monotonic clock, 0 where
     none runs; ``SERVED`` counts requests, ``BUSY`` the nanoseconds spent on them. ``CPU`` are those
     that the thread had computed when the last one ended, ``CPU_BEFORE`` when the first one began.
+    ``CPU_WAIT`` are those in which it waited for a CPU. ``ALONE`` counts requests that ran alone in
+    their process, ``ALONE_CPU`` and ``ALONE_WAIT`` what they computed and waited.
     """
 
     BEGUN = 0
@@ -74,4 +78,8 @@ class Slot:
     BUSY = 2
     CPU = 3
     CPU_BEFORE = 4
-    WORDS = 5
+    CPU_WAIT = 5
+    ALONE = 6
+    ALONE_CPU = 7
+    ALONE_WAIT = 8
+    WORDS = 9

@@ -10,14 +10,18 @@ pass, which would end the worker, or the whole server.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from time import monotonic_ns, thread_time_ns
 from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from ..resources.processes import open_schedstat, waited_for_cpu
 from .admission import Verdict
 from .layer import Layer
 from .layout import Slot
@@ -27,7 +31,8 @@ from .worker_record import WorkerRecord
 SLOT_KEY = "flask_workersize.slot"
 """Where a request finds the slot that it runs in."""
 
-_SERVED, _BUSY, _CPU = Slot.SERVED, Slot.BUSY, Slot.CPU
+_SERVED, _BUSY, _CPU, _CPU_WAIT = Slot.SERVED, Slot.BUSY, Slot.CPU, Slot.CPU_WAIT
+_ALONE, _ALONE_CPU, _ALONE_WAIT = Slot.ALONE, Slot.ALONE_CPU, Slot.ALONE_WAIT
 
 
 class Contained(RuntimeError):
@@ -69,13 +74,68 @@ class Gate(Protocol):
         """Make the response announce that its connection is closed, and close it then."""
 
 
+_LONG_NANOSECONDS = 1_000_000
+"""A request of a millisecond: what a shorter one waits for a CPU is told with the next longer one,
+since to ask for it takes a microsecond."""
+
+
+class _Lease:
+    """What one thread has until it ends, and its local variables with it.
+
+    Its words begin at ``slot`` in the scoreboard, and at ``queue`` in the table of queue times.
+    """
+
+    def __init__(self, free: deque[tuple[int, int]]) -> None:
+        self._free = free
+        self.slot, self.queue = free.popleft()
+        self._schedstat = open_schedstat()
+        self._waited = 0
+        self.cpu_wait()
+
+    def cpu_wait(self) -> int:
+        """Return for how many nanoseconds this thread has waited for a CPU since the last call."""
+        if self._schedstat is None:
+            return 0
+        before, self._waited = self._waited, waited_for_cpu(self._schedstat)
+        return self._waited - before
+
+    def __del__(self) -> None:
+        if self._schedstat is not None:
+            os.close(self._schedstat)
+        self._free.append((self.slot, self.queue))
+
+
+class _Turns:
+    """Tells whether a request ran alone in its process, without a lock.
+
+    Two threads that count at the same moment may make the next answer wrong, but no later one.
+    """
+
+    def __init__(self) -> None:
+        self._begins, self._ends = count(), count(1)
+        self._begun = self._ended = 0
+
+    def begin(self) -> int:
+        """Count a request that begins; return its number, or -1 if it is not alone."""
+        number = self._begun = next(self._begins)
+        return number if self._ended == number else -1
+
+    def was_alone(self, number: int) -> bool:
+        """Return whether no other has begun since."""
+        return self._begun == number
+
+    def end(self) -> None:
+        """Count one that ends."""
+        self._ended = next(self._ends)
+
+
 class Meter(Layer):
     """Counts each request in the slot of its thread, until its response is closed.
 
     A request for which ``gate`` says so does not reach the app: its answer is status 503.
     """
 
-    __slots__ = ("_cells", "_free", "_gate", "_hands_files_over", "_mine", "_queue")
+    __slots__ = ("_cells", "_free", "_gate", "_hands_files_over", "_mine", "_queue", "_turns")
 
     def __init__(
         self,
@@ -87,7 +147,8 @@ class Meter(Layer):
         super().__init__(app)
         self._cells = row.cells
         self._queue = row.queue.cells
-        self._free = zip(row.slots, row.queue.starts, strict=True)
+        self._turns = _Turns()
+        self._free: deque[tuple[int, int]] = deque(zip(row.slots, row.queue.starts, strict=True))
         self._mine = threading.local()
         self._hands_files_over = hands_files_over
         self._gate = gate
@@ -95,26 +156,26 @@ class Meter(Layer):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         try:
-            slot, queue = self._mine.slot
+            lease = self._mine.lease
         except AttributeError:
-            slot, queue = self._take_slot()
+            lease = self._mine.lease = self._take_slot()
         begun = monotonic_ns()
         if self._gate is not None:
             waited = self._gate.waited(environ)
             if waited is not None:
-                if slot is not None:
-                    note_wait(self._queue, queue, waited, begun)
+                if lease is not None:
+                    note_wait(self._queue, lease.queue, waited, begun)
                 if waited > self._gate.patience:
                     verdict = self._gate.judge(waited, environ)
                     if verdict is not Verdict.SERVE:
-                        self._count_refused(verdict, slot, queue)
+                        self._count_refused(verdict, lease)
                         return _refuse(self._gate, environ, start_response)
-        if slot is None:
+        if lease is None:
             end = _end_uncounted
         else:
-            self._cells[slot] = begun
-            environ[SLOT_KEY] = slot
-            end = partial(_end, self._cells, slot, begun)
+            self._cells[lease.slot] = begun
+            environ[SLOT_KEY] = lease.slot
+            end = partial(self._end, lease, begun, self._turns.begin())
         try:
             body: Any = self.app(environ, start_response)
         except Exception:
@@ -139,20 +200,43 @@ class Meter(Layer):
             body.close = metered.close
         return body  # type: ignore[no-any-return]
 
-    def _take_slot(self) -> tuple[int | None, int]:
+    def _take_slot(self) -> _Lease | None:
         # A thread more than there are slots is not counted; neither server starts one.
-        slot, queue = self._mine.slot = next(self._free, (None, -1))
-        if slot is not None:
-            # What it has computed so far, such as to load the app, was for no request.
-            self._cells[slot + Slot.CPU_BEFORE] = self._cells[slot + _CPU] = thread_time_ns()
-        return slot, queue
+        if not self._free:
+            return None
+        lease = _Lease(self._free)
+        cells, slot, now = self._cells, lease.slot, thread_time_ns()
+        # What it has computed so far, such as to load the app, was for no request.
+        # What another thread has computed here before was.
+        cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
+        cells[slot + _CPU] = now
+        return lease
 
-    def _count_refused(self, verdict: Verdict, slot: int | None, queue: int) -> None:
-        if slot is None:
+    def _end(self, lease: _Lease, begun: int, turn: int) -> None:
+        cells, slot = self._cells, lease.slot
+        if cells[slot] != begun:
+            # Closed twice, or late: the slot is another request's by now.
             return
-        (note_shed if verdict is Verdict.SHED else note_abandoned)(self._queue, queue)
+        busy, cpu = monotonic_ns() - begun, thread_time_ns()
+        cells[slot + _BUSY] += busy
+        cells[slot + _SERVED] += 1
+        delay = lease.cpu_wait() if busy > _LONG_NANOSECONDS else 0
+        cells[slot + _CPU_WAIT] += delay
+        if self._turns.was_alone(turn):
+            own = cpu - cells[slot + _CPU]
+            cells[slot + _ALONE] += 1
+            cells[slot + _ALONE_CPU] += own
+            cells[slot + _ALONE_WAIT] += max(busy - own - delay, 0)
+        cells[slot + _CPU] = cpu
+        cells[slot] = 0
+        self._turns.end()
+
+    def _count_refused(self, verdict: Verdict, lease: _Lease | None) -> None:
+        if lease is None:
+            return
+        (note_shed if verdict is Verdict.SHED else note_abandoned)(self._queue, lease.queue)
         # What this has cost is no part of what the app's requests cost.
-        cells, now = self._cells, thread_time_ns()
+        cells, slot, now = self._cells, lease.slot, thread_time_ns()
         cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
         cells[slot + _CPU] = now
 
@@ -233,13 +317,3 @@ class _SizedBody(_Body):
 
 def _end_uncounted() -> None:
     pass
-
-
-def _end(cells: memoryview[int], slot: int, begun: int) -> None:
-    if cells[slot] != begun:
-        # Closed twice, or late: the slot is another request's by now.
-        return
-    cells[slot + _BUSY] += monotonic_ns() - begun
-    cells[slot + _SERVED] += 1
-    cells[slot + _CPU] = thread_time_ns()
-    cells[slot] = 0

@@ -100,24 +100,33 @@ class Scoreboard:
     task_queue = _Word(Header.QUEUE, int)
     """Requests that wait in waitress for a thread."""
 
-    def __init__(self, workers: int, threads: int) -> None:
-        self.threads = threads
-        self._row_words = Cell.WORDS + threads * Slot.WORDS
-        wanted = 2 * workers + _SPARE_ROWS
-        words = self._row_words + threads * QUEUE_WORDS
+    for_load = _Word(Header.FOR_LOAD, int)
+    """Workers more than planned since the load was followed; only the monitor sets it."""
+
+    threads = _Word(Header.THREADS, int)
+    """Requests that may run at once in a worker; only the monitor changes it."""
+
+    def __init__(
+        self, workers: int, threads: int, most_workers: int = 0, most_threads: int = 0
+    ) -> None:
+        self.most_threads = max(threads, most_threads)
+        self._slots_most = max(workers, most_workers) * self.most_threads
+        self._row_words = Cell.WORDS + self.most_threads * Slot.WORDS
+        wanted = 2 * max(workers, most_workers) + _SPARE_ROWS
+        words = self._row_words + self.most_threads * QUEUE_WORDS
         self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
         size = (Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
-        self.queue_times = QueueTimes(self.capacity * threads)
+        self.queue_times = QueueTimes(self.capacity * self.most_threads)
         self.note_queue(None)
-        self.planned = workers
+        self.planned, self.threads = workers, threads
         self._given: dict[int, int] = {}
         self._next_row = 0
 
     @property
     def fitting(self) -> int:
         """Workers that are planned for the limits that there are now, at least 1."""
-        return max(1, self.planned + self.for_limits)
+        return max(1, self.planned + self.for_limits + self.for_load)
 
     @property
     def wanted(self) -> int:
@@ -191,8 +200,8 @@ class Scoreboard:
         number = self._given.get(age)
         if number is None:
             return None
-        start, queue = self._start(number), self.queue_times.row(number, self.threads)
-        return WorkerRecord(self.cells, start, self.threads, self._others, queue)
+        start, queue = self._start(number), self.queue_times.row(number, self.most_threads)
+        return WorkerRecord(self.cells, start, self.most_threads, self._others, queue)
 
     def release(self, age: int) -> None:
         """Take the row of a worker that has ended, and keep what it counted."""
@@ -247,6 +256,7 @@ class Scoreboard:
             workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[Header.GUARD]),
             traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
+            slots_most=self._slots_most,
             waits=_waits(cells[Header.QUEUE_MEAN], cells[Header.QUEUE_MOST]),
         )
 
@@ -266,7 +276,8 @@ class Scoreboard:
 
     def _has_free_slot(self, number: int) -> bool:
         first = self._start(number) + Cell.WORDS
-        return 0 in self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
+        begun = self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
+        return len(begun) - begun.count(0) < self.threads
 
     def _ages(self) -> list[int]:
         return self.cells[Header.WORDS :: self._row_words].tolist()

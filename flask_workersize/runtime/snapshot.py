@@ -147,6 +147,7 @@ class Snapshot:
     guard: GuardState
     traffic: TrafficStats | None = None
     connections: int | None = None
+    slots_most: int = 0
     waits: tuple[float, float] | None = None
     queue_totals: QueueTotals | None = None
 

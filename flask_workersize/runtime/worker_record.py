@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from ..resources.processes import start_time
-from .layout import Cell, Slot
+from .layout import Cell, Header, Slot
 from .queue_times import QueueRow
 
 Others = Callable[[int], tuple[int | None, bool]]
@@ -29,6 +29,11 @@ class WorkerRecord:
         first = start + Cell.WORDS
         self.slots = range(first, first + slots * Slot.WORDS, Slot.WORDS)
         """Where each of its slots begins."""
+
+    @property
+    def threads(self) -> int:
+        """Requests that may run at once in this worker, now."""
+        return self.cells[Header.THREADS]
 
     def enter(self) -> None:
         """Say which process this worker is."""

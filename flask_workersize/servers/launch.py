@@ -17,7 +17,8 @@ from ..app_state import adopt, get_state, prepare
 from ..errors import WorkerSizeStartError, one_line_errors
 from ..log import say
 from ..runtime.deployment import Deployment
-from ..runtime.scoreboard import Scoreboard
+from ..runtime.fork import engines_of
+from ..sizing.adaptive import adaptive_bounds, pool_size
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
@@ -63,7 +64,8 @@ def launch(
     plan, server_options = check_options(app, settings, plan)
     state = get_state(app)
     location = ProfileLocation(app.import_name, app.instance_path)
-    deployment = Deployment(settings, state.resources, plan, location, state.held_bytes)
+    bounds = adaptive_bounds(settings, plan, pool_size(engines_of(app)))
+    deployment = Deployment(settings, state.resources, plan, location, state.held_bytes, bounds)
     if app.debug:
         say(logging.WARNING, _DEBUG)
     if plan.server == "waitress" and options.get("workers") is not None:
@@ -87,7 +89,7 @@ def _run(
         from .gunicorn.reexec import reexec
 
         reexec(app_import, deployment, options)
-    board = Scoreboard(plan.workers, plan.threads)
+    board = deployment.make_scoreboard()
     adopt(app, deployment, board)
     if plan.server == "waitress":
         from .waitress.run import run

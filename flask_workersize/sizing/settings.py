@@ -44,6 +44,7 @@ from .validators import (
     Seconds,
     Server,
     ServerName,
+    Sizing,
     explain,
     refusal,
     unknown,
@@ -147,6 +148,11 @@ class SizingSettings(BaseSettings):
         None,
         description="seconds that a request may have waited before the app begins; longer ones are "
         "turned away with status 503. Above 0, a fraction is allowed",
+    )
+
+    sizing: Sizing = Field(
+        "guide",
+        description='"guide" keeps the planned size, "adaptive" begins there and follows the load',
     )
 
     profile: SizingProfile | None = Field(None, repr=False, exclude=True)
@@ -282,10 +288,28 @@ class SizingSettings(BaseSettings):
         if self.max_workers is not None and self.min_workers > self.max_workers:
             low, high = self.source_of("min_workers"), self.source_of("max_workers")
             raise refusal(f"{low} is above {high}: lower the minimum or raise the maximum.")
+        if problem := self._nothing_to_find():
+            raise refusal(problem)
         if self.health_port and self.health_port in [port for _, port in self._tcp]:
             source = self.source_of("health_port")
             raise refusal(f"{source} is a port that the app listens on: choose another one.")
         return self
+
+    def _nothing_to_find(self) -> str | None:
+        """Return why there is no size to find, if one is asked for."""
+        set_names = [name for name in ("workers", "threads") if getattr(self, name) is not None]
+        if self.wsgi_server == "waitress":
+            set_names = [name for name in set_names if name == "threads"]
+        elif len(set_names) < 2:
+            return None
+        if self.sizing != "adaptive" or not set_names:
+            return None
+        numbers = " and ".join(map(self.source_of, set_names))
+        verb = "sets" if len(set_names) == 1 else "set"
+        return (
+            f"{self.source_of('sizing')}=adaptive has nothing to find: {numbers} {verb} the size. "
+            "Unset one of them."
+        )
 
     def for_platform(self, platform: str) -> Self:
         """Return the settings that hold on a ``sys.platform``: gunicorn does not run on Windows."""

@@ -61,7 +61,7 @@ def take_over(descriptor: int) -> None:
     with open(descriptor, "rb") as file:
         app_import, deployment, passed = pickle.load(file)
     current.deployment = deployment
-    board = Scoreboard(deployment.plan.workers, deployment.plan.threads)
+    board = deployment.make_scoreboard()
     with process_end.bounded():
         run(lambda: load(app_import, deployment, board), deployment, board, json.loads(passed))
 

@@ -65,7 +65,10 @@ def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[
 
 
 def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[str, Any]) -> None:
-    worker_class = ThreadWorker if options["worker_class"] == "gthread" else SyncWorker
+    adapts = deployment.bounds is not None
+    is_threaded = adapts or options["worker_class"] == "gthread"
+    worker_class = ThreadWorker if is_threaded else SyncWorker
+    ThreadWorker.most_threads = hooks.board.most_threads
     options = {**options, "worker_class": worker_class}
     application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
+from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -275,6 +276,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
     kept: the first that spoke is served first. Those that have said nothing yet hold no thread.
     """
 
+    most_threads: int | None = None
     _stopped_at = 0.0
     _accepted_at = 0.0
     _accepted = 0
@@ -287,10 +289,17 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.slots: int = self.cfg.threads
-        """How many requests may run at once; the pool may have more threads."""
         self._ready: deque[Any] = deque()
         self._dispatching = threading.Lock()
+
+    @property
+    def slots(self) -> int:
+        """How many requests may run at once; the pool has room for more threads."""
+        return self.cfg.threads if self.row is None else self.row.threads
+
+    def get_thread_pool(self) -> futures.ThreadPoolExecutor:
+        """Return a pool with room for as many threads as there may ever be."""
+        return futures.ThreadPoolExecutor(self.most_threads or self.cfg.threads)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -408,6 +417,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
             self.goodbyes.turn()
         if not self._stopped_at:
             if self.alive:
+                if self._ready:
+                    # There may be more slots than before.
+                    with self._dispatching:
+                        self._dispatch()
                 self._share_queue()
             waits = timeout if self._accepting else _LOOK_AGAIN_SECONDS
             super().wait_for_and_dispatch_events(waits)

@@ -189,6 +189,7 @@ class _Server:
                 f"waitress refuses these addresses or {WHERE}: {error}"
             ) from None
         self._threads = created.task_dispatcher
+        self._thread_count = options["threads"]
         self._use_poll = created.adj.asyncore_use_poll
         self._servers: list[Any] = [
             item for item in self._map.values() if isinstance(item, BaseWSGIServer)
@@ -267,6 +268,9 @@ class _Server:
 
     def _turn(self, seconds: float) -> None:
         self._keep_monitor()
+        if self._board.threads != self._thread_count:
+            self._thread_count = self._board.threads
+            self._threads.set_thread_count(self._thread_count)
         self._row.beat()
         self._watchdog.beat()
         self._look_for_gone()
