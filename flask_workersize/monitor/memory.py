@@ -27,8 +27,20 @@ from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from ..sizing.plan import MB
 from . import guard
-from .guard import Action, Done, Kind, Observation, Rules
 from .loop import Look, Task
+from .observation import (
+    LEAST_GAIN,
+    NOTHING,
+    Action,
+    Done,
+    History,
+    Kind,
+    Observation,
+    Rules,
+    critical_share,
+    is_short,
+    short_share,
+)
 from .remedy import Remedy
 from .scaling import Scaler
 
@@ -205,12 +217,11 @@ class GuardTask(Task):
         self._scaler = scaler
         self._gauge = gauge
         self.sampling = SamplingTask(board)
-        # Recycling, which may happen often, does not make it forget how growing back went.
-        self._recent: deque[Done] = deque(maxlen=32)
-        self._changes: deque[Done] = deque(maxlen=200)
+        self._history = _history_of(board)
         self._acted_at = float("-inf")
         self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
-        self._oom_kills = board.workers_oom_killed
+        # One that the monitor before this one has not answered is to be.
+        self._oom_kills = board.oom_answered
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
         self._since = float("-inf")
@@ -220,9 +231,11 @@ class GuardTask(Task):
         self.interval = SELDOM_SECONDS
         if rules:
             board.guard = GuardState.OK
-        if board.stand_ins:
-            # The monitor before this one has begun it.
-            self._recent.append(Done(float("-inf"), Action(Kind.REPLACE)))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether memory was short at the last look."""
+        return self._is_free is False
 
     def run(self, now: float, look: Look) -> None:
         """Observe, decide, act."""
@@ -236,16 +249,16 @@ class GuardTask(Task):
         self._scaler.reconcile(look)
 
     def _guard(self, now: float, look: Look, state: MemoryState, rules: Rules) -> None:
-        is_free = state.used_bytes < guard.short_share(state, rules) * state.limit_bytes
+        is_free = state.used_bytes < short_share(state, rules) * state.limit_bytes
         if is_free is not self._is_free:
             self._is_free, self._since = is_free, now
         if self._board.workers_oom_killed > self._oom_kills:
             self._oom_kills, self._oom_kill_at = self._board.workers_oom_killed, now
         growth = self._growth(now, state)
-        is_pressing = guard.is_short(state, growth, rules)
+        is_pressing = is_short(state, growth, rules)
         self.interval = self._pace(now, state, rules, is_pressing)
         is_measured = is_pressing or rules.worker_max_bytes is not None or self._board.removed > 0
-        action = guard.NOTHING
+        action = NOTHING
         # Of a group the peaks of all workers count at any time.
         if state.is_group or is_measured or self._board.stand_ins or self._oom_kill_at is not None:
             snapshot = look()
@@ -265,7 +278,7 @@ class GuardTask(Task):
                 seen = self._observe_closely(now, growth, is_choice)
                 action = decide(seen, rules)
             if action.answers_kill:
-                self._oom_kill_at = None
+                self._board.oom_answered, self._oom_kill_at = self._oom_kills, None
             if action.kind is not Kind.NOTHING and self._act(now, action, seen, rules):
                 self._log(now, action, seen, rules)
         self._show(now, action)
@@ -274,7 +287,7 @@ class GuardTask(Task):
         """Return whether so much was taken or given back that workers may have a new peak."""
         moved = abs(state.used_bytes - self._used_at_peaks)
         is_due = now >= self._peaks_due
-        return state.is_group and is_due and moved >= guard.LEAST_GAIN * state.limit_bytes
+        return state.is_group and is_due and moved >= LEAST_GAIN * state.limit_bytes
 
     def _with_peaks(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
         begun = time.thread_time()
@@ -310,7 +323,7 @@ class GuardTask(Task):
         longest = SELDOM_SECONDS if rules.worker_max_bytes is None else SOON_SECONDS
         if not state.is_group:
             return longest
-        free = guard.critical_share(state) * state.limit_bytes - state.used_bytes
+        free = critical_share(state) * state.limit_bytes - state.used_bytes
         return min(max(free / FASTEST_BYTES, OFTEN_SECONDS), longest)
 
     def _growth(self, now: float, state: MemoryState) -> float:
@@ -339,7 +352,7 @@ class GuardTask(Task):
             peak_bytes=self._remedy.peak_bytes,
             needed_bytes=self._remedy.needed_bytes,
             oom_kill_at=self._oom_kill_at,
-            recent=tuple(sorted([*self._recent, *self._changes], key=lambda done: done.at)),
+            history=self._history,
             since=self._since,
             growth_bytes=growth,
             holders=self._holders if now < self._holders_due else NO_HOLDERS,
@@ -362,10 +375,9 @@ class GuardTask(Task):
             self._scaler.end_server()
         if kind in _DEEDS:
             self._acted_at = now
-            is_change = kind in (Kind.FEWER, Kind.MORE)
-            (self._changes if is_change else self._recent).append(Done(now, action))
-        if kind in (Kind.FEWER, Kind.FINISH, Kind.MORE):
-            self._oom_kill_at = None
+            history = self._history = self._history.after(now, action)
+            self._board.added_at, self._board.removed_at = history.added_at, history.removed_at
+            self._board.added_in_vain = history.added_in_vain
         return True
 
     def _log(self, now: float, action: Action, seen: Observation, rules: Rules) -> None:
@@ -404,13 +416,22 @@ class GuardTask(Task):
 
     def _show(self, now: float, action: Action) -> None:
         """Enter the state of the guard in the scoreboard."""
-        recycled = (Kind.RECYCLE, Kind.REPLACE)
-        lately = [done for done in self._recent if now - done.at < LATELY_SECONDS]
         state = GuardState.REDUCED if self._board.removed else GuardState.OK
-        if state is GuardState.OK and any(done.action.kind in recycled for done in lately):
+        if state is GuardState.OK and now - self._history.recycled_at < LATELY_SECONDS:
             state = GuardState.RECYCLING
         at_worst = {Kind.EXIT: GuardState.CRITICAL, Kind.WARN: GuardState.WARN}
         self._board.guard = at_worst.get(action.kind, state)
+
+
+def _history_of(board: Scoreboard) -> History:
+    """Return what the monitor before this one has done, as far as it counts."""
+    is_replacing = board.stand_ins > 0
+    return History(
+        last=Done(float("-inf"), Action(Kind.REPLACE)) if is_replacing else None,
+        removed_at=board.removed_at,
+        added_at=board.added_at,
+        added_in_vain=board.added_in_vain,
+    )
 
 
 def _workers(count: int) -> str:

@@ -91,21 +91,35 @@ class ResidentPeak:
     file_bytes: int = 0
     """Pages of files in it now, which the kernel can drop: that is nothing given back."""
 
+    swapped_bytes: int = 0
+    """What was swapped out: it still holds that, too."""
+
+    @property
+    def given_back_bytes(self) -> int:
+        """What it held at its most, and holds no more; pages of files that were dropped count."""
+        return self.most_bytes - self.rss_bytes - self.swapped_bytes
+
 
 def peak_resident_memory(pid: int) -> ResidentPeak:
     """Return resident memory and its peak; zeros if it is gone, or the system does not report it.
 
-    "VmRSS", "VmHWM" and "RssFile" of proc_pid_status(5); some ten microseconds.
+    "VmRSS", "VmHWM", "RssFile" and "VmSwap" of proc_pid_status(5); some ten microseconds.
     """
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            found = dict(re.findall(rb"^(VmRSS|VmHWM|RssFile):\s+([0-9]+) kB$", file.read(), re.M))
+            return resident_peak(file.read())
     except OSError:
         return ResidentPeak()
+
+
+def resident_peak(status: bytes) -> ResidentPeak:
+    """Return what the text of "/proc/pid/status" says of resident memory."""
+    found = dict(_PEAK.findall(status))
     return ResidentPeak(*(int(found.get(name, 0)) * 1024 for name in _PEAK_FIELDS))
 
 
-_PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile")
+_PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile", b"VmSwap")
+_PEAK = re.compile(rb"^(" + b"|".join(_PEAK_FIELDS) + rb"):\s+([0-9]+) kB$", re.M)
 
 
 def cpu_seconds(pid: int) -> float:

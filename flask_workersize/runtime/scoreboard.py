@@ -24,7 +24,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory, ResidentPeak
@@ -61,6 +61,23 @@ class _Word(Generic[T]):
         board.cells[self._word] = value
 
 
+class _Moment:
+    """A word of the header that is a time of the monotonic clock, in seconds; long ago at first.
+
+    That clock is the same in all processes.
+    """
+
+    def __init__(self, word: int) -> None:
+        self._word = word
+
+    def __get__(self, board: Scoreboard, owner: object = None) -> float:
+        nanoseconds = board.cells[self._word]
+        return nanoseconds / NANOSECONDS if nanoseconds else float("-inf")
+
+    def __set__(self, board: Scoreboard, at: float) -> None:
+        board.cells[self._word] = 0 if at == float("-inf") else round(at * NANOSECONDS)
+
+
 class Scoreboard:
     """The shared table. Make it before the first fork."""
 
@@ -86,11 +103,38 @@ class Scoreboard:
     followed_cpus = _Word(Header.FOLLOWED_CPUS, int)
     """The CPUs that were followed, in thousandths."""
 
+    settles_at = _Moment(Header.SETTLES_AT)
+    """Until when more workers are planned if more memory proves to be available."""
+
+    available_mb = _Word(Header.AVAILABLE_MB, int)
+    """Memory that was planned with since the limits have changed, in MB; 0 if they have not."""
+
+    added_at = _Moment(Header.ADDED_AT)
+    """When the memory guard has added a worker again, unless it has removed one since."""
+
+    removed_at = _Moment(Header.REMOVED_AT)
+    """When it has removed one."""
+
+    added_in_vain = _Word(Header.ADDED_IN_VAIN, int)
+    """How often it had to remove again what it had added."""
+
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
     workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
-    """Workers that the OOM killer has killed; only the monitor sets it."""
+    """Workers that the OOM killer has killed; only the monitor sets it, as what follows."""
+
+    others_oom_killed = _Word(Header.OTHERS_OOM_KILLED, int)
+    """Processes that it has killed, and that were no workers."""
+
+    oom_answered = _Word(Header.OOM_ANSWERED, int)
+    """Of the workers that it has killed those for which the memory guard has done something."""
+
+    oom_counted = _Word(Header.OOM_COUNTED, int)
+    """What the kernel's own count was at the last look; below 0 before the first."""
+
+    crashes_seen = _Word(Header.CRASHES_SEEN, int)
+    """Crashed workers of which it is known whether the OOM killer ended them."""
 
     is_exit_asked = _Word(Header.EXIT_ASKED, bool)
     """Whether the memory guard wants a server of one process to be started again."""
@@ -106,6 +150,7 @@ class Scoreboard:
         size = (Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
         self.planned = workers
+        self.oom_counted = -1
         self._given: dict[int, int] = {}
         self._next_row = 0
 
@@ -199,6 +244,7 @@ class Scoreboard:
                 self.count("restarts")
             if not self.cells[start + Cell.LEFT]:
                 self.count("crashed")
+                self.cells[start + Cell.CRASH] = self.cells[_STORED["crashed"]]
             self.cells[start] = 0
         finally:
             self.cells[Header.VERSION] += 1
@@ -219,11 +265,16 @@ class Scoreboard:
             time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
 
-    def killed(self) -> list[WorkerStats]:
-        """Return what killed workers have left in rows that nobody has been given since."""
+    def crashed(self, numbers: Container[int]) -> list[WorkerStats]:
+        """Return what crashed workers have left in rows that nobody has been given since.
+
+        :param numbers: which of them, the first that crashed being 1
+        """
         free = self._free()
-        killed = [number for number in free if not self.cells[self._start(number) + Cell.LEFT]]
-        return [row for row in map(self._read_row, killed) if row.pid]
+        rows = [
+            number for number in free if self.cells[self._start(number) + Cell.CRASH] in numbers
+        ]
+        return [row for row in map(self._read_row, rows) if row.pid]
 
     def _read(self, but: int | None) -> Snapshot:
         cells = self.cells
@@ -332,7 +383,7 @@ class Scoreboard:
         cells[Cell.FILE] = max(cells[Cell.FILE], peak.file_bytes)
         dropped = cells[Cell.FILE] - peak.file_bytes
         is_later = peak.most_bytes > cells[Cell.BOOT_PEAK]
-        given_back = peak.most_bytes - peak.rss_bytes - dropped if is_later else 0
+        given_back = peak.given_back_bytes - dropped if is_later else 0
         private, warm = cells[Cell.PRIVATE], cells[Cell.WARM]
         base = private if warm < 0 else min(private, warm)
         cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + max(given_back, 0))

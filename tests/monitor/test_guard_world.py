@@ -15,11 +15,9 @@ from flask_workersize.monitor.guard import (
     CALM_SECONDS,
     LONGEST_CALM_SECONDS,
     PACE_SECONDS,
-    TIGHT_SHARE,
     WARM_REQUESTS,
-    Kind,
-    Rules,
 )
+from flask_workersize.monitor.observation import TIGHT_SHARE, Kind, Rules
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from tests.monitor.world import App, World
 from tests.plain import MB

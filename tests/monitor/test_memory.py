@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 import pytest
 
 from flask_workersize import SizingPlan
-from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS, Rules
+from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS
 from flask_workersize.monitor.loop import Look
 from flask_workersize.monitor.memory import (
     EXPECTING_SECONDS,
@@ -23,6 +23,7 @@ from flask_workersize.monitor.memory import (
     WARMING_SECONDS,
     GuardTask,
 )
+from flask_workersize.monitor.observation import Rules
 from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
@@ -160,7 +161,7 @@ class Site:
         """Return the guard that looks from now on."""
         self.task = GuardTask(
             self.board,
-            Remedy(of or plan({"NOW_LMS_WORKERS": "3"}), 0.7),
+            Remedy(self.board, of or plan({"NOW_LMS_WORKERS": "3"}), 0.7),
             rules,
             self.scaler,
             self.gauge,
@@ -640,12 +641,24 @@ def test_warnings_do_not_make_it_forget_what_was_answered(site: Site) -> None:
 
 
 @forks
-def test_kill_before_the_monitor_was_started_again_is_not_answered_again(site: Site) -> None:
-    site.board.workers_oom_killed += 3
+def test_kill_before_the_monitor_was_started_again_is_answered_once(site: Site) -> None:
+    """By the one that is there when it is known."""
+    site.board.workers_oom_killed += 1
     site.guard()
-    site.start(1, 2)
+    site.start(1, 2, 3)
     site.run(3)
-    assert site.scaler.adjusted == []
+    assert site.scaler.adjusted == [("guard", -1)]
+    site.guard()
+    site.run(3)
+    assert site.scaler.adjusted == [("guard", -1)]
+
+
+def test_memory_is_short_from_the_share_on_that_the_operator_set(site: Site) -> None:
+    site.guard(Rules(recycle_share=0.5))
+    assert not site.task.is_short
+    for used, expected in [(499, False), (500, True), (400, False)]:
+        site.run(used=used)
+        assert site.task.is_short is expected
 
 
 # How often it looks, and how often it says so
@@ -897,4 +910,28 @@ def test_monitor_that_is_started_again_grows_back_what_was_removed(site: Site) -
     site.run(used=300)
     assert site.board.wanted == 1
     site.run(after=CALM_SECONDS)
+    assert site.board.wanted == 2
+
+
+@forks
+def test_monitor_that_is_started_again_waits_as_long_for_one_more_as_the_one_before(
+    site: Site,
+) -> None:
+    """Else each new one would try at once what has failed before."""
+    site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    reduced(site)
+    site.run(used=300)
+    site.run(after=CALM_SECONDS)
+    assert site.board.wanted == 2
+    site.start(3)
+    site.warm_up()
+    site.guard()
+    reduced(site)
+    site.guard()
+    site.run(used=300)
+    site.run(after=2 * CALM_SECONDS - 1)
+    assert site.board.wanted == 1
+    site.run(after=1)
     assert site.board.wanted == 2

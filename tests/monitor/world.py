@@ -6,15 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from flask_workersize.monitor.guard import (
-    WARM_REQUESTS,
-    Action,
-    Done,
-    Kind,
-    Observation,
-    Rules,
-    decide,
-)
+from flask_workersize.monitor.guard import WARM_REQUESTS, decide
+from flask_workersize.monitor.observation import Action, Done, History, Kind, Observation, Rules
 from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from flask_workersize.runtime.snapshot import WorkerMemory
@@ -114,6 +107,7 @@ class World:
         self.obeys_at = 0.0
         self.oom_kill_at: float | None = None
         self.done: list[Done] = []
+        self.history = History()
         self.usage: list[int] = []
         self.kills: list[float] = []
         self.most = self.planned
@@ -208,6 +202,7 @@ class World:
         if action.kind is Kind.NOTHING:
             return
         self.done.append(Done(self.now, action))
+        self.history = self.history.after(self.now, action)
         going = self.chosen(action.count) if action.kind is Kind.FEWER else []
         surge, fewer = STEPS.get(action.kind, (0, 0))
         self.surge, self.fewer = self.surge + surge, self.fewer + fewer * action.count
@@ -265,7 +260,7 @@ class World:
             peak_bytes=self.peak,
             needed_bytes=self.needed,
             oom_kill_at=self.oom_kill_at,
-            recent=tuple(self.done),
+            history=self.history,
             since=self.since,
             growth_bytes=grown,
             holders=self.held(self),

@@ -310,9 +310,9 @@ def test_resident_memory_between_two_samples_tells_what_is_private_now() -> None
     assert board.note_resident(0, 320).private_bytes == 120
 
 
-def needed(board: Scoreboard, rss: int, peak: int = 0, files: int = 0) -> int:
+def needed(board: Scoreboard, rss: int, peak: int = 0, files: int = 0, swapped: int = 0) -> int:
     """Enter resident memory of the first worker and its peak, and return what it needs."""
-    board.note_resident(0, rss, ResidentPeak(rss, peak, files))
+    board.note_resident(0, rss, ResidentPeak(rss, peak, files, swapped))
     return board.read().workers[0].needed_bytes
 
 
@@ -333,6 +333,15 @@ def test_what_a_leak_has_taken_a_worker_does_not_need() -> None:
     sample(board, 230, 30, peak=230, served=25, warm=True)
     assert needed(board, 290, peak=290) == 30
     assert needed(board, 290, peak=300) == 40, "but what it has given back"
+
+
+def test_leak_that_was_swapped_out_is_nothing_that_was_given_back() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=210)
+    sample(board, 230, 30, peak=230, served=25, warm=True)
+    assert needed(board, 220, peak=400, swapped=180) == 30
+    assert needed(board, 250, peak=400, swapped=130) == 50, "20 were given back"
 
 
 def test_worker_that_is_not_warm_needs_what_it_has() -> None:
@@ -431,10 +440,13 @@ def test_worker_that_ends_without_leaving_counts_as_killed(leaves: bool, crashed
     board = Scoreboard(1, 1)
     board.state = State.SERVING
     row = given_row(board)
+    row.enter()
     if leaves:
         row.leave()
     board.release(1)
     assert (board.read().stored["crashed"], board.read().stored["restarts"]) == (crashed, 1)
+    assert len(board.crashed([1])) == crashed
+    assert board.crashed([0, 2]) == []
 
 
 @pytest.mark.parametrize(
