@@ -58,30 +58,29 @@ class OomDetector(Task):
 
     def run(self, now: float, look: Look) -> None:
         """Find who is gone, and whether the OOM killer ended them."""
-        snapshot = look()
         if self._is_short():
             self._near_at = now
         is_near = now < self._near_at + LATELY_SECONDS
         self.interval = OFTEN_SECONDS if is_near else INTERVAL_SECONDS
         # It counts before the process has ended, and that is before its master knows.
-        pending = self._pending_kills(snapshot)
+        pending = self._pending_kills()
         if pending > self._pending:
             self._expires = now + EXPIRE_SECONDS
-        crashed = self._new_crashes(now, snapshot)
+        crashed = self._new_crashes(now)
         by_kernel = min(crashed, pending)
         pending -= by_kernel
         self._board.workers_oom_killed += by_kernel
         self._unsaid += by_kernel
         if pending and now >= self._expires:
             self._board.others_oom_killed += pending
-            self._say_others(now, snapshot, pending)
+            self._say_others(now, pending)
             pending = 0
         self._pending = pending
         if crashed > by_kernel:
             self._say_killed(crashed - by_kernel)
         if self._unsaid and now >= self._say_again:
             self._say_again = now + SAY_SECONDS
-            self._say_oom("worker", self._gone, self._unsaid, snapshot, now)
+            self._say_oom("worker", self._gone, self._unsaid, look(), now)
             self._unsaid = 0
         if not self._unsaid:
             self._gone = []
@@ -93,10 +92,11 @@ class OomDetector(Task):
             who, rows = ("server", snapshot.workers) if is_alone else ("master", ())
             self._say_oom(who, rows, 1, snapshot, self._expires)
 
-    def _pending_kills(self, snapshot: Snapshot) -> int:
+    def _pending_kills(self) -> int:
         """Return how many kills are counted, and not yet known to be of a worker or another."""
-        known = snapshot.workers_oom_killed + self._board.others_oom_killed
-        return snapshot.stored["oom_kills"] + self._new_kills() - known
+        self._new_kills()
+        known = self._board.workers_oom_killed + self._board.others_oom_killed
+        return self._board.figure("oom_kills") - known
 
     def _new_kills(self) -> int:
         """Return how many processes were killed since the last look, and note that."""
@@ -108,9 +108,9 @@ class OomDetector(Task):
         board.count("oom_kills", kills)
         return kills
 
-    def _new_crashes(self, now: float, snapshot: Snapshot) -> int:
+    def _new_crashes(self, now: float) -> int:
         """Return how many workers have crashed since the last look, and note who."""
-        before, crashed = self._board.crashes_seen, snapshot.stored["crashed"]
+        before, crashed = self._board.crashes_seen, self._board.figure("crashed")
         if crashed > before:
             gone = self._board.crashed(range(before + 1, crashed + 1))
             self._gone += gone
@@ -143,13 +143,13 @@ class OomDetector(Task):
             advice = remedy.advise(now, limit, others_bytes(snapshot))
         say(logging.ERROR, f"{named} (limit {limit // MB} MB, plan {planned}). {advice}")
 
-    def _say_others(self, now: float, snapshot: Snapshot, count: int) -> None:
+    def _say_others(self, now: float, count: int) -> None:
         """Log kills of processes that are no workers: removing workers would not help them."""
         if now < self._say_others_again:
             return
         self._say_others_again = now + SAY_SECONDS
         what = "a process that is" if count == 1 else f"{count} processes that are"
-        limit_mb = snapshot.stored["memory_limit_bytes"] // MB
+        limit_mb = self._board.figure("memory_limit_bytes") // MB
         say(
             logging.WARNING,
             f"memory: {what} not a worker of this server got OOM-killed (limit {limit_mb} MB): "

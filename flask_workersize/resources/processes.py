@@ -57,8 +57,7 @@ def resident_memory(pid: int) -> int | None:
     Cheap: some microseconds. Shared pages count in full.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         pass
     try:
@@ -106,8 +105,7 @@ def peak_resident_memory(pid: int) -> ResidentPeak:
     "VmRSS", "VmHWM", "RssFile" and "VmSwap" of proc_pid_status(5); some ten microseconds.
     """
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            return resident_peak(file.read())
+        return resident_peak(_read(f"/proc/{pid}/status"))
     except OSError:
         return ResidentPeak()
 
@@ -119,7 +117,20 @@ def resident_peak(status: bytes) -> ResidentPeak:
 
 
 _PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile", b"VmSwap")
-_PEAK = re.compile(rb"^(" + b"|".join(_PEAK_FIELDS) + rb"):\s+([0-9]+) kB$", re.M)
+# The end of the line before is found faster than the beginning of one.
+_PEAK = re.compile(rb"\n(Vm(?:RSS|HWM|Swap)|RssFile):\s+([0-9]+) kB")
+
+
+def _read(path: str) -> bytes:
+    """Return a small file of /proc at once: half the time of a file object."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, _MOST_READ)
+    finally:
+        os.close(file)
+
+
+_MOST_READ = 64 * 1024
 
 
 def cpu_seconds(pid: int) -> float:

@@ -13,18 +13,20 @@ from flask_workersize import SizingPlan
 from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS
 from flask_workersize.monitor.loop import Look
 from flask_workersize.monitor.memory import (
-    EXPECTING_SECONDS,
     LATELY_SECONDS,
     LOG_SECONDS,
-    OFTEN_SECONDS,
-    SELDOM_SECONDS,
-    TURN_SECONDS,
     VERY_OFTEN_SECONDS,
-    WARMING_SECONDS,
     GuardTask,
 )
 from flask_workersize.monitor.observation import Rules
 from flask_workersize.monitor.remedy import Remedy
+from flask_workersize.monitor.sampling import (
+    EXPECTING_SECONDS,
+    OFTEN_SECONDS,
+    SELDOM_SECONDS,
+    TURN_SECONDS,
+    WARMING_SECONDS,
+)
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
