@@ -163,6 +163,9 @@ class GuardTask(Task):
             pause = min((time.thread_time() - begun) / LOOK_SHARE, SELDOM_SECONDS)
             self._look_due = now + pause if is_done else now
             self._before = turn
+        elif self._before and turn.stage < self._before.stage:
+            # Whatever was wrong then: to see that it is not, nobody need look.
+            self._show(now, NOTHING)
 
     def _is_due(self, turn: _Turn) -> bool:
         """Return whether workers are to be looked at: what has not changed means the same."""
