@@ -32,7 +32,7 @@ from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, State, WorkerMemory, WorkerStats
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from tests.children import Children, Pipe, kill
 from tests.plain import MB, plan
 from tests.runtime.workers import forks
@@ -937,3 +937,28 @@ def test_monitor_that_is_started_again_waits_as_long_for_one_more_as_the_one_bef
     assert site.board.wanted == 1
     site.run(after=1)
     assert site.board.wanted == 2
+
+
+@forks
+def test_workers_are_not_looked_at_again_while_nothing_changes(site: Site) -> None:
+    """The table of many costs more than all that is read else; what moves is looked at."""
+    task = site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    looks: list[float] = []
+
+    def look() -> Snapshot:
+        looks.append(site.now)
+        return site.board.read()
+
+    def is_looked_at(used: float) -> bool:
+        site.gauge.used = used
+        site.now += SELDOM_SECONDS / 8
+        task.run(site.now, look)
+        return site.now in looks
+
+    assert any(is_looked_at(300) for _ in range(9))
+    assert not is_looked_at(301)
+    assert is_looked_at(330), "it has moved"
+    assert not any(is_looked_at(331) for _ in range(7))
+    assert is_looked_at(331), "now and then"
