@@ -66,8 +66,9 @@ HOLDERS_SECONDS = 2.0
 HOLDERS_SHARE = 0.0025
 """Share of a CPU that finding it may take for a warning: every process of the group is read."""
 
-LOOK_SHARE = 0.005
-"""Share of a CPU that looking at all workers may take, unless something was done lately."""
+LOOK_SECONDS = 0.006
+"""Time between two looks at the workers, for each of them, unless something was done lately: one
+takes some 30 µs a worker, and so half a percent of a CPU."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
@@ -158,9 +159,8 @@ class GuardTask(Task):
         if not (is_measured or has_begun or state.is_group):
             self._show(now, NOTHING)
         elif has_begun or self._is_due(turn):
-            begun = time.thread_time()
             is_done = self._look_closer(turn, look, rules)
-            pause = min((time.thread_time() - begun) / LOOK_SHARE, SELDOM_SECONDS)
+            pause = min(LOOK_SECONDS * self._board.wanted, SELDOM_SECONDS)
             self._look_due = now + pause if is_done else now
             self._before = turn
         elif self._before and turn.stage < self._before.stage:

@@ -646,7 +646,7 @@ def test_there_are_never_two_at_once(observed: Observation, rules: Rules) -> Non
     )
     is_recent = past and observed.now <= past[-1].at + rules.patience_seconds
     if is_recent and not is_settled and not (is_answer_to_a_kill(action) or is_for_peaks(action)):
-        assert action == NOTHING
+        assert action.kind is Kind.NOTHING
 
 
 @untimed
