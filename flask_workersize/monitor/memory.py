@@ -31,6 +31,7 @@ from .guard import Action, Done, Kind, Observation, Rules
 from .loop import Look, Task
 from .remedy import Remedy
 from .scaling import Scaler
+from .surge import Surges
 
 OFTEN_SECONDS = 0.05
 """How often memory is read near the limit: a leak of 0.5 MB a request grows by some MB then."""
@@ -71,6 +72,9 @@ CANDIDATES = 4
 
 PEAKS_SHARE = 0.005
 """Share of a CPU that reading the peaks of all workers may take while memory comes and goes."""
+
+PEAK_RISES_SECONDS = 0.5
+"""How long after an action they are read however often that is."""
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
@@ -216,6 +220,7 @@ class GuardTask(Task):
         self._since = float("-inf")
         self._holders, self._holders_due = NO_HOLDERS, float("-inf")
         self._peaks_due, self._used_at_peaks = float("-inf"), 0
+        self._surges = Surges()
         self._said: dict[tuple[Kind, str], float] = {}
         self.interval = SELDOM_SECONDS
         if rules:
@@ -273,12 +278,17 @@ class GuardTask(Task):
     def _has_moved(self, now: float, state: MemoryState) -> bool:
         """Return whether so much was taken or given back that workers may have a new peak."""
         moved = abs(state.used_bytes - self._used_at_peaks)
-        is_due = now >= self._peaks_due
+        # What was seen of a peak while it rose is followed by the rest of it.
+        is_due = now >= self._peaks_due or now < self._acted_at + PEAK_RISES_SECONDS
         return state.is_group and is_due and moved >= guard.LEAST_GAIN * state.limit_bytes
 
     def _with_peaks(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
         begun = time.thread_time()
         snapshot = _known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
+        took = self._surges.look(now, snapshot.workers, state.limit_bytes)
+        surging = [row for row in snapshot.workers if row.age in took]
+        found = {row.age: self._board.note_surge(row.number, took[row.age]) for row in surging}
+        snapshot = _known(snapshot, found)
         self._used_at_peaks = state.used_bytes
         self._peaks_due = now + (time.thread_time() - begun) / PEAKS_SHARE
         return snapshot

@@ -56,7 +56,9 @@ class Cell:
     BOOT_PEAK = 17
     FILE = 18
     NEEDED = 19
-    WORDS = 20
+    FIRST_SINCE = 20
+    FIRST_TOOK = 21
+    WORDS = 22
 
 
 class Slot:
