@@ -261,6 +261,7 @@ class GuardTask(Task):
                 snapshot = self._with_peaks(now, snapshot, state)
             elif is_measured:
                 snapshot = _known(snapshot, self.sampling.estimate(snapshot.workers))
+                snapshot = self._with_surges(now, snapshot, state)
             seen = self._observe(now, snapshot, state, growth)
             decide = guard.decide_alone if self._is_alone else guard.decide
             action = decide(seen, rules)
@@ -285,13 +286,19 @@ class GuardTask(Task):
     def _with_peaks(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
         begun = time.thread_time()
         snapshot = _known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
-        took = self._surges.look(now, snapshot.workers, state.limit_bytes)
-        surging = [row for row in snapshot.workers if row.age in took]
-        found = {row.age: self._board.note_surge(row.number, took[row.age]) for row in surging}
-        snapshot = _known(snapshot, found)
+        snapshot = self._with_surges(now, snapshot, state)
         self._used_at_peaks = state.used_bytes
         self._peaks_due = now + (time.thread_time() - begun) / PEAKS_SHARE
         return snapshot
+
+    def _with_surges(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
+        """Add what running requests have taken; a server of one process has nothing to choose."""
+        if self._is_alone or not state.is_group:
+            return snapshot
+        took = self._surges.look(now, snapshot.workers, state.limit_bytes)
+        surging = [row for row in snapshot.workers if row.age in took]
+        found = {row.age: self._board.note_surge(row.number, took[row.age]) for row in surging}
+        return _known(snapshot, found)
 
     def _observe_closely(self, now: float, growth: float, is_choice: bool) -> Observation:
         """Observe what to act on: the snapshot may be a moment old, and estimates too rough.
@@ -307,6 +314,7 @@ class GuardTask(Task):
         if is_choice:
             largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
             snapshot = _known(snapshot, self.sampling.measure(largest))
+        snapshot = self._with_surges(now, snapshot, state)
         if now >= self._holders_due:
             begun = time.thread_time()
             self._holders = self._gauge.holders(state, [row.pid for row in snapshot.workers])

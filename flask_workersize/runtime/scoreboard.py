@@ -348,7 +348,7 @@ class Scoreboard:
         before, warm = cells[Cell.PRIVATE] - took_bytes, cells[Cell.WARM]
         base = before if warm < 0 else min(before, warm)
         cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + took_bytes)
-        return _memory(cells, time.monotonic_ns())
+        return _memory(cells, time.monotonic_ns())._replace(surge_bytes=took_bytes)
 
     @staticmethod
     def _note_needed(cells: memoryview[int], peak: ResidentPeak) -> None:

@@ -74,6 +74,7 @@ class Process:
     warm_bytes: int | None = None
     burst_until: float = 0
     needed_bytes: int = 0
+    surge_bytes: int = 0
     born_at: float = 0
     refused_since: float | None = None
 
@@ -270,7 +271,8 @@ class World:
             one.needed_bytes = max(one.needed_bytes, needed)
             if self.app.burst and one.burst_until and one.burst_until <= self.now:
                 one.needed_bytes = max(one.needed_bytes, own + int(self.app.burst * MB))
-            if one.age in took:
+            one.surge_bytes = took.get(one.age, 0)
+            if one.surge_bytes:
                 one.needed_bytes = max(one.needed_bytes, own)
             self.needed = max(self.needed, one.needed_bytes)
         self.usage = [*self.usage[-8:], int(self.used * MB)]
@@ -314,8 +316,9 @@ class World:
         """Return what the ledger has of a worker."""
         own, first = int(self.own(one) * MB), int(self.app.fresh * MB)
         return WorkerMemory(
-            own, None, own, first, one.warm_bytes, own, most_needed_bytes=one.needed_bytes
-        )
+            own, None, own, first, one.warm_bytes, own,
+            most_needed_bytes=one.needed_bytes, surge_bytes=one.surge_bytes,
+        )  # fmt: skip
 
     def serving_after(self, action: Action) -> list[Process]:
         """Return who still serves when the guard and the master have let somebody go."""
