@@ -37,6 +37,7 @@ from .observation import (
 from .remedy import Remedy
 from .sampling import OFTEN_SECONDS, SELDOM_SECONDS, SamplingTask, known
 from .scaling import Scaler
+from .surge import Surges
 
 FASTEST_BYTES = 3 * 1024 * MB
 """Memory that is taken in a second at the most, seen with five workers of 60 MB each: so long what
@@ -56,6 +57,9 @@ GROWTH_SECONDS = 0.4
 
 CANDIDATES = 4
 """Workers that are measured to choose one: those with most memory."""
+
+PEAK_RISES_SECONDS = 0.5
+"""How long after an action peaks are read however often that is."""
 
 LOG_SECONDS = 60.0
 """How often the same is logged."""
@@ -122,6 +126,7 @@ class GuardTask(Task):
         self._holders_at = float("-inf")
         self._look_due, self._used_at_peaks = float("-inf"), 0
         self._before: _Turn | None = None
+        self._surges = Surges()
         self._said: dict[tuple[Kind, str], float] = {}
         self.interval = SELDOM_SECONDS
         if rules:
@@ -184,11 +189,15 @@ class GuardTask(Task):
         if self._is_alone and turn.is_pressing:
             new = [row for row in snapshot.ready if row.memory is None]
             snapshot = known(snapshot, self.sampling.measure(new))
-        if now >= self._look_due and self._has_moved(state):
+        # What was seen of a peak while it rose is followed by the rest of it.
+        is_due = now >= self._look_due or now < self._acted_at + PEAK_RISES_SECONDS
+        if is_due and self._has_moved(state):
             snapshot = known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
+            snapshot = self._with_surges(now, snapshot, state)
             self._used_at_peaks = state.used_bytes
         elif turn.is_measured:
             snapshot = known(snapshot, self.sampling.estimate(snapshot.workers))
+            snapshot = self._with_surges(now, snapshot, state)
         seen = self._observe(now, snapshot, state, growth)
         decide = guard.decide_alone if self._is_alone else guard.decide
         action = decide(seen, rules)
@@ -213,6 +222,15 @@ class GuardTask(Task):
         moved = abs(state.used_bytes - self._used_at_peaks)
         return state.is_group and moved >= LEAST_GAIN * state.limit_bytes
 
+    def _with_surges(self, now: float, snapshot: Snapshot, state: MemoryState) -> Snapshot:
+        """Add what running requests have taken; a server of one process has nothing to choose."""
+        if self._is_alone or not state.is_group:
+            return snapshot
+        took = self._surges.look(now, snapshot.workers, state.limit_bytes)
+        surging = [row for row in snapshot.workers if row.age in took]
+        found = {row.age: self._board.note_surge(row.number, took[row.age]) for row in surging}
+        return known(snapshot, found)
+
     def _observe_closely(self, now: float, growth: float, is_choice: bool) -> Observation:
         """Observe what to act on: the snapshot may be a moment old, and estimates too rough.
 
@@ -228,6 +246,7 @@ class GuardTask(Task):
         if is_choice:
             largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
             snapshot = known(snapshot, self.sampling.measure(largest))
+        snapshot = self._with_surges(now, snapshot, state)
         if now >= self._holders_due:
             self._holders = self._gauge.holders(state, [row.pid for row in snapshot.workers])
             self._holders_at = now

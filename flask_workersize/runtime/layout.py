@@ -66,7 +66,9 @@ class Cell:
     FILE = 18
     NEEDED = 19
     CRASH = 20
-    WORDS = 21
+    FIRST_SINCE = 21
+    FIRST_TOOK = 22
+    WORDS = 23
 
 
 class Slot:

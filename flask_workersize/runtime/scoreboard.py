@@ -7,8 +7,8 @@ and has one writer, so that nobody locks and a process that is killed at any mom
 half-written:
 
 - the master writes the header, and gives and takes rows;
-- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready and
-  how many requests it holds;
+- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready, how
+  many requests it holds, and its first request;
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
@@ -310,6 +310,21 @@ class Scoreboard:
         least = min(held.values(), default=None)
         return least, any(self._has_free_slot(n) for n, count in held.items() if count == least)
 
+    def first_requests(self, mine: WorkerRecord, seconds: float) -> tuple[int, int]:
+        """Return how many other workers began their first request shortly before this one.
+
+        And the most that a worker has taken since it was ready, in bytes; those that have ended
+        count as long as their rows are there, since the kernel may have killed them for it.
+        """
+        columns = (Cell.AGE, Cell.FIRST_SINCE, Cell.FIRST_TOOK, Cell.NEEDED, Cell.FIRST)
+        first, step = Header.WORDS, self._row_words
+        rows = list(zip(*(self.cells[first + column :: step] for column in columns), strict=True))
+        now = mine.first_since
+        earliest = max(now - int(seconds * NANOSECONDS), 0)
+        beginning = sum(age != 0 and earliest < since < now for age, since, *_ in rows)
+        most = max(max(took, needed - max(own, 0)) for *_, took, needed, own in rows)
+        return beginning, max(most, 0)
+
     def _has_free_slot(self, number: int) -> bool:
         first = self._start(number) + Cell.WORDS
         return 0 in self.cells[first : self._start(number + 1) : Slot.WORDS].tolist()
@@ -382,6 +397,15 @@ class Scoreboard:
         if peak:
             self._note_needed(cells, peak)
         return _memory(cells, time.monotonic_ns())
+
+    def note_surge(self, number: int, took_bytes: int) -> WorkerMemory:
+        """Enter what a running request has taken so far, of what a worker had when last entered."""
+        start = self._start(number)
+        cells = self.cells[start : start + Cell.WORDS]
+        before, warm = cells[Cell.PRIVATE] - took_bytes, cells[Cell.WARM]
+        base = before if warm < 0 else min(before, warm)
+        cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + took_bytes)
+        return _memory(cells, time.monotonic_ns())._replace(surge_bytes=took_bytes)
 
     @staticmethod
     def _note_needed(cells: memoryview[int], peak: ResidentPeak) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import re
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator
 
 import pytest
@@ -133,6 +134,14 @@ class Grown:
     def serve(self, count: int = WARM_REQUESTS) -> None:
         """Have served so many requests."""
         self.row.cells[self.row.slots[0] + Slot.SERVED] += count
+
+    def begin(self) -> None:
+        """Begin a request."""
+        self.row.cells[self.row.slots[0]] = time.monotonic_ns() - 1_000_000
+
+    def end(self) -> None:
+        """End a request that may run."""
+        self.row.cells[self.row.slots[0]] = 0
 
     def go(self) -> None:
         """End, and be seen to have ended."""
@@ -401,6 +410,36 @@ def test_what_a_worker_shares_is_no_growth(site: Site) -> None:
 
 
 @forks
+def test_what_a_running_request_has_taken_is_no_growth_before_it_has_ended(site: Site) -> None:
+    site.guard()
+    one, _ = site.start(1, 2)
+    site.warm_up()
+    site.run(used=610)
+    one.begin()
+    one.take(140)
+    site.run(used=750)
+    assert site.scaler.recycled == []
+    one.end()
+    site.run()
+    assert site.scaler.recycled == [1]
+    assert site.scaler.adjusted == []
+
+
+@forks
+def test_what_a_running_request_has_taken_all_may_take_at_once(site: Site) -> None:
+    """It counts before it was given back: then all could have begun one."""
+    site.guard()
+    one, *_ = site.start(1, 2, 3)
+    site.warm_up()
+    site.run(used=510)
+    one.begin()
+    one.take(240)
+    site.run(used=750)
+    assert site.scaler.adjusted == [("guard", -1)]
+    assert site.scaler.recycled == []
+    assert 240 <= site.ledger(1).most_needed_bytes // MB < 260
+
+
 def test_memory_that_goes_fast_is_short_before_it_is_used(site: Site) -> None:
     site.guard()
     one, _ = site.start(1, 2)

@@ -29,6 +29,7 @@ from ..stopping import (
     admit,
     hang_up_if_silent,
 )
+from .careful import CarefulWorker
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -130,7 +131,7 @@ class GracefulWorker(Worker):
             time.sleep(_CUT_EVERY_SECONDS)
 
 
-class SyncWorker(GracefulWorker, sync.SyncWorker):
+class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
     def run(self) -> None:
@@ -173,7 +174,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
             watched.close()
 
 
-class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
+class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
