@@ -19,6 +19,7 @@ from .loop import MonitorLoop
 from .memory import GuardTask
 from .observation import Rules
 from .oom import OomDetector
+from .overload import OverloadTask
 from .remedy import Remedy
 from .scaling import Scaler
 from .throttle import ThrottleDetector
@@ -48,6 +49,7 @@ def make_loop(
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             ThrottleDetector(gauge.throttling),
+            OverloadTask(board, settings.queue_seconds),
             guard.sampling,
             guard,
         ],

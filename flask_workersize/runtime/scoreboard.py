@@ -30,6 +30,8 @@ from typing import Generic, TypeVar
 from ..resources.processes import ProcessMemory, ResidentPeak
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
+from .queue_times import WORDS as QUEUE_WORDS
+from .queue_times import QueueTimes
 from .snapshot import GuardState, Snapshot, State, TrafficStats, WorkerMemory, WorkerStats
 from .worker_record import WorkerRecord
 
@@ -146,9 +148,12 @@ class Scoreboard:
         self.threads = threads
         self._row_words = Cell.WORDS + threads * Slot.WORDS
         wanted = 2 * workers + _SPARE_ROWS
-        self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
+        words = self._row_words + threads * QUEUE_WORDS
+        self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
         size = (Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
+        self.queue_times = QueueTimes(self.capacity * threads)
+        self.note_queue(None)
         self.planned = workers
         self.oom_counted = -1
         self._given: dict[int, int] = {}
@@ -176,6 +181,10 @@ class Scoreboard:
         """Write down how near memory is to its limit."""
         self.cells[_STORED["memory_limit_bytes"]] = limit_bytes
         self.cells[_STORED["memory_used_bytes"]] = used_bytes
+
+    def note_queue(self, waits: tuple[int, int] | None) -> None:
+        """Write down the mean and the longest wait of the last minute, in nanoseconds."""
+        self.cells[Header.QUEUE_MEAN], self.cells[Header.QUEUE_MOST] = waits or (-1, -1)
 
     def note_traffic(self, traffic: TrafficStats) -> None:
         """Write down what the app costs."""
@@ -231,7 +240,8 @@ class Scoreboard:
         number = self._given.get(age)
         if number is None:
             return None
-        return WorkerRecord(self.cells, self._start(number), self.threads, self._others)
+        start, queue = self._start(number), self.queue_times.row(number, self.threads)
+        return WorkerRecord(self.cells, start, self.threads, self._others, queue)
 
     def release(self, age: int) -> None:
         """Take the row of a worker that has ended, and keep what it counted."""
@@ -294,6 +304,7 @@ class Scoreboard:
             workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[Header.GUARD]),
             traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
+            waits=_waits(cells[Header.QUEUE_MEAN], cells[Header.QUEUE_MOST]),
         )
 
     def _others(self, mine: int) -> tuple[int | None, bool]:
@@ -338,8 +349,13 @@ class Scoreboard:
     def _read_row(self, number: int, but: int | None = None) -> WorkerStats:
         start, now = self._start(number), time.monotonic_ns()
         cells = self.cells[start : start + self._row_words].tolist()
+        held: int = cells[Cell.HELD]
+        if held < 0:
+            # It takes no more, see WorkerRecord.take_no_more.
+            held = ~held
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
+            held -= 1
         slots = cells[Cell.WORDS :]
         return WorkerStats(
             number=number,
@@ -351,7 +367,8 @@ class Scoreboard:
             silent_seconds=_seconds(now - max(cells[Cell.HEARTBEAT], cells[Cell.BORN])),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=max(cells[Cell.HELD] - self.threads, 0),
+            held=max(held, 0),
+            waiting=max(held - self.threads, 0),
             is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),
@@ -425,6 +442,10 @@ class Scoreboard:
 
     def _start(self, number: int) -> int:
         return Header.WORDS + number * self._row_words
+
+
+def _waits(mean: int, most: int) -> tuple[float, float] | None:
+    return None if mean < 0 else (mean / NANOSECONDS, most / NANOSECONDS)
 
 
 def _memory(cells: Sequence[int], now: int) -> WorkerMemory:

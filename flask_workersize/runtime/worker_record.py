@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..resources.processes import start_time
 from .layout import Cell, Slot
+from .queue_times import QueueRow
 
 Others = Callable[[int], tuple[int | None, bool]]
 """Returns, for a worker's age, what that other worker holds that holds least, ``None`` if there is
@@ -17,12 +18,16 @@ no other; and whether one of those that hold so little has a thread that runs no
 class WorkerRecord:
     """A worker's own row, for it to write."""
 
-    def __init__(self, cells: memoryview[int], start: int, threads: int, others: Others) -> None:
+    def __init__(
+        self, cells: memoryview[int], start: int, slots: int, others: Others, queue: QueueRow
+    ) -> None:
         self.cells = cells
+        self.queue = queue
+        """Its part of the table of queue times."""
         self._start = start
         self._others = others
         first = start + Cell.WORDS
-        self.slots = range(first, first + threads * Slot.WORDS, Slot.WORDS)
+        self.slots = range(first, first + slots * Slot.WORDS, Slot.WORDS)
         """Where each of its slots begins."""
 
     def enter(self) -> None:
@@ -49,12 +54,12 @@ class WorkerRecord:
         return sum(self.cells[slot] != 0 for slot in self.slots)
 
     def note_held(self, count: int) -> None:
-        """Say how many connections this worker has accepted and not answered yet."""
+        """Say how many connections occupy this worker, or wait in it for a thread."""
         self.cells[self._start + Cell.HELD] = count
 
-    def take_no_more(self) -> None:
+    def take_no_more(self, held: int = 0) -> None:
         """Say that this worker accepts nothing, however little it holds."""
-        self.cells[self._start + Cell.HELD] = -1
+        self.cells[self._start + Cell.HELD] = ~held
 
     def others(self) -> tuple[int | None, bool]:
         """Return what the other workers hold that take requests, as :data:`Others` says."""

@@ -163,6 +163,23 @@ def test_slot_that_asks_is_left_out() -> None:
         assert board.read(but=slot).busy == (1 if slot in (asking, one.slots[0]) else 2)
 
 
+@pytest.mark.parametrize(
+    ("held", "busy", "waiting"), [(0, 1, 0), (1, 1, 0), (2, 2, 0), (3, 2, 1), (9, 2, 7)]
+)
+@pytest.mark.parametrize("say", [WorkerRecord.note_held, WorkerRecord.take_no_more])
+def test_slot_is_busy_too_that_waits_for_a_client(
+    held: int, busy: int, waiting: int, say: Callable[[WorkerRecord, int], None]
+) -> None:
+    """One request runs. A worker that takes no more is occupied all the same."""
+    board = Scoreboard(1, 2)
+    row = given_row(board)
+    slot = begin(row)
+    say(row, held)
+    assert (board.read().busy, board.read().waiting) == (busy, waiting)
+    (seen,) = board.read(but=slot).workers
+    assert (seen.busy, seen.waiting) == (min(max(held - 1, 0), 2), max(held - 3, 0))
+
+
 def test_slot_that_asks_keeps_what_it_has_served() -> None:
     board = Scoreboard(1, 1)
     row = given_row(board)

@@ -38,6 +38,7 @@ VARIABLES = {
     "memory_recycle_percent": ["NOW_LMS_MEMORY_RECYCLE_PERCENT"],
     "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
     "sizing_profile": ["NOW_LMS_SIZING_PROFILE"],
+    "queue_seconds": ["NOW_LMS_QUEUE_SECONDS"],
 }
 DEFAULTS = {
     "workers": None,
@@ -62,6 +63,7 @@ DEFAULTS = {
     "memory_recycle_percent": 70,
     "worker_memory_max_mb": None,
     "sizing_profile": None,
+    "queue_seconds": None,
 }
 NUMBERS = [
     "workers",

@@ -31,7 +31,9 @@ from ...runtime.worker_record import WorkerRecord
 from ...sizing.plan import MB
 from ..ending import process_end
 from ..health_port import HealthPort, make_monitor
+from ..overload import OverloadGate
 from ..proxy import note_kept_connections, trusting
+from .arrival import GunicornArrival
 from .newborn import defer_signals, hold_signals
 from .orphan import watch_master
 
@@ -101,7 +103,8 @@ class Hooks:
         row = self.board.record_of(worker.age)
         if row is None:
             return
-        worker.wsgi = Meter(worker.wsgi, row)
+        gate = OverloadGate(GunicornArrival(closes=self._is_ours), self._settings, self.board)
+        worker.wsgi = Meter(worker.wsgi, row, gate=gate)
         worker.row = row
         worker.first = self._first_request(row)
         notify = worker.notify
