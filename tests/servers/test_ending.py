@@ -162,7 +162,7 @@ def test_no_more_workers_are_started_than_are_wanted_by_then(
     board = Scoreboard(5, 1)
     arbiter = GracefulArbiter.__new__(GracefulArbiter)
     arbiter._hooks = cast(Any, SimpleNamespace(board=board))
-    arbiter.num_workers = board.wanted
+    vars(arbiter)["_num_workers"] = board.wanted
     monkeypatch.setattr(GracefulArbiter, "WORKERS", {})
 
     def spawn(self: GracefulArbiter) -> None:
