@@ -23,13 +23,22 @@ class Header:
     GUARD = 9
     EXIT_ASKED = 10
     WORKERS_OOM_KILLED = 11
-    TRAFFIC = 12
-    LISTENERS = 17
-    QUEUE_MEAN = 18
-    QUEUE_MOST = 19
-    THREADS = 20
-    FOR_LOAD = 21
-    FIRST_LISTENER = 22
+    OTHERS_OOM_KILLED = 12
+    OOM_COUNTED = 13
+    OOM_ANSWERED = 14
+    CRASHES_SEEN = 15
+    SETTLES_AT = 16
+    ADDED_AT = 17
+    REMOVED_AT = 18
+    ADDED_IN_VAIN = 19
+    AVAILABLE_MB = 20
+    TRAFFIC = 21
+    LISTENERS = 26
+    QUEUE_MEAN = 27
+    QUEUE_MOST = 28
+    THREADS = 29
+    FOR_LOAD = 30
+    FIRST_LISTENER = 31
     STORED = FIRST_LISTENER + MOST_LISTENERS
     WORDS = STORED + len(figures.STORED)
 
@@ -60,7 +69,10 @@ class Cell:
     BOOT_PEAK = 17
     FILE = 18
     NEEDED = 19
-    WORDS = 20
+    CRASH = 20
+    FIRST_SINCE = 21
+    FIRST_TOOK = 22
+    WORDS = 23
 
 
 class Slot:

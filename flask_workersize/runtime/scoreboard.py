@@ -7,8 +7,8 @@ and has one writer, so that nobody locks and a process that is killed at any mom
 half-written:
 
 - the master writes the header, and gives and takes rows;
-- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready and
-  how many requests it holds;
+- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready, how
+  many requests it holds, and its first request;
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
@@ -24,7 +24,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory, ResidentPeak
@@ -63,6 +63,23 @@ class _Word(Generic[T]):
         board.cells[self._word] = value
 
 
+class _Moment:
+    """A word of the header that is a time of the monotonic clock, in seconds; long ago at first.
+
+    That clock is the same in all processes.
+    """
+
+    def __init__(self, word: int) -> None:
+        self._word = word
+
+    def __get__(self, board: Scoreboard, owner: object = None) -> float:
+        nanoseconds = board.cells[self._word]
+        return nanoseconds / NANOSECONDS if nanoseconds else float("-inf")
+
+    def __set__(self, board: Scoreboard, at: float) -> None:
+        board.cells[self._word] = 0 if at == float("-inf") else round(at * NANOSECONDS)
+
+
 class Scoreboard:
     """The shared table. Make it before the first fork."""
 
@@ -88,11 +105,38 @@ class Scoreboard:
     followed_cpus = _Word(Header.FOLLOWED_CPUS, int)
     """The CPUs that were followed, in thousandths."""
 
+    settles_at = _Moment(Header.SETTLES_AT)
+    """Until when more workers are planned if more memory proves to be available."""
+
+    available_mb = _Word(Header.AVAILABLE_MB, int)
+    """Memory that was planned with since the limits have changed, in MB; 0 if they have not."""
+
+    added_at = _Moment(Header.ADDED_AT)
+    """When the memory guard has added a worker again, unless it has removed one since."""
+
+    removed_at = _Moment(Header.REMOVED_AT)
+    """When it has removed one."""
+
+    added_in_vain = _Word(Header.ADDED_IN_VAIN, int)
+    """How often it had to remove again what it had added."""
+
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
     workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
-    """Workers that the OOM killer has killed; only the monitor sets it."""
+    """Workers that the OOM killer has killed; only the monitor sets it, as what follows."""
+
+    others_oom_killed = _Word(Header.OTHERS_OOM_KILLED, int)
+    """Processes that it has killed, and that were no workers."""
+
+    oom_answered = _Word(Header.OOM_ANSWERED, int)
+    """Of the workers that it has killed those for which the memory guard has done something."""
+
+    oom_counted = _Word(Header.OOM_COUNTED, int)
+    """What the kernel's own count was at the last look; below 0 before the first."""
+
+    crashes_seen = _Word(Header.CRASHES_SEEN, int)
+    """Crashed workers of which it is known whether the OOM killer ended them."""
 
     is_exit_asked = _Word(Header.EXIT_ASKED, bool)
     """Whether the memory guard wants a server of one process to be started again."""
@@ -120,6 +164,7 @@ class Scoreboard:
         self.queue_times = QueueTimes(self.capacity * self.most_threads)
         self.note_queue(None)
         self.planned, self.threads = workers, threads
+        self.oom_counted = -1
         self._given: dict[int, int] = {}
         self._next_row = 0
 
@@ -136,6 +181,10 @@ class Scoreboard:
     def count(self, name: str, more: int = 1) -> None:
         """Add to a word of :data:`~flask_workersize.runtime.figures.STORED`."""
         self.cells[_STORED[name]] += more
+
+    def figure(self, name: str) -> int:
+        """Return such a word alone: much cheaper than all that can be read."""
+        return self.cells[_STORED[name]]
 
     def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
         """Write down how near memory is to its limit."""
@@ -216,9 +265,12 @@ class Scoreboard:
                 self.count(name, getattr(worker, name))
             if self.state < State.STOPPING:
                 self.count("restarts")
-            if not self.cells[start + Cell.LEFT]:
-                self.count("crashed")
+            has_left = self.cells[start + Cell.LEFT]
+            self.cells[start + Cell.CRASH] = 0 if has_left else self.figure("crashed") + 1
             self.cells[start] = 0
+            if not has_left:
+                # Last, so that whoever reads no more than that finds the row free.
+                self.count("crashed")
         finally:
             self.cells[Header.VERSION] += 1
 
@@ -238,11 +290,16 @@ class Scoreboard:
             time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
 
-    def killed(self) -> list[WorkerStats]:
-        """Return what killed workers have left in rows that nobody has been given since."""
+    def crashed(self, numbers: Container[int]) -> list[WorkerStats]:
+        """Return what crashed workers have left in rows that nobody has been given since.
+
+        :param numbers: which of them, the first that crashed being 1
+        """
         free = self._free()
-        killed = [number for number in free if not self.cells[self._start(number) + Cell.LEFT]]
-        return [row for row in map(self._read_row, killed) if row.pid]
+        rows = [
+            number for number in free if self.cells[self._start(number) + Cell.CRASH] in numbers
+        ]
+        return [row for row in map(self._read_row, rows) if row.pid]
 
     def _read(self, but: int | None) -> Snapshot:
         cells = self.cells
@@ -273,6 +330,21 @@ class Scoreboard:
         }
         least = min(held.values(), default=None)
         return least, any(self._has_free_slot(n) for n, count in held.items() if count == least)
+
+    def first_requests(self, mine: WorkerRecord, seconds: float) -> tuple[int, int]:
+        """Return how many other workers began their first request shortly before this one.
+
+        And the most that a worker has taken since it was ready, in bytes; those that have ended
+        count as long as their rows are there, since the kernel may have killed them for it.
+        """
+        columns = (Cell.AGE, Cell.FIRST_SINCE, Cell.FIRST_TOOK, Cell.NEEDED, Cell.FIRST)
+        first, step = Header.WORDS, self._row_words
+        rows = list(zip(*(self.cells[first + column :: step] for column in columns), strict=True))
+        now = mine.first_since
+        earliest = max(now - int(seconds * NANOSECONDS), 0)
+        beginning = sum(age != 0 and earliest < since < now for age, since, *_ in rows)
+        most = max(max(took, needed - max(own, 0)) for *_, took, needed, own in rows)
+        return beginning, max(most, 0)
 
     def _has_free_slot(self, number: int) -> bool:
         first = self._start(number) + Cell.WORDS
@@ -354,13 +426,22 @@ class Scoreboard:
             self._note_needed(cells, peak)
         return _memory(cells, time.monotonic_ns())
 
+    def note_surge(self, number: int, took_bytes: int) -> WorkerMemory:
+        """Enter what a running request has taken so far, of what a worker had when last entered."""
+        start = self._start(number)
+        cells = self.cells[start : start + Cell.WORDS]
+        before, warm = cells[Cell.PRIVATE] - took_bytes, cells[Cell.WARM]
+        base = before if warm < 0 else min(before, warm)
+        cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + took_bytes)
+        return _memory(cells, time.monotonic_ns())._replace(surge_bytes=took_bytes)
+
     @staticmethod
     def _note_needed(cells: memoryview[int], peak: ResidentPeak) -> None:
         """Enter what a worker has now without growth, and what it has given back."""
         cells[Cell.FILE] = max(cells[Cell.FILE], peak.file_bytes)
         dropped = cells[Cell.FILE] - peak.file_bytes
         is_later = peak.most_bytes > cells[Cell.BOOT_PEAK]
-        given_back = peak.most_bytes - peak.rss_bytes - dropped if is_later else 0
+        given_back = peak.given_back_bytes - dropped if is_later else 0
         private, warm = cells[Cell.PRIVATE], cells[Cell.WARM]
         base = private if warm < 0 else min(private, warm)
         cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + max(given_back, 0))

@@ -63,7 +63,10 @@ class WorkerMemory(NamedTuple):
 
     most_needed_bytes: int = 0
     """The most private memory it has had since it was ready, but for what it had grown by: what it
-    takes for a while and gives back counts, a leak does not."""
+    takes for a while counts, a leak does not."""
+
+    surge_bytes: int = 0
+    """What the running request has taken so far, if that is much: it may give it back."""
 
     @property
     def uss_bytes(self) -> int | None:
@@ -73,7 +76,8 @@ class WorkerMemory(NamedTuple):
     @property
     def grown_bytes(self) -> int:
         """What recycling would give back for longer than the successor's first requests."""
-        return 0 if self.warm_bytes is None else max(self.private_bytes - self.warm_bytes, 0)
+        kept = self.private_bytes - self.surge_bytes
+        return 0 if self.warm_bytes is None else max(kept - self.warm_bytes, 0)
 
 
 class WorkerStats(NamedTuple):

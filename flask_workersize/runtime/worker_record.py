@@ -71,6 +71,25 @@ class WorkerRecord:
         return self._others(self.cells[self._start])
 
     @property
+    def has_served(self) -> bool:
+        """Whether a request was served."""
+        return any(self.cells[slot + Slot.SERVED] for slot in self.slots)
+
+    @property
+    def first_since(self) -> int:
+        """When the first request began, in nanoseconds of the monotonic clock; 0 if none runs."""
+        return self.cells[self._start + Cell.FIRST_SINCE]
+
+    def begin_first(self) -> None:
+        """Say that the first request begins."""
+        self.cells[self._start + Cell.FIRST_SINCE] = time.monotonic_ns()
+
+    def end_first(self, took_bytes: int = 0) -> None:
+        """Say that the first request has ended, and how much memory it took at its most."""
+        self.cells[self._start + Cell.FIRST_TOOK] = took_bytes
+        self.cells[self._start + Cell.FIRST_SINCE] = 0
+
+    @property
     def is_told_to_leave(self) -> bool:
         """Whether this worker is being recycled."""
         return bool(self.cells[self._start + Cell.TOLD])

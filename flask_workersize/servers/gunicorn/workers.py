@@ -38,6 +38,7 @@ from ..stopping import (
     admit,
     hang_up_if_silent,
 )
+from .careful import CarefulWorker
 from .goodbye import Goodbyes
 
 _CUT_EVERY_SECONDS = 0.1
@@ -191,7 +192,7 @@ class GracefulWorker(Worker):
             time.sleep(_CUT_EVERY_SECONDS)
 
 
-class SyncWorker(GracefulWorker, sync.SyncWorker):
+class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
     def run(self) -> None:
@@ -266,7 +267,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
         return super().handle_request(listener, req, client, addr)
 
 
-class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
+class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
