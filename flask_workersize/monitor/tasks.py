@@ -13,6 +13,7 @@ from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
 from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
+from .adaptation import AdaptingTask
 from .learning import LearningTask, ProfileWriter
 from .limits import LimitFollower, limits_of
 from .loop import MonitorLoop
@@ -40,6 +41,11 @@ def make_loop(
     scaler = make_scaler(board, master)
     remedy = Remedy(board, plan, settings.memory_recycle_percent / 100)
     guard = GuardTask(board, remedy, rules_of(settings), scaler, gauge)
+    adapting = (
+        [AdaptingTask(board, deployment.bounds, rules_of(settings), scaler, gauge)]
+        if deployment.bounds
+        else []
+    )
     return MonitorLoop(
         board,
         [
@@ -52,6 +58,7 @@ def make_loop(
             OverloadTask(board, settings.queue_seconds),
             guard.sampling,
             guard,
+            *adapting,
         ],
     )
 

@@ -106,6 +106,9 @@ class LiveFigures(BaseModel):
     cpu_seconds: Annotated[Seconds, Figure(Source.SUMMED, "cpu_seconds", True)] = Field(
         None, description="CPU time that threads used for them, the server's part included"
     )
+    cpu_wait_seconds: Annotated[Seconds, Figure(Source.SUMMED, "cpu_wait_seconds", True)] = Field(
+        None, description="time in which they were ready to compute, but had no CPU (Linux)"
+    )
     restarts: Annotated[Count, Figure(Source.STORED, "worker_restarts", True)] = Field(
         None, description="workers that ended and were replaced"
     )

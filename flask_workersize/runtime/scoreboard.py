@@ -28,11 +28,20 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory, ResidentPeak
+from .events import EventLog
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
 from .queue_times import WORDS as QUEUE_WORDS
 from .queue_times import QueueTimes
-from .snapshot import GuardState, Snapshot, State, TrafficStats, WorkerMemory, WorkerStats
+from .snapshot import (
+    AloneTotals,
+    GuardState,
+    Snapshot,
+    State,
+    TrafficStats,
+    WorkerMemory,
+    WorkerStats,
+)
 from .worker_record import WorkerRecord
 
 _WORD = 8
@@ -162,6 +171,7 @@ class Scoreboard:
         size = (Header.WORDS + self.capacity * self._row_words) * _WORD
         self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
         self.queue_times = QueueTimes(self.capacity * self.most_threads)
+        self.events = EventLog()
         self.note_queue(None)
         self.planned, self.threads = workers, threads
         self.oom_counted = -1
@@ -383,6 +393,12 @@ class Scoreboard:
             is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),
+            cpu_wait_ns=sum(slots[Slot.CPU_WAIT :: Slot.WORDS]),
+            alone=AloneTotals(
+                sum(slots[Slot.ALONE :: Slot.WORDS]),
+                sum(slots[Slot.ALONE_CPU :: Slot.WORDS]),
+                sum(slots[Slot.ALONE_WAIT :: Slot.WORDS]),
+            ),
             cpu_ns=_computed(slots),
             memory=_memory(cells, now) if cells[Cell.SAMPLED] else None,
         )

@@ -80,6 +80,17 @@ class WorkerMemory(NamedTuple):
         return 0 if self.warm_bytes is None else max(kept - self.warm_bytes, 0)
 
 
+class AloneTotals(NamedTuple):
+    """Requests that ran alone in their process, and what they computed and waited, in nanoseconds.
+
+    Others that run at the same time make one wait for the GIL, which looks like waiting.
+    """
+
+    requests: int = 0
+    cpu_ns: int = 0
+    wait_ns: int = 0
+
+
 class WorkerStats(NamedTuple):
     """One worker."""
 
@@ -97,6 +108,8 @@ class WorkerStats(NamedTuple):
     is_leaving: bool
     served: int
     busy_ns: int
+    cpu_wait_ns: int
+    alone: AloneTotals
     cpu_ns: int
     memory: WorkerMemory | None
 

@@ -6,6 +6,7 @@ than :data:`~flask_workersize.sizing.advice.MOST_THREADS`. What the operator has
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,11 +33,13 @@ class AdaptiveBounds:
     :param workers: fewest and most worker processes
     :param threads: fewest and most requests that run at once in a worker
     :param reasons: why, by "workers" and "threads"
+    :param follows_cpus: whether the most workers are the CPU bound, which may change
     """
 
     workers: Range
     threads: Range
-    reasons: dict[str, str]
+    reasons: Mapping[str, str]
+    follows_cpus: bool = False
 
     def __str__(self) -> str:
         """Return the bounds in a few words."""
@@ -65,7 +68,11 @@ def adaptive_bounds(
         why_threads = f"the database pool of a worker has {counted(pool, 'connection')}"
     if plan.server == "gunicorn" and settings.threads is not None:
         threads, why_threads = Range(plan.threads, plan.threads), settings.source_of("threads")
-    return AdaptiveBounds(workers, threads, {"workers": why_workers, "threads": why_threads})
+    reasons = {"workers": why_workers, "threads": why_threads}
+    return AdaptiveBounds(workers, threads, reasons, why_workers.startswith(_BY_CPU))
+
+
+_BY_CPU = "CPU bound"
 
 
 def _workers(settings: SizingSettings, plan: SizingPlan) -> tuple[Range, str]:
@@ -76,7 +83,7 @@ def _workers(settings: SizingSettings, plan: SizingPlan) -> tuple[Range, str]:
     if settings.max_workers is not None and settings.max_workers < plan.cpu_bound:
         most, why = settings.max_workers, settings.source_of("max_workers")
     else:
-        most, why = plan.cpu_bound, f"CPU bound: {plan.cpu_formula}"
+        most, why = plan.cpu_bound, f"{_BY_CPU}: {plan.cpu_formula}"
     return Range(1, max(most, plan.workers)), why
 
 

@@ -1,0 +1,182 @@
+"""Follows the load: looks at it once a second, asks the rule, and sees that it is done."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import psutil
+
+from ..log import say
+from ..resources.gauge import MemoryGauge, MemoryState
+from ..resources.processes import cpu_seconds
+from ..runtime.layout import NANOSECONDS
+from ..runtime.queue_times import QueueTotals
+from ..runtime.scoreboard import Scoreboard
+from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
+from ..sizing.adaptive import AdaptiveBounds
+from ..sizing.plan import MB
+from .adapting import AdaptingRules, Alone, Move, Sample, State, adapt
+from .loop import Look, Task
+from .observation import CRITICAL_SHARE, Rules, short_share
+from .scaling import Scaler
+
+LEAST_THREAD_BYTES = MB // 4
+"""What a thread needs at least, its stack and its request."""
+
+
+class _Seen(NamedTuple):
+    """What the counters said at one moment."""
+
+    at: float
+    workers: dict[int, WorkerStats]
+    cpu: dict[int, float]
+    queue: QueueTotals
+    idle_seconds: float
+
+
+class AdaptingTask(Task):
+    """Makes the size follow the load, within its bounds.
+
+    ``memory_rules`` are those of the guard, ``None`` if it is off.
+    """
+
+    interval = 1.0
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        bounds: AdaptiveBounds,
+        memory_rules: Rules | None,
+        scaler: Scaler,
+        gauge: MemoryGauge,
+    ) -> None:
+        self._board = board
+        self._bounds = bounds
+        self._memory_rules = memory_rules or Rules()
+        self._scaler = scaler
+        self._gauge = gauge
+        self._state = State()
+        self._before: _Seen | None = None
+
+    def run(self, now: float, look: Look) -> None:
+        """Look, decide, act."""
+        snapshot = look()
+        before, self._before = self._before, self._look(now, snapshot)
+        if before is None or snapshot.is_leaving or now <= before.at:
+            return
+        sample = self._sample(before, self._before, snapshot)
+        self._state, move = adapt(self._rules(), self._state, sample)
+        if move is not None:
+            self._make(move, snapshot.wanted)
+
+    def _rules(self) -> AdaptingRules:
+        bounds, cpus = self._bounds, self._board.followed_cpus / 1000
+        most = bounds.workers.most
+        if bounds.follows_cpus:
+            most = max(most if not cpus else math.floor(2 * cpus) + 1, 1)
+        return AdaptingRules(
+            cpus=cpus,
+            most_workers=most,
+            most_slots=bounds.threads.most,
+            follows_workers=bounds.workers.most > bounds.workers.least,
+            follows_slots=bounds.threads.most > bounds.threads.least,
+            may_exceed_core=_runs_in_parallel(),
+        )
+
+    def _look(self, now: float, snapshot: Snapshot) -> _Seen:
+        ready = {row.age: row for row in snapshot.ready}
+        times = psutil.cpu_times()
+        return _Seen(
+            now,
+            ready,
+            {age: cpu_seconds(row.pid) for age, row in ready.items()},
+            self._board.queue_times.totals(),
+            times.idle + getattr(times, "iowait", 0.0),
+        )
+
+    def _sample(self, before: _Seen, now: _Seen, snapshot: Snapshot) -> Sample:
+        seconds = now.at - before.at
+        both = now.workers.keys() & before.workers.keys()
+        pairs = [(before.workers[age], now.workers[age]) for age in both]
+
+        def more(of: Callable[[WorkerStats], int]) -> int:
+            return sum(max(of(after) - of(earlier), 0) for earlier, after in pairs)
+
+        used = [max(now.cpu[age] - before.cpu[age], 0) / seconds for age in both]
+        idle = max(now.idle_seconds - before.idle_seconds, 0) / seconds
+        cpus = self._board.followed_cpus / 1000
+        total = sum(used)
+        room = max(min(cpus - total, idle), 0.0)
+        asked = now.queue.requests - before.queue.requests
+        waited = (now.queue.sum_ns - before.queue.sum_ns) / NANOSECONDS
+        need, thread = self._needs(snapshot)
+        state = self._gauge.read()
+        return Sample(
+            now=now.at,
+            seconds=seconds,
+            workers=len(now.workers),
+            wanted=snapshot.wanted,
+            slots=self._board.threads,
+            done=more(lambda row: row.served),
+            cpu_seconds=more(lambda row: row.cpu_ns) / NANOSECONDS,
+            busy=more(lambda row: row.busy_ns) / NANOSECONDS / seconds,
+            waited_seconds=waited / asked if asked > 0 else None,
+            proxied_seconds=None,
+            cpu_of_group=total / (total + room) if total else 0.0,
+            cpu_of_processes=used,
+            alone=Alone(
+                more(lambda row: row.alone.requests),
+                more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
+                more(lambda row: row.alone.wait_ns) / NANOSECONDS,
+            ),
+            memory_free_bytes=self._free(state, snapshot),
+            worker_need_bytes=need,
+            thread_need_bytes=thread,
+            guard_acts=self._is_guarded(state, snapshot),
+        )
+
+    def _share(self, state: MemoryState) -> float:
+        return short_share(state, self._memory_rules) if state.is_group else CRITICAL_SHARE
+
+    def _free(self, state: MemoryState, snapshot: Snapshot) -> float:
+        """Return what is free before the guard acts, if all workers had their peak at once."""
+        to_come = sum(max(row.needed_bytes - row.private_bytes, 0) for row in snapshot.workers)
+        return self._share(state) * state.limit_bytes - state.used_bytes - to_come
+
+    def _needs(self, snapshot: Snapshot) -> tuple[float | None, float]:
+        """Return what the largest worker needs, and each thread in it."""
+        known = [row for row in snapshot.ready if row.memory is not None]
+        largest = max(known, key=lambda row: row.needed_bytes, default=None)
+        if largest is None or largest.memory is None:
+            return None, LEAST_THREAD_BYTES
+        first = largest.memory.first_bytes or 0
+        thread = (largest.needed_bytes - first) / self._board.threads if first else 0.0
+        return largest.needed_bytes, max(thread, LEAST_THREAD_BYTES)
+
+    def _is_guarded(self, state: MemoryState, snapshot: Snapshot) -> bool:
+        is_full = state.used_bytes >= self._share(state) * state.limit_bytes
+        is_leaving = any(row.is_leaving for row in snapshot.workers)
+        acts = snapshot.guard >= GuardState.REDUCED or self._board.stand_ins > 0
+        return acts or is_leaving or is_full
+
+    def _make(self, move: Move, wanted: int) -> None:
+        workers, threads = wanted, self._board.threads
+        self._board.threads = move.slots
+        self._board.for_load += move.workers - wanted
+        self._scaler.scale()
+        line = f"{_shape(workers, threads)} to {_shape(move.workers, move.slots)}: {move.reason}"
+        self._board.events.add(f"size: {line}")
+        say(logging.INFO, f"size: {line}.")
+
+
+def _runs_in_parallel() -> bool:
+    """Return whether this Python has no GIL."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def _shape(workers: int, threads: int) -> str:
+    return f"{workers} × {threads}"
