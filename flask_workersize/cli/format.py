@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import printable
 from ..resources import Resources
+from ..sizing.adaptive import adaptive_bounds, begins
 from ..sizing.plan import MB, SizingPlan, counted
 from ..sizing.settings import NAMES, SizingSettings
 from ..sizing.what_if import memory_needed_mb, one_more
@@ -23,19 +24,30 @@ _UNITS = {"_mb": " MB", "_percent": " %", "_seconds": " s", "timeout": " s"}
 
 
 def explain(
-    settings: SizingSettings, resources: Resources, plan: SizingPlan, show_all: bool = False
+    settings: SizingSettings,
+    resources: Resources,
+    plan: SizingPlan,
+    show_all: bool = False,
+    pool: int | None = None,
 ) -> str:
     """Return the plan in one line, then what was set, found and concluded, with every source.
 
-    Settings that are at their defaults and feed no plan are left out unless ``show_all``.
+    Settings that are at their defaults and feed no plan are left out unless ``show_all``. ``pool``
+    is how many connections the smallest database pool allows.
     """
+    adaptive = adaptive_bounds(settings, plan, pool)
     rows = {
         "settings:": list(_settings(settings, plan, show_all)),
         "found:": list(_found(resources)),
         "bounds:": list(_bounds(settings, plan)),
     }
+    if adaptive:
+        rows["adapts:"] = [
+            ("workers", str(adaptive.workers), adaptive.reasons["workers"]),
+            ("threads", str(adaptive.threads), adaptive.reasons["threads"]),
+        ]
     lines = [
-        *[str(plan), *_tables(rows)],
+        *[begins(plan, adaptive), *_tables(rows)],
         *_needed(settings, plan),
         *[f"Warning: {warning}" for warning in plan.warnings],
         *[f"Note: {note}" for note in (*resources.notes, *plan.notes)],
@@ -60,7 +72,9 @@ def _tables(tables: Mapping[str, Sequence[Row]]) -> Iterable[str]:
                 yield f"  {'':<24} {'':<{width}} {why}"
 
 
-def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) -> str:
+def as_json(
+    settings: SizingSettings, resources: Resources, plan: SizingPlan, pool: int | None = None
+) -> str:
     """Return the same as JSON; of a secret only that it is set."""
     values = settings.model_dump(mode="json")
     if settings.health_token:
@@ -82,6 +96,11 @@ def as_json(settings: SizingSettings, resources: Resources, plan: SizingPlan) ->
         },
         "one_more": one_more(settings, plan),
     }
+    if adaptive := adaptive_bounds(settings, plan, pool):
+        told["adapts"] = {
+            name: {**getattr(adaptive, name)._asdict(), "reason": reason}
+            for name, reason in adaptive.reasons.items()
+        }
     # A name of a file need not be UTF-8: what is not, JSON can hold only as an escape.
     text = json.dumps(told, indent=2, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()

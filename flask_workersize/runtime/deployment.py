@@ -10,7 +10,7 @@ from flask import Flask
 
 from ..log import logger, say
 from ..resources import Resources
-from ..sizing.adaptive import AdaptiveBounds
+from ..sizing.adaptive import AdaptiveBounds, begins
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
@@ -42,7 +42,7 @@ class Deployment:
 
     def announce(self, via: logging.Logger = logger) -> None:
         """Log in one line what was chosen and why, and each warning of the plan in one more."""
-        say(logging.INFO, f"{self.plan}; {self.bounds}" if self.bounds else str(self.plan), via)
+        say(logging.INFO, begins(self.plan, self.bounds), via)
         for warning in self.plan.warnings:
             say(logging.WARNING, warning, via)
 

@@ -48,6 +48,11 @@ class AdaptiveBounds:
         return f"adapts: {self.workers} workers × {self.threads} threads"
 
 
+def begins(plan: SizingPlan, bounds: AdaptiveBounds | None) -> str:
+    """Return the line of a start: the plan, and that its size follows the load, if it does."""
+    return f"{plan}; {bounds}" if bounds else str(plan)
+
+
 def adaptive_bounds(
     settings: SizingSettings, plan: SizingPlan, pool: int | None = None
 ) -> AdaptiveBounds | None:
