@@ -125,12 +125,16 @@ def serve_prod(
     options["bind"] = bind or None
     if dry_run:
         from ..app_state import get_state, prepare
+        from ..runtime.fork import engines_of
         from ..servers.launch import check_options
+        from ..sizing.adaptive import pool_size
         from .format import explain
 
         settings, plan = prepare(app, options, _option_names())
         plan, _ = check_options(app, settings, plan)
-        click.echo(explain(settings, get_state(app).resources_for(settings), plan, show_all))
+        resources = get_state(app).resources_for(settings)
+        pool = pool_size(engines_of(app))
+        click.echo(explain(settings, resources, plan, show_all, pool))
         return
     from ..servers.app_import import AppImport
     from ..servers.launch import launch
@@ -166,6 +170,8 @@ def plan_command(
     much memory that many workers need. Nothing is started.
     """
     from ..app_state import get_state, prepare
+    from ..runtime.fork import engines_of
+    from ..sizing.adaptive import pool_size
     from ..sizing.plan import compute_plan
     from ..sizing.what_if import on_another_machine
     from .format import as_json, explain
@@ -175,8 +181,9 @@ def plan_command(
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
     plan = compute_plan(settings, resources)
-    table = explain(settings, resources, plan, show_all)
-    click.echo(as_json(settings, resources, plan) if json_ else table)
+    pool = pool_size(engines_of(app))
+    table = explain(settings, resources, plan, show_all, pool)
+    click.echo(as_json(settings, resources, plan, pool) if json_ else table)
 
 
 @workersize.command("measure")
