@@ -56,7 +56,8 @@ class Cell:
     BOOT_PEAK = 17
     FILE = 18
     NEEDED = 19
-    WORDS = 20
+    CLAIMED = 20
+    WORDS = 21
 
 
 class Slot:

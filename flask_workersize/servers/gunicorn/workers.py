@@ -17,6 +17,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from gunicorn import util
@@ -279,6 +280,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
     _accepted_at = 0.0
     _accepted = 0
     _gone = 0
+    _expected = 0
     _look_for_gone_at = 0.0
     _running = 0
     _takes_more = True
@@ -323,7 +325,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
             self._make_room()
         self._note_held(can_accept)
         if self.row is not None:
-            can_accept &= self._busy() < self.slots or self._is_next(*self.row.others())
+            can_accept &= self._claimed() < self.slots or self._is_next(*self.row.others())
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
@@ -333,6 +335,11 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
         counts as gone, too: there is no difference to be seen.
         """
         now = time.monotonic()
+        # The latest are last.
+        latest = takewhile(
+            lambda conn: conn.accepted_at > now - SILENCE_SECONDS, reversed(self.pending_conns)
+        )
+        self._expected = sum(1 for _ in latest)
         if not self._ready:
             self._gone = 0
         elif now >= self._look_for_gone_at:
@@ -346,9 +353,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
         """Write it down in whichever thread something has changed, but one at a time."""
         held = self._busy() - min(self._gone, len(self._ready))
         if self.row is not None and self._takes_more:
-            self.row.note_held(held)
+            self.row.note_held(held, self._expected)
         elif self.row is not None:
             self.row.take_no_more(held)
+
+    def _claimed(self) -> int:
+        """Return what this worker holds, with those it has just accepted: most ask at once."""
+        return self._busy() + self._expected
 
     def _make_room(self) -> None:
         """At the limit of connections, give those that have said nothing yet less time."""
@@ -366,7 +377,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
         ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
         ended a request and holds less in a moment.
         """
-        held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
+        held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
         return least is None or held < least or (held == least and has_waited)
 
