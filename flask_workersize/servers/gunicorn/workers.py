@@ -243,12 +243,15 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
 
     def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
         patience = admit(client)
-        since = time.monotonic()
-        if patience < LATE_SILENCE_SECONDS and has_spoken(client) is None:
+        has_something, since = has_spoken(client), time.monotonic()
+        if patience < LATE_SILENCE_SECONDS and not (self.cfg.is_ssl and has_something):
+            # Also in the queue of the kernel it could have sent what it owes; not so with TLS,
+            # which begins to talk only now.
             since = established_at(client)
-            if since + HEADER_SECONDS < time.monotonic() and self._are_others_waiting():
-                client.close()
-                return
+        is_late = since + HEADER_SECONDS < time.monotonic()
+        if has_something is None and is_late and self._are_others_waiting():
+            client.close()
+            return
         # TLS takes the descriptor over; a copy can still be shut down.
         watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
         self._open[watched] = patience
@@ -496,7 +499,9 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
         if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
             conn.sock = WatchedSocket(conn.sock)
         self._open[conn] = conn.patience
-        self._due[conn] = conn.ready_at + HEADER_SECONDS
+        # It could have sent what it owes while it waited; not so with TLS, which begins now.
+        since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
+        self._due[conn] = since + HEADER_SECONDS
         try:
             return super().handle(conn)
         finally:
