@@ -72,7 +72,8 @@ class Cell:
     CRASH = 20
     FIRST_SINCE = 21
     FIRST_TOOK = 22
-    WORDS = 23
+    CLAIMED = 23
+    WORDS = 24
 
 
 class Slot:

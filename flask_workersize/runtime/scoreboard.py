@@ -8,11 +8,12 @@ half-written:
 
 - the master writes the header, and gives and takes rows;
 - a worker's main thread writes its process id, its start, its heartbeat, whether it is ready, how
-  many requests it holds, and its first request;
+  many connections it holds, and its first request;
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
-(One cell has two: the length of waitress' queue, by whoever has just looked at it.)
+(Two have more: the length of waitress' queue, by whoever has just looked at it, and what a threaded
+worker holds, by the threads that have just changed it, one at a time.)
 
 A row is read for as long as its worker lives. What it counted is then added to the header, so that
 totals never go back; the version of the header is odd meanwhile, and readers look again.
@@ -331,7 +332,7 @@ class Scoreboard:
         """Return what other workers hold that take requests; one that hangs is none."""
         first, step = Header.WORDS, self._row_words
         since = time.monotonic_ns() - _SILENT_NANOSECONDS
-        columns = (Cell.AGE, Cell.READY, Cell.HELD, Cell.HEARTBEAT)
+        columns = (Cell.AGE, Cell.READY, Cell.CLAIMED, Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
         held = {
             number: held
@@ -371,9 +372,6 @@ class Scoreboard:
         start, now = self._start(number), time.monotonic_ns()
         cells = self.cells[start : start + self._row_words].tolist()
         held: int = cells[Cell.HELD]
-        if held < 0:
-            # It takes no more, see WorkerRecord.take_no_more.
-            held = ~held
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
             held -= 1

@@ -58,13 +58,18 @@ class WorkerRecord:
         """Return how many requests run in this worker."""
         return sum(self.cells[slot] != 0 for slot in self.slots)
 
-    def note_held(self, count: int) -> None:
-        """Say how many connections occupy this worker, or wait in it for a thread."""
+    def note_held(self, count: int, expected: int = 0) -> None:
+        """Say how many connections occupy this worker, or wait in it for a thread.
+
+        :param expected: how many others it has just accepted, which will ask in a moment
+        """
         self.cells[self._start + Cell.HELD] = count
+        self.cells[self._start + Cell.CLAIMED] = count + expected
 
     def take_no_more(self, held: int = 0) -> None:
         """Say that this worker accepts nothing, however little it holds."""
-        self.cells[self._start + Cell.HELD] = ~held
+        self.cells[self._start + Cell.HELD] = held
+        self.cells[self._start + Cell.CLAIMED] = -1
 
     def others(self) -> tuple[int | None, bool]:
         """Return what the other workers hold that take requests, as :data:`Others` says."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
+
+from gunicorn.config import Config
+from gunicorn.workers import gthread
+
+from flask_workersize.servers.gunicorn.workers import ThreadWorker
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
 from tests.servers.serving import Server, Starter, await_that, serve_prod
 
@@ -95,21 +105,73 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def test_response_that_breaks_off_is_counted_once(start: Starter, connect: Clients) -> None:
-    """Else a stop would not wait for as many running requests."""
-    server = start_slow(start, *SIZE)
-    for _ in range(2):
-        client = connect(server)
-        send(client, "/stream?broken", close=False)
-        while client.recv(65536):
-            pass
-    running = connect(server)
-    send(running, "/hold?name=running")
-    await_that(lambda: here(server) == {"running"}, "a request runs")
-    assert server.live_report()["busy"] == 1
-    server.signal(signal.SIGTERM)
-    server.wait_for_line("Handling signal: term")
-    await_that(lambda: server.live_report()["busy"] == 1, "it still runs")
-    go(server, "running")
-    assert receive(running).status == 200
-    assert server.wait() == 0
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    """Make a worker with two slots, in this process: nothing turns its loop."""
+    config, unused = Config(), cast("Any", None)
+    config.set("threads", 2)
+    worker: Any = ThreadWorker(1, 1, [], unused, 1, config, unused)
+    worker.tmp.close()
+    worker._open, worker._due = {}, {}
+    worker.method_queue.init()
+    yield worker
+    worker.method_queue.close()
+
+
+class Pool(ThreadPoolExecutor):
+    """A pool that notes in which order it gets connections."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.order: list[int] = []
+
+    def submit(self, call: Any, conn: Any) -> Any:  # type: ignore[override]
+        self.order.append(conn.number)
+        return super().submit(call, conn)
+
+
+def test_pool_with_more_threads_than_slots_runs_as_many_as_there_are_slots(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them first; each that ends makes room for the next, whatever the loop does."""
+    running: list[int] = []
+    counts: list[int] = []
+    goes_on = threading.Event()
+
+    def serve(worker: Any, conn: Any) -> bool:
+        running.append(conn.number)
+        counts.append(len(running))
+        goes_on.wait(10)
+        running.remove(conn.number)
+        return False
+
+    monkeypatch.setattr(gthread.ThreadWorker, "handle", serve)
+    with ExitStack() as stack:
+        worker.tpool = pool = stack.enter_context(Pool())
+        for number in range(20):
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            theirs.sendall(b"GET")
+            conn: Any = gthread.TConn(worker.cfg, ours, "", "")
+            conn.number = number
+            worker.enqueue_req(conn)
+            # It has got a watched one by then.
+            stack.callback(lambda conn: conn.sock.close(), conn)
+        await_that(lambda: len(running) == 2, "two run")
+        assert (pool.order, worker._busy()) == ([0, 1], 20)
+        goes_on.set()
+        await_that(lambda: not worker._busy(), "all are served")
+        assert pool.order == list(range(20))
+        assert max(counts) == 2
+
+
+def test_connection_that_its_thread_has_closed_is_counted_once(worker: Any) -> None:
+    """As after a response that breaks off: else a stop would not wait for as many requests."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker.nr_conns = 3
+        conn = gthread.TConn(worker.cfg, ours, "", "")
+        ours.close()
+        done: Future[bool] = Future()
+        done.set_result(False)
+        worker.finish_request(conn, done)
+    assert worker.nr_conns == 2

@@ -18,6 +18,7 @@ from collections import deque
 from concurrent import futures
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from gunicorn import util
@@ -244,12 +245,15 @@ class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
 
     def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
         patience = admit(client)
-        since = time.monotonic()
-        if patience < LATE_SILENCE_SECONDS and has_spoken(client) is None:
+        has_something, since = has_spoken(client), time.monotonic()
+        if patience < LATE_SILENCE_SECONDS and not (self.cfg.is_ssl and has_something):
+            # Also in the queue of the kernel it could have sent what it owes; not so with TLS,
+            # which begins to talk only now.
             since = established_at(client)
-            if since + HEADER_SECONDS < time.monotonic() and self._are_others_waiting():
-                client.close()
-                return
+        is_late = since + HEADER_SECONDS < time.monotonic()
+        if has_something is None and is_late and self._are_others_waiting():
+            client.close()
+            return
         # TLS takes the descriptor over; a copy can still be shut down.
         watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
         self._open[watched] = patience
@@ -282,6 +286,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     _accepted_at = 0.0
     _accepted = 0
     _gone = 0
+    _expected = 0
     _look_for_gone_at = 0.0
     _running = 0
     _takes_more = True
@@ -333,7 +338,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._make_room()
         self._note_held(can_accept)
         if self.row is not None:
-            can_accept &= self._busy() < self.slots or self._is_next(*self.row.others())
+            can_accept &= self._claimed() < self.slots or self._is_next(*self.row.others())
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
@@ -343,6 +348,11 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         counts as gone, too: there is no difference to be seen.
         """
         now = time.monotonic()
+        # The latest are last.
+        latest = takewhile(
+            lambda conn: conn.accepted_at > now - SILENCE_SECONDS, reversed(self.pending_conns)
+        )
+        self._expected = sum(1 for _ in latest)
         if not self._ready:
             self._gone = 0
         elif now >= self._look_for_gone_at:
@@ -356,9 +366,13 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """Write it down in whichever thread something has changed, but one at a time."""
         held = self._busy() - min(self._gone, len(self._ready))
         if self.row is not None and self._takes_more:
-            self.row.note_held(held)
+            self.row.note_held(held, self._expected)
         elif self.row is not None:
             self.row.take_no_more(held)
+
+    def _claimed(self) -> int:
+        """Return what this worker holds, with those it has just accepted: most ask at once."""
+        return self._busy() + self._expected
 
     def _make_room(self) -> None:
         """At the limit of connections, give those that have said nothing yet less time."""
@@ -376,7 +390,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
         ended a request and holds less in a moment.
         """
-        held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
+        held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
         return least is None or held < least or (held == least and has_waited)
 
@@ -499,7 +513,9 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
             conn.sock = WatchedSocket(conn.sock)
         self._open[conn] = conn.patience
-        self._due[conn] = conn.ready_at + HEADER_SECONDS
+        # It could have sent what it owes while it waited; not so with TLS, which begins now.
+        since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
+        self._due[conn] = since + HEADER_SECONDS
         try:
             return super().handle(conn)
         finally:
