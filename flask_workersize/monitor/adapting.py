@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from ..sizing.advice import SPARE, SPARE_WORKERS, WAITING_SHARE
 
 FULL = 0.95
-"""Share of the CPUs from which they are full, and below which CPU is left: a quota is never used to
-the last percent. A step that this allows in error is taken back."""
+"""Share of the CPUs, or of the slots, from which they are full, and below which some are left: a
+quota is never used to the last percent. A step that this allows in error is taken back."""
 
 CROWDED = 0.5
 """Share of a core from which a worker should have another beside it: a request that wants to
@@ -40,11 +40,12 @@ CHANGE = 1.25
 times what the mean of two seconds differs by if each is 10 % off."""
 
 CHANCE = 4.0
-"""Standard deviations of a number of requests that come by chance: the root of that number."""
+"""Standard deviations of a number of requests that come by chance (the root of that number) by
+which it may differ, and the load is the same."""
 
 OTHER_APP = 1.4
-"""The same for CPU time for a request if the slots differ, too: threads that want to compute cost
-each other some."""
+"""Times by which CPU time for a request differs if the app does other work, where the slots differ,
+too: threads that want to compute cost each other some."""
 
 SPREAD = 1.25
 """Times as many slots as run at once, if one worker holds all connections: fewer let go of some."""
@@ -77,7 +78,7 @@ LEAST_SAMPLES = 2
 """Samples before a step, and before it is judged if what it brings is clear: three times noise."""
 
 MORE_SAMPLES = 4
-"""Samples else: half the noise, if each is off by chance."""
+"""Samples if it is not: half the noise of one."""
 
 ENOUGH_DONE = 20
 """Requests before a step is judged, or so many seconds as a steady load takes."""
@@ -518,8 +519,8 @@ def _more(seen: Sample, used: float) -> int:
 def _reachable(rules: AdaptingRules, seen: Sample) -> int:
     if not rules.follows_workers or not seen.worker_need_bytes:
         return seen.workers
-    room = max(0, int(seen.memory_free_bytes // seen.worker_need_bytes))
-    return max(seen.workers, min(seen.workers + room, rules.most_workers))
+    more = _as_many(seen.memory_free_bytes, seen.worker_need_bytes, rules.most_workers)
+    return max(seen.workers, min(seen.workers + more, rules.most_workers))
 
 
 def _with_worker(rules: AdaptingRules, seen: Sample, reason: str) -> Move | None:
@@ -533,7 +534,14 @@ def _with_worker(rules: AdaptingRules, seen: Sample, reason: str) -> Move | None
 def _with_slots(rules: AdaptingRules, seen: Sample, slots: int, reason: str) -> Move | None:
     """Return a step to so many slots, or as far as the bounds and memory allow."""
     each = seen.thread_need_bytes * seen.wanted
-    room = max(0, int(seen.memory_free_bytes // each)) if each > 0 else rules.most_slots
-    slots = min(slots, rules.most_slots, seen.slots + room)
+    more = _as_many(seen.memory_free_bytes, each, rules.most_slots)
+    slots = min(slots, rules.most_slots, seen.slots + more)
     can = rules.follows_slots and slots != seen.slots
     return Move(seen.wanted, slots, reason) if can else None
+
+
+def _as_many(free_bytes: float, each_bytes: float, most: int) -> int:
+    """Return how many memory has room for: 0 to the most."""
+    if most * each_bytes <= free_bytes:
+        return most
+    return max(0, int(free_bytes // each_bytes)) if each_bytes > 0 else 0

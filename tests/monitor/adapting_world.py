@@ -446,7 +446,8 @@ def best(place: Place, seconds: float = 3.0) -> Best:
     """Try all shapes that memory has room for."""
     found: list[Best] = []
     two = 2 * math.ceil(place.cpus)
-    for workers in sorted({1, 2, math.ceil(place.cpus), two, place.most_workers}):
+    largest = max(one for one in range(1, place.most_workers + 1) if place.fits(one, 1))
+    for workers in sorted({1, 2, math.ceil(place.cpus), two, largest}):
         for slots in (1, 2, 4, 8, 16, 32, 64):
             is_sensible = workers <= place.most_workers and workers * slots <= 128
             if is_sensible and place.fits(workers, slots):

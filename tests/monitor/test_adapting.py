@@ -13,6 +13,7 @@ from flask_workersize.monitor.adapting import (
     PACE_SECONDS,
     AdaptingRules,
     Alone,
+    Mean,
     Move,
     Sample,
     State,
@@ -335,3 +336,21 @@ def test_slots_that_are_missed_come_back() -> None:
     moves = obeyed(FULL, less)
     assert [move.slots for move in moves][:2] == [8, 16]
     assert moves[1].reason == "fewer slots were too few (60 requests/s, 80 before)"
+
+
+def test_steady_load_has_one_move_a_minute_unless_its_requests_become_others() -> None:
+    """Those of before the last move took twice the CPU time."""
+    state = State(changed_at=-100, moved_at=-10, load=Mean.of([WAITING]))
+    assert moves_of(WAITING, state=state) == []
+    others = replace(state, load=Mean.of([replace(WAITING, cpu_seconds=0.8)]))
+    assert moves_of(WAITING, state=others) != []
+    assert moves_of(WAITING, state=replace(state, moved_at=-PACE_SECONDS)) != []
+
+
+def test_step_that_turns_back_another_is_not_soon_made_again() -> None:
+    for kept_up, is_blocked in ((None, False), (True, False), (False, True)):
+        state, move = State(kept_up=kept_up), None
+        for now in (1, 2):
+            state, move = adapt(RULES, state, replace(WAITING, now=now))
+        assert move is not None
+        assert (state.up.until > 2) is is_blocked
