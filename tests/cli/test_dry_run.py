@@ -86,6 +86,7 @@ def test_explanation_of_all_says_every_value_and_its_source() -> None:
         "  worker_memory_max_mb     none           default",
         "  sizing_profile           none           default",
         "  queue_seconds            none           default",
+        "  sizing                   guide          default",
         "  address                  0.0.0.0:5000   default, PORT",
         "found:",
         "  CPUs                     2.5            host",

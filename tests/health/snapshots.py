@@ -13,6 +13,7 @@ from tests.plain import MB
 LIVE = {
     "workers_alive",
     "slots",
+    "slots_most",
     "busy",
     "utilization",
     "queued",
@@ -23,6 +24,7 @@ LIVE = {
     "served",
     "busy_seconds",
     "cpu_seconds",
+    "cpu_wait_seconds",
     "restarts",
     "crashed",
     "draining",

@@ -151,6 +151,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
     assert {name: made[name] for name in LIVE} == {
         "workers_alive": 2,
         "slots": 4,
+        "slots_most": 4,
         "busy": 3,
         "utilization": 0.75,
         "queued": 7,
@@ -161,6 +162,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
         "served": 1234,
         "busy_seconds": 56.5,
         "cpu_seconds": 12.25,
+        "cpu_wait_seconds": 0,
         "restarts": 3,
         "crashed": 1,
         "draining": False,

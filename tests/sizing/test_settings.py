@@ -39,6 +39,7 @@ VARIABLES = {
     "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
     "sizing_profile": ["NOW_LMS_SIZING_PROFILE"],
     "queue_seconds": ["NOW_LMS_QUEUE_SECONDS"],
+    "sizing": ["NOW_LMS_SIZING"],
 }
 DEFAULTS = {
     "workers": None,
@@ -64,6 +65,7 @@ DEFAULTS = {
     "worker_memory_max_mb": None,
     "sizing_profile": None,
     "queue_seconds": None,
+    "sizing": "guide",
 }
 NUMBERS = [
     "workers",
@@ -140,6 +142,11 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("memory_recycle_percent", "89", 89),
         ("worker_memory_max_mb", "300", 300),
         ("sizing_profile", " OFF ", "off"),
+        ("queue_seconds", "0.5", 0.5),
+        ("queue_seconds", " 2 ", 2),
+        ("queue_seconds", ".25", 0.25),
+        ("queue_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
+        ("sizing", " Adaptive ", "adaptive"),
         ("sizing_profile", "0", "off"),
         ("sizing_profile", "Learn", "learn"),
     ],
@@ -164,6 +171,37 @@ def test_settings_are_frozen() -> None:
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("text", [SECRET, "1e3", "0x1", "1,5", "inf", "nan", "5.", "٤", "1 2"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    line = refused({"NOW_LMS_QUEUE_SECONDS": text})
+    assert line.startswith("NOW_LMS_QUEUE_SECONDS is not a number (")
+    assert text not in line
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-0.5"])
+def test_bound_that_would_turn_everybody_away_is_refused(text: str) -> None:
+    line = refused({"NOW_LMS_QUEUE_SECONDS": text})
+    assert line.startswith("NOW_LMS_QUEUE_SECONDS is too small (")
+
+
+@pytest.mark.parametrize(
+    ("environ", "what"),
+    [
+        ({"THREADS": "4"}, "THREADS sets the size"),
+        (
+            {"WSGI_SERVER": "gunicorn", "WORKERS": "2", "NOW_LMS_THREADS": "4"},
+            "WORKERS and NOW_LMS_THREADS set the size",
+        ),
+    ],
+)
+def test_adaptive_size_of_which_nothing_is_left_to_find_is_refused(
+    environ: dict[str, str], what: str
+) -> None:
+    assert refused({"NOW_LMS_SIZING": "adaptive", **environ}) == (
+        f"NOW_LMS_SIZING=adaptive has nothing to find: {what}. Unset one of them."
+    )
 
 
 @pytest.mark.parametrize("text", [SECRET, "4.0", "4,5", "1e3", "0x10", "4 4", "1_000", "²", "٤"])
