@@ -201,7 +201,8 @@ class Snapshot:
     @property
     def utilization(self) -> float:
         """Share of the slots that are busy, 0 to 1; 0 where there is none."""
-        return self.busy / self.slots if self.slots else 0.0
+        # After there were more slots, more may still run.
+        return min(self.busy / self.slots, 1.0) if self.slots else 0.0
 
     @property
     def is_leaving(self) -> bool:

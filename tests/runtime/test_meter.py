@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
@@ -479,3 +483,76 @@ def test_many_threads_lose_no_request() -> None:
     for thread in threads:
         thread.join()
     assert served.counts == (0, 800)
+
+
+# Requests that ran alone, and threads that come and go
+
+
+def test_request_that_ran_alone_counts_with_what_it_computed_and_waited() -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        time.sleep(0.03)
+        return [b"done"]
+
+    served = Served(app)
+    for _ in range(3):
+        served.ask().close()
+    alone = served.now.alone
+    assert alone.requests == 3
+    assert alone.cpu_ns >= 3 * 9_000_000
+    assert alone.wait_ns >= 3 * 25_000_000
+
+
+def test_requests_that_overlap_are_not_alone() -> None:
+    served = Served(answering([b"done"]), threads=2)
+    first = served.ask()
+    other = threading.Thread(target=lambda: served.ask().close())
+    other.start()
+    other.join()
+    first.close()
+    assert served.now.alone.requests == 0
+    served.ask().close()
+    assert served.now.alone.requests == 1
+    assert served.now.served == 3
+
+
+def test_thread_that_ends_gives_its_slot_back() -> None:
+    served = Served(answering([b"done"]), threads=2)
+    for _ in range(5):
+        threads = [threading.Thread(target=lambda: served.ask().close()) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert served.counts == (0, 10)
+    assert 0 <= served.now.cpu_ns < 10**9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells it on Linux")
+def test_time_that_a_thread_waits_for_a_cpu_is_no_waiting() -> None:
+    """As many threads compute as there are CPUs, and some more."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+        return [b"done"]
+
+    served = Served(app)
+    burn = "import time\nuntil = time.monotonic() + 5\nwhile time.monotonic() < until: pass"
+    count = 2 * len(os.sched_getaffinity(0))
+    burners = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(count)]
+    try:
+        time.sleep(0.3)
+        served.ask().close()
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    now = served.now
+    assert now.cpu_wait_ns > 0
+    assert now.busy_ns - now.cpu_ns - now.cpu_wait_ns < 0.1 * now.busy_ns

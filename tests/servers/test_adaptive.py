@@ -1,0 +1,75 @@
+"""NOW_LMS_SIZING=adaptive: a size that follows the load, on real servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.servers.clients import PATH, SLOW
+from tests.servers.serving import CONF, Server, Starter, await_that, gunicorn, serve_prod
+
+WAITS = "/sleep?name=any&seconds=0.05"
+
+
+@contextmanager
+def load(server: Server, clients: int, path: str) -> Iterator[list[int]]:
+    """Ask with so many clients at once, each on a connection that it keeps."""
+    over, statuses = threading.Event(), []
+
+    def client() -> None:
+        connection = server.connect()
+        while not over.is_set():
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+        connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def serve(start: Starter, *args: str, server: str, **environ: str) -> Server:
+    command = serve_prod(*args, server=server, app=SLOW)
+    found = start(
+        command, None, **PATH, NOW_LMS_HEALTH_PORT="0", NOW_LMS_SIZING="adaptive", **environ
+    )
+    return found.await_ready()
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "waitress"])
+def test_size_grows_while_requests_wait_and_nothing_is_lost(start: Starter, server: str) -> None:
+    found = serve(start, server=server, NOW_LMS_MAX_WORKERS="2", NOW_LMS_SIZING_PROFILE="off")
+    before = found.live_report()
+    assert before["slots_most"] == (128 if server == "gunicorn" else 64)
+    with load(found, 24, WAITS) as statuses:
+        await_that(lambda: found.live_report()["slots"] >= 2 * before["slots"], "it has grown")
+        # What was grown is used.
+        await_that(lambda: found.live_report()["busy"] > before["slots"], "more run at once")
+    assert set(statuses) == {200}
+    after: dict[str, Any] = found.live_report()
+    assert after["slots"] <= after["slots_most"]
+    # What was planned stays what it was.
+    planned = ("workers", "threads", "concurrency", "worker_class")
+    assert [after[name] for name in planned] == [before[name] for name in planned]
+    assert "; adapts: " in found.stderr
+    assert "size: " in found.stderr
+    assert found.stop() == 0
+
+
+def test_direct_gunicorn_says_that_it_keeps_its_size(start: Starter) -> None:
+    command = gunicorn("-c", CONF, "-w", "1", app=f"{SLOW}()")
+    server = start(command, None, **PATH, NOW_LMS_SIZING="adaptive")
+    line = "NOW_LMS_SIZING=adaptive needs flask serve-prod: a gunicorn of your own keeps its size."
+    assert server.stderr.count(line) == 1
