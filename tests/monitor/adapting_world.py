@@ -152,7 +152,7 @@ class World:
     def __post_init__(self) -> None:
         self.chance = Random(self.seed)
         self.noisy = Random(self.seed + 1)
-        self.now = self.virtual = self.counted_at = self.recycled_at = 0.0
+        self.now = self.virtual = self.counted_at = 0.0
         self.computing = self.order = self.in_service = 0
         self.wakes: list[tuple[float, int, Request | None]] = []
         self.ends: list[tuple[float, int, Worker]] = []
@@ -162,7 +162,7 @@ class World:
         self.moves: list[tuple[float, Move]] = []
         self.answers: list[tuple[float, float]] = []
         self.peak = self.need = 0.0
-        self.guard_acts = False
+        self.guard_acts = self.has_recycled = False
         self.procs = [Worker() for _ in range(self.workers)]
         self.booting: list[float] = []
         if self.rate:
@@ -253,7 +253,9 @@ class World:
             count.alone_wait += one.wait + self.delay_seen * delayed
         worker.held -= 1
         worker.burst -= one.burst
-        worker.leaked += self.app.leak
+        if self.app.leak:
+            worker.leaked += self.app.leak
+            self._recycle()
         self.in_service -= 1
         count.done += 1
         count.busy += ran
@@ -320,13 +322,18 @@ class World:
         self._place()
 
     def _guard(self) -> None:
-        """Recycle who has leaked most, a worker a second, as long as memory is short."""
-        self.peak = max(self.peak, self.memory)
-        self.guard_acts = self.memory >= GUARD_SHARE * self.limit
+        """See what the workers need, and whether memory is short or was since the last look."""
         self.need = max(self.need, *(self._own(one) - one.leaked for one in self.procs))
+        self._recycle()
+        is_short = self.memory >= GUARD_SHARE * self.limit
+        self.guard_acts, self.has_recycled = self.has_recycled or is_short, False
+
+    def _recycle(self) -> None:
+        """Recycle who has leaked most, if memory is short; the real guard looks as soon."""
+        self.peak = max(self.peak, self.memory)
         worst = max(self.procs, key=lambda one: one.leaked)
-        if self.guard_acts and worst.leaked:
-            worst.leaked = 0.0
+        if self.memory >= GUARD_SHARE * self.limit and worst.leaked:
+            worst.leaked, self.has_recycled = 0.0, True
 
     def _obey(self, sample: Sample, move: Move) -> None:
         rules = self.rules
