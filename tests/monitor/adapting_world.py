@@ -32,7 +32,7 @@ SWITCH = 0.005
 GUARD_SHARE = 0.7
 """Share of the memory from which the guard acts."""
 
-MOST_SLOTS = 64
+MOST_SLOTS = CLIENTS = 64
 
 OTHERS_MB = 45
 """What the launcher holds."""
@@ -138,7 +138,7 @@ class World:
     cpus: float
     workers: int = 1
     slots: int = 1
-    clients: int = 64
+    clients: int = CLIENTS
     rate: float = 0
     noise: float = 0.1
     seed: int = 1
@@ -450,7 +450,13 @@ class Best:
 
 @cache
 def best(place: Place, seconds: float = 3.0) -> Best:
-    """Try all shapes that memory has room for."""
+    """Try all shapes that memory has room for.
+
+    In a few seconds one may answer more than it can for long, of what it began before: no rate is
+    above what the CPUs can compute, or the clients ask for.
+    """
+    app = APPS[place.app]
+    bound = min(place.cpus / app.compute, CLIENTS / (app.compute + app.wait))
     found: list[Best] = []
     two = 2 * math.ceil(place.cpus)
     largest = max(one for one in range(1, place.most_workers + 1) if place.fits(one, 1))
@@ -459,7 +465,8 @@ def best(place: Place, seconds: float = 3.0) -> Best:
             is_sensible = workers <= place.most_workers and workers * slots <= 128
             if is_sensible and place.fits(workers, slots):
                 world = place.world(workers, slots).run(seconds + 1)
-                found.append(Best((workers, slots), *world.throughput(1.0)))
+                rate, p99 = world.throughput(1.0)
+                found.append(Best((workers, slots), min(rate, bound), p99))
     top = max(found, key=lambda one: one.rate)
     return min((one for one in found if one.rate >= 0.99 * top.rate), key=lambda one: one.p99)
 

@@ -79,7 +79,7 @@ def test_best_shape_is_found_within_20_seconds_of_the_guess(app: str, cpus: int)
         world = place.world(place.guess, 1).adapting(24)
         rate, p99 = world.throughput(20)
         top = best(Place(app, cpus, 1024), seconds=1.5)
-        assert rate >= 0.94 * top.rate, world.moves
+        assert rate >= 0.95 * top.rate, world.moves
         assert p99 <= 1.25 * top.p99, world.moves
         assert world.peak <= limit
 
@@ -104,7 +104,7 @@ def test_another_mix_is_followed_within_15_seconds(seed: int) -> None:
         world.adapting(4)
         rate, _ = world.throughput(since)
         bound = min(2 / world.app.compute, 64 / (world.app.compute + world.app.wait))
-        assert rate >= 0.88 * bound, (name, world.moves)
+        assert rate >= 0.9 * bound, (name, world.moves)
         world.adapting(11)
 
 
