@@ -23,7 +23,7 @@ from tests.monitor.adapting_world import APPS, App, Place, World, best
 from tests.plain import MB
 
 # A world that fails is read as it is: to look for a smaller one takes minutes.
-worlds = settings(deadline=None, max_examples=40, phases=[Phase.reuse, Phase.generate])
+worlds = settings(deadline=None, max_examples=20, phases=[Phase.reuse, Phase.generate])
 
 RULES = AdaptingRules(cpus=2, most_workers=5, most_slots=64)
 
@@ -87,7 +87,7 @@ def test_best_shape_is_found_within_20_seconds_of_the_guess(app: str, cpus: int)
 @pytest.mark.parametrize("limit", [256, 1024])
 def test_pure_computing_ends_at_one_slot(limit: int) -> None:
     place = Place("cpu", 2, limit)
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         assert place.world(place.guess, 1, seed).adapting(20).slots == 1
     # From many it takes longer: each step is judged, and soon there is one a minute.
     assert place.world(place.guess, 16).adapting(600).slots == 1
