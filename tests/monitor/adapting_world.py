@@ -32,7 +32,7 @@ SWITCH = 0.005
 GUARD_SHARE = 0.7
 """Share of the memory from which the guard acts."""
 
-MOST_SLOTS = 64
+MOST_SLOTS = CLIENTS = 64
 
 OTHERS_MB = 45
 """What the launcher holds."""
@@ -138,7 +138,7 @@ class World:
     cpus: float
     workers: int = 1
     slots: int = 1
-    clients: int = 64
+    clients: int = CLIENTS
     rate: float = 0
     noise: float = 0.1
     seed: int = 1
@@ -152,7 +152,7 @@ class World:
     def __post_init__(self) -> None:
         self.chance = Random(self.seed)
         self.noisy = Random(self.seed + 1)
-        self.now = self.virtual = self.counted_at = self.recycled_at = 0.0
+        self.now = self.virtual = self.counted_at = 0.0
         self.computing = self.order = self.in_service = 0
         self.wakes: list[tuple[float, int, Request | None]] = []
         self.ends: list[tuple[float, int, Worker]] = []
@@ -162,7 +162,7 @@ class World:
         self.moves: list[tuple[float, Move]] = []
         self.answers: list[tuple[float, float]] = []
         self.peak = self.need = 0.0
-        self.guard_acts = False
+        self.guard_acts = self.has_recycled = False
         self.procs = [Worker() for _ in range(self.workers)]
         self.booting: list[float] = []
         if self.rate:
@@ -253,7 +253,9 @@ class World:
             count.alone_wait += one.wait + self.delay_seen * delayed
         worker.held -= 1
         worker.burst -= one.burst
-        worker.leaked += self.app.leak
+        if self.app.leak:
+            worker.leaked += self.app.leak
+            self._recycle()
         self.in_service -= 1
         count.done += 1
         count.busy += ran
@@ -320,13 +322,18 @@ class World:
         self._place()
 
     def _guard(self) -> None:
-        """Recycle who has leaked most, a worker a second, as long as memory is short."""
-        self.peak = max(self.peak, self.memory)
-        self.guard_acts = self.memory >= GUARD_SHARE * self.limit
+        """See what the workers need, and whether memory is short or was since the last look."""
         self.need = max(self.need, *(self._own(one) - one.leaked for one in self.procs))
+        self._recycle()
+        is_short = self.memory >= GUARD_SHARE * self.limit
+        self.guard_acts, self.has_recycled = self.has_recycled or is_short, False
+
+    def _recycle(self) -> None:
+        """Recycle who has leaked most, if memory is short; the real guard looks as soon."""
+        self.peak = max(self.peak, self.memory)
         worst = max(self.procs, key=lambda one: one.leaked)
-        if self.guard_acts and worst.leaked:
-            worst.leaked = 0.0
+        if self.memory >= GUARD_SHARE * self.limit and worst.leaked:
+            worst.leaked, self.has_recycled = 0.0, True
 
     def _obey(self, sample: Sample, move: Move) -> None:
         rules = self.rules
@@ -443,7 +450,13 @@ class Best:
 
 @cache
 def best(place: Place, seconds: float = 3.0) -> Best:
-    """Try all shapes that memory has room for."""
+    """Try all shapes that memory has room for.
+
+    In a few seconds one may answer more than it can for long, of what it began before: no rate is
+    above what the CPUs can compute, or the clients ask for.
+    """
+    app = APPS[place.app]
+    bound = min(place.cpus / app.compute, CLIENTS / (app.compute + app.wait))
     found: list[Best] = []
     two = 2 * math.ceil(place.cpus)
     largest = max(one for one in range(1, place.most_workers + 1) if place.fits(one, 1))
@@ -452,7 +465,8 @@ def best(place: Place, seconds: float = 3.0) -> Best:
             is_sensible = workers <= place.most_workers and workers * slots <= 128
             if is_sensible and place.fits(workers, slots):
                 world = place.world(workers, slots).run(seconds + 1)
-                found.append(Best((workers, slots), *world.throughput(1.0)))
+                rate, p99 = world.throughput(1.0)
+                found.append(Best((workers, slots), min(rate, bound), p99))
     top = max(found, key=lambda one: one.rate)
     return min((one for one in found if one.rate >= 0.99 * top.rate), key=lambda one: one.p99)
 

@@ -23,7 +23,7 @@ from tests.monitor.adapting_world import APPS, App, Place, World, best
 from tests.plain import MB
 
 # A world that fails is read as it is: to look for a smaller one takes minutes.
-worlds = settings(deadline=None, max_examples=40, phases=[Phase.reuse, Phase.generate])
+worlds = settings(deadline=None, max_examples=20, phases=[Phase.reuse, Phase.generate])
 
 RULES = AdaptingRules(cpus=2, most_workers=5, most_slots=64)
 
@@ -79,7 +79,7 @@ def test_best_shape_is_found_within_20_seconds_of_the_guess(app: str, cpus: int)
         world = place.world(place.guess, 1).adapting(24)
         rate, p99 = world.throughput(20)
         top = best(Place(app, cpus, 1024), seconds=1.5)
-        assert rate >= 0.94 * top.rate, world.moves
+        assert rate >= 0.95 * top.rate, world.moves
         assert p99 <= 1.25 * top.p99, world.moves
         assert world.peak <= limit
 
@@ -87,7 +87,7 @@ def test_best_shape_is_found_within_20_seconds_of_the_guess(app: str, cpus: int)
 @pytest.mark.parametrize("limit", [256, 1024])
 def test_pure_computing_ends_at_one_slot(limit: int) -> None:
     place = Place("cpu", 2, limit)
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         assert place.world(place.guess, 1, seed).adapting(20).slots == 1
     # From many it takes longer: each step is judged, and soon there is one a minute.
     assert place.world(place.guess, 16).adapting(600).slots == 1
@@ -104,7 +104,7 @@ def test_another_mix_is_followed_within_15_seconds(seed: int) -> None:
         world.adapting(4)
         rate, _ = world.throughput(since)
         bound = min(2 / world.app.compute, 64 / (world.app.compute + world.app.wait))
-        assert rate >= 0.88 * bound, (name, world.moves)
+        assert rate >= 0.9 * bound, (name, world.moves)
         world.adapting(11)
 
 
