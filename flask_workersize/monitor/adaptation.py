@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 
 from ..log import say
-from ..resources.gauge import MemoryGauge, MemoryState
+from ..resources.gauge import MemoryState
 from ..resources.processes import cpu_seconds
 from ..runtime.layout import NANOSECONDS
 from ..runtime.queue_times import QueueTotals
@@ -24,8 +24,20 @@ from .loop import Look, Task
 from .observation import CRITICAL_SHARE, Rules, short_share
 from .scaling import Scaler
 
+CONTENDED = 0.2
+"""Share of the time of requests that is waited for a CPU, from which others leave too little."""
+
+UNCROWDED = 0.3
+"""Share of a core up to which the requests of one process hardly wait for each other."""
+
 LEAST_THREAD_BYTES = MB // 4
 """What a thread needs at least, its stack and its request."""
+
+
+def _idle_seconds() -> float:
+    """Return how long CPUs of this machine have had nothing to compute, summed up."""
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))
 
 
 class _Seen(NamedTuple):
@@ -41,24 +53,27 @@ class _Seen(NamedTuple):
 class AdaptingTask(Task):
     """Makes the size follow the load, within its bounds.
 
-    ``memory_rules`` are those of the guard, ``None`` if it is off.
+    ``memory_rules`` are those of the guard, ``None`` if it is off. ``clocks`` are those of the
+    CPU time of a process, and of that which nobody has used, in seconds.
     """
 
     interval = 1.0
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         board: Scoreboard,
         bounds: AdaptiveBounds,
         memory_rules: Rules | None,
         scaler: Scaler,
-        gauge: MemoryGauge,
+        read_memory: Callable[[], MemoryState],
+        clocks: tuple[Callable[[int], float], Callable[[], float]] = (cpu_seconds, _idle_seconds),
     ) -> None:
         self._board = board
         self._bounds = bounds
         self._memory_rules = memory_rules or Rules()
         self._scaler = scaler
-        self._gauge = gauge
+        self._read_memory = read_memory
+        self._cpu_of, self._idle = clocks
         self._state = State()
         self._before: _Seen | None = None
 
@@ -89,13 +104,12 @@ class AdaptingTask(Task):
 
     def _look(self, now: float, snapshot: Snapshot) -> _Seen:
         ready = {row.age: row for row in snapshot.ready}
-        times = psutil.cpu_times()
         return _Seen(
             now,
             ready,
-            {age: cpu_seconds(row.pid) for age, row in ready.items()},
+            {age: self._cpu_of(row.pid) for age, row in ready.items()},
             self._board.queue_times.totals(),
-            times.idle + getattr(times, "iowait", 0.0),
+            self._idle(),
         )
 
     def _sample(self, before: _Seen, now: _Seen, snapshot: Snapshot) -> Sample:
@@ -110,29 +124,40 @@ class AdaptingTask(Task):
         idle = max(now.idle_seconds - before.idle_seconds, 0) / seconds
         cpus = self._board.followed_cpus / 1000
         total = sum(used)
-        room = max(min(cpus - total, idle), 0.0)
+        done = more(lambda row: row.served)
+        cpu = more(lambda row: row.cpu_ns) / NANOSECONDS
+        busy = more(lambda row: row.busy_ns) / NANOSECONDS
+        delay = more(lambda row: row.cpu_wait_ns) / NANOSECONDS
+        room = max(cpus - total, 0.0)
+        if delay >= CONTENDED * busy:
+            # Others compute, too: what they leave is all that there is.
+            room = min(room, idle)
+        alone = Alone(
+            more(lambda row: row.alone.requests),
+            more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
+            more(lambda row: row.alone.wait_ns) / NANOSECONDS,
+        )
+        if max(used, default=0.0) < UNCROWDED:
+            # Whoever wants to compute can: they do not wait for the GIL, alone or not.
+            alone = Alone(done, cpu, max(busy - cpu - delay, 0.0))
         asked = now.queue.requests - before.queue.requests
         waited = (now.queue.sum_ns - before.queue.sum_ns) / NANOSECONDS
         need, thread = self._needs(snapshot)
-        state = self._gauge.read()
+        state = self._read_memory()
         return Sample(
             now=now.at,
             seconds=seconds,
             workers=len(now.workers),
             wanted=snapshot.wanted,
             slots=self._board.threads,
-            done=more(lambda row: row.served),
-            cpu_seconds=more(lambda row: row.cpu_ns) / NANOSECONDS,
-            busy=more(lambda row: row.busy_ns) / NANOSECONDS / seconds,
+            done=done,
+            cpu_seconds=cpu,
+            busy=busy / seconds,
             waited_seconds=waited / asked if asked > 0 else None,
             proxied_seconds=None,
             cpu_of_group=total / (total + room) if total else 0.0,
             cpu_of_processes=used,
-            alone=Alone(
-                more(lambda row: row.alone.requests),
-                more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
-                more(lambda row: row.alone.wait_ns) / NANOSECONDS,
-            ),
+            alone=alone,
             memory_free_bytes=self._free(state, snapshot),
             worker_need_bytes=need,
             thread_need_bytes=thread,

@@ -42,7 +42,7 @@ def make_loop(
     remedy = Remedy(board, plan, settings.memory_recycle_percent / 100)
     guard = GuardTask(board, remedy, rules_of(settings), scaler, gauge)
     adapting = (
-        [AdaptingTask(board, deployment.bounds, rules_of(settings), scaler, gauge)]
+        [AdaptingTask(board, deployment.bounds, rules_of(settings), scaler, gauge.read)]
         if deployment.bounds
         else []
     )
