@@ -58,6 +58,7 @@ ORDER = [
     "extension",
     "gunicorn_conf",
     "cli",
+    "export",
     "doctor",
     "measure",
     "servers",

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 from flask.cli import ScriptInfo, pass_script_info
 
+from ..errors import printable
 from ..servers.ending import process_end
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -246,3 +247,112 @@ def doctor_command(info: ScriptInfo, /) -> None:
     click.echo(diagnosis(findings, plan, gunicorn_plan, key_seen=location is not None))
     status = int(any(finding.level == "breaks" for finding in findings))
     raise click.exceptions.Exit(status)
+
+
+@workersize.command("export")
+@click.argument("target", metavar="TARGET")
+@click.option("-o", "--output", metavar="DIR", help="Folder to write to.  [default: stdout]")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--name", metavar="NAME", default="lms", help="Name of it all.  [default: lms]")
+@click.option("--image", metavar="IMAGE", default="lms:1", help="Its image.  [default: lms:1]")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory limit of a replica, such as 512M.  [default: from the sizing profile]",
+)
+@click.option("--cpus", metavar="NUMBER", help="CPUs of a replica, such as 0.5.  [default: 1]")
+@click.option(
+    "--replicas",
+    metavar="N|LOW..HIGH",
+    default="3",
+    help="Replicas, or bounds for an autoscaler, such as 2..10.  [default: 3]",
+)
+@click.option(
+    "--autoscale",
+    metavar="[cpu|keda|none]",
+    help="What chooses within the bounds, on Kubernetes.  [default: cpu]",
+)
+@click.option(
+    "--drain",
+    metavar="SECONDS",
+    default="10",
+    help="Seconds to serve after SIGTERM, while /ready fails.  [default: 10]",
+)
+@click.option("--network-policy", is_flag=True, help="Fence the health port, on Kubernetes.")
+@pass_script_info
+def export_command(
+    info: ScriptInfo, /, target: str, output: str | None, force: bool, **options: Any
+) -> None:
+    """Write the plan for what runs a fleet.
+
+    TARGET is compose (Swarm, too), kubernetes, cloudrun (Knative), systemd,
+    dockerfile, haproxy, nginx, prometheus or grafana. Every derived line has its
+    reason beside it. Files that are there are kept, unless --force is given.
+    """
+    from pathlib import Path
+
+    from ..app_state import get_state, prepare
+    from ..errors import WorkerSizeConfigError
+    from ..export.intent import read_intent
+    from ..export.render import TARGETS, render
+    from ..export.write import shown, write
+    from ..servers.app_import import AppImport
+
+    if target not in TARGETS:
+        raise WorkerSizeConfigError(f"TARGET is none of {', '.join(TARGETS)}.")
+    app = info.load_app()
+    settings, _ = prepare(app)
+    location = AppImport.of(info)
+    path = location.import_path if location else app.import_name
+    intent = read_intent(settings, get_state(app).held_bytes, app=path, **options)
+    files = render(target, intent)
+    if output is None:
+        click.echo(shown(files), nl=False)
+        return
+    write(files, Path(output), force)
+    click.echo(f"Written to {printable(output)}: {', '.join(files)}")
+
+
+@workersize.command("fleet")
+@click.option("--rps", metavar="NUMBER", required=True, help="Requests a second.")
+@click.option(
+    "--service-ms",
+    metavar="MS",
+    help="Mean time of a request in ms, without waiting.  [default: from the sizing profile]",
+)
+@click.option(
+    "--p95-wait-ms",
+    "wait_ms",
+    metavar="MS",
+    default="50",
+    help="Wait for a slot that 95 % stay within, in ms.  [default: 50]",
+)
+@click.option(
+    "--balancer",
+    metavar="[leastconn|random|roundrobin]",
+    default="leastconn",
+    help="How requests are spread; a Service of Kubernetes is random.  [default: leastconn]",
+)
+@click.option(
+    "--instance",
+    "instances",
+    metavar="MEMORY[:CPUS][@PRICE]",
+    multiple=True,
+    help="Size of a replica, such as 512M:0.5@7; may be repeated.  [default: this machine]",
+)
+@click.option("--spare", metavar="NUMBER", default="0", help="Replicas on top.  [default: 0]")
+@pass_script_info
+def fleet_command(info: ScriptInfo, /, **options: Any) -> None:
+    """Count the replicas that a load needs.
+
+    How many of which plan, what binds, and what they cost if you give prices.
+    The wait is calculated by Erlang's formula: with one queue for all
+    (leastconn), and with one for each replica (random; for roundrobin that is
+    an upper bound). Nothing is started.
+    """
+    from ..app_state import get_state, prepare
+    from .fleet import fleet_lines
+
+    app = info.load_app()
+    settings, plan = prepare(app)
+    click.echo("\n".join(fleet_lines(settings, plan, get_state(app).held_bytes, **options)))
