@@ -300,6 +300,8 @@ def export_command(
 
     if target not in TARGETS:
         raise WorkerSizeConfigError(f"TARGET is none of {', '.join(TARGETS)}.")
+    if force and output is None:
+        raise WorkerSizeConfigError("--force is for files: name their folder with -o.")
     app = info.load_app()
     settings, _ = prepare(app)
     location = AppImport.of(info)

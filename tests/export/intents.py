@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import assume
@@ -22,7 +23,7 @@ def profile(cpu_ms: float = 5.0, wait_ms: float = 45.0, **changes: float) -> Siz
     return SizingProfile(
         schema=1,
         app="shop",
-        made_at="2026-11-26T16:30:57Z",
+        made_at=datetime(2026, 11, 26, tzinfo=UTC),
         made_by="measure",
         python="3.13.1",
         server="gunicorn 27.0.1",

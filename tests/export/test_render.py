@@ -60,12 +60,12 @@ def variables(given: Intent) -> dict[str, str]:
     return {item.name: item.value for item in derive.environment(given)}
 
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)(m|Ki|Mi|Gi|k|M|G)?")
-_FACTORS = {None: 1, "m": Decimal("0.001"), "Ki": 1024, "Mi": MB, "Gi": 1024 * MB}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)(|m|Ki|Mi)")
+_FACTORS = {"": Decimal(1), "m": Decimal("0.001"), "Ki": Decimal(1024), "Mi": Decimal(MB)}
 
 
 def quantity(text: object) -> Decimal:
-    """Return a quantity of Kubernetes, as strict as its own parser; not the decimal suffixes."""
+    """Return a quantity of Kubernetes, as strict as its parser; of the suffixes a few."""
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     assert match, text
     return Decimal(match[1]) * _FACTORS[match[2]]
