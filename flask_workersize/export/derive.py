@@ -163,6 +163,14 @@ def response_seconds(timeout: int) -> int:
     return timeout + GRACE_SPARE if timeout else 3600
 
 
+def connections(slots: int, replicas: int) -> int:
+    """Return how many connections a balancer takes at once: five for each slot of the fleet.
+
+    Few enough for the descriptors that a process tends to be allowed, or it does not start.
+    """
+    return max(2000, 5 * slots * replicas)
+
+
 def blocks_drains(
     replicas: int, max_unavailable: int | None = None, min_available: int | None = None
 ) -> bool:

@@ -81,6 +81,7 @@ def _values(intent: Intent) -> dict[str, Any]:
         "cpus": derive.cpus(intent),
         "cpu_percent": derive.cpu_percent(intent.cpus),
         "replicas": intent.replicas,
+        "connections": derive.connections(int(slots.value), intent.replicas.high),
         "autoscale": intent.autoscale,
         "cpu_target": target,
         "cpu_target_why": derive.cpu_target_why(target),
