@@ -139,13 +139,13 @@ def _row(fleet: Fleet, balancer: Balancer, cheapest: Decimal | None) -> tuple[st
 
 def _notes(load: Load, balancer: Balancer, spare: int) -> Iterable[str]:
     how = {
-        "leastconn": "least connections, with the queue in the balancer: one for all (maxconn)",
-        "random": "a random choice, as a Service of Kubernetes makes it: a queue each",
-        "roundrobin": "by turns, for which the queue of a random choice is an upper bound",
+        "leastconn": "least connections, with one queue, in the balancer (maxconn)",
+        "random": "a random choice, as a Service of Kubernetes makes it: one queue a replica",
+        "roundrobin": "round robin, at most: a random choice is an upper bound",
     }
-    extra = f", {counted(spare, 'replica')} to spare included" if spare else ""
-    yield f"replicas: with {how[balancer]}{extra}."
+    extra = f"; {counted(spare, 'replica')} to spare included" if spare else ""
+    yield f"replicas: for {how[balancer]}{extra}."
     if load.cpu_seconds is None:
-        yield "Note: CPU time of a request was not measured: flask workersize measure does."
+        yield "Note: CPU time of a request was not measured: run flask workersize measure."
     else:
         yield f"CPU: {1000 * load.cpu_seconds:g} ms a request, at {CPU_SHARE:.0%} of the CPUs."

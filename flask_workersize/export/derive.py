@@ -146,7 +146,7 @@ def cpu_target(intent: Intent) -> CpuTarget:
 def cpu_target_why(target: CpuTarget) -> str:
     """Return why the target is that."""
     if target.saturation is None:
-        return "70 %, a guess: flask workersize measure shows what this app can reach"
+        return "70 % is a guess: flask workersize measure shows what this app can reach"
     return f"70 % of the {target.saturation:.0%} that it uses when all slots are busy"
 
 
@@ -194,7 +194,7 @@ def environment(intent: Intent) -> Iterator[Variable]:
     if drain or is_built_in(here, "drain_seconds"):
         why = "after SIGTERM it serves on, until balancers have noticed"
         yield Variable("NOW_LMS_DRAIN_SECONDS", str(drain), why)
-    yield Variable("NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then running requests have so long")
+    yield Variable("NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then requests get this long to end")
     for name, value in (("host", _EVERYWHERE), ("port", PORT), ("health_host", _EVERYWHERE)):
         if is_built_in(here, name) or (name == "port" and is_built_in(here, "bind")):
             yield Variable(f"NOW_LMS_{name.upper()}", str(value), "instead of the app's own")
@@ -208,7 +208,11 @@ def environment(intent: Intent) -> Iterator[Variable]:
     if here.profile:
         why = f"measured: a worker's own memory at its most{_per_thread(intent)}"
         yield Variable("NOW_LMS_WORKER_MEMORY_MB", str(there.worker_memory_mb), why)
-        yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "measured numbers leave none")
+        yield Variable(
+            "NOW_LMS_MEMORY_HEADROOM_PERCENT",
+            percent,
+            "measured numbers have no reserve",
+        )
     elif there.memory_headroom_percent:
         yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "as it is set here")
 
@@ -227,7 +231,7 @@ def reasons(intent: Intent) -> Iterator[str]:
     """Yield what the head of each file says: what it was made from."""
     yield f"{plan_of(intent)}, by flask-workersize"
     if intent.settings.profile is None:
-        yield "Memory of a worker: not measured. flask workersize measure does."
+        yield "Memory of a worker is assumed, not measured: run flask workersize measure."
     if plan_of(intent).server == "gunicorn":
         yield "NOW_LMS_WORKERS is not set: the number of workers follows the limits."
     else:

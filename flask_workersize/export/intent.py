@@ -87,7 +87,7 @@ class Intent:
             share = 100 - plan.memory_headroom_percent
             least = self.loaded_mb + -(-needed * 100 // share)
             raise WorkerSizeConfigError(
-                f"{self.memory_mb} MB hold no worker: the loaded app takes {self.loaded_mb} MB, "
+                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, and "
                 f"{plan.workers} × {plan.worker_memory_mb} MB for workers come on top"
                 + (f", {plan.memory_headroom_percent} % are left alone" if share < 100 else "")
                 + f". Use --memory {least}M or more."
@@ -224,8 +224,7 @@ def _autoscale(text: str | None, replicas: Replicas) -> Autoscale:
         raise WorkerSizeConfigError(f"--autoscale is none of {', '.join(known)}.")
     if replicas.is_range and choice == "none":
         raise WorkerSizeConfigError(
-            "--replicas is a range, and --autoscale none lets nothing choose in it: give one "
-            "number, or --autoscale cpu or keda."
+            "--replicas is a range, so --autoscale has to be cpu or keda. Or give one number."
         )
     if choice != "none" and not replicas.is_range:
         raise WorkerSizeConfigError(

@@ -37,15 +37,15 @@ def test_example_of_2000_requests_a_second() -> None:
         "2000 requests/s × 120 ms = 240 at once on average; 95 % wait at most 50 ms for a slot.",
         "instance      slots      least connections  random  replicas  binds",
         "this machine  3 (3 × 1)  82                 222     82        slots",
-        "replicas: with least connections, with the queue in the balancer: one for all (maxconn).",
-        "Note: CPU time of a request was not measured: flask workersize measure does.",
+        "replicas: for least connections, with one queue, in the balancer (maxconn).",
+        "Note: CPU time of a request was not measured: run flask workersize measure.",
     ]
 
 
 @pytest.mark.parametrize(
     ("balancer", "replicas", "says"),
     [
-        ("leastconn", "83", "one for all"),
+        ("leastconn", "83", "one queue, in the balancer"),
         ("random", "223", "as a Service of Kubernetes makes it"),
         ("roundrobin", "223", "an upper bound"),
     ],
