@@ -215,6 +215,21 @@ def test_only_the_metrics_know_prometheus_client_and_they_are_imported_when_they
         assert at_once == [], path
 
 
+def test_exports_are_imported_when_they_are_asked_for() -> None:
+    """A server that starts has no use for templates."""
+    exports = f"{PACKAGE}.export"
+    knowing = {
+        module_name(path)
+        for path in SOURCES
+        if room_of(module_name(path)) != "export"
+        and any(within(name, exports) for name in imported(path, at_once=True))
+    }
+    # Itself imported by the command alone.
+    assert knowing == {f"{PACKAGE}.cli.fleet"}
+    cli = imported(ROOT / PACKAGE / "cli" / "__init__.py", at_once=True)
+    assert [name for name in cli if "fleet" in name] == []
+
+
 def is_prometheus(name: str) -> bool:
     return within(name, "prometheus_client")
 
