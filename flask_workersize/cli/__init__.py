@@ -315,6 +315,37 @@ def export_command(
     click.echo(f"Written to {printable(output)}: {', '.join(files)}")
 
 
+@workersize.command("check")
+@click.argument("files", metavar="FILE... | -", nargs=-1, required=True)
+@click.option(
+    "--db-connections",
+    metavar="NUMBER",
+    help="Connections that the database allows; all pools of all replicas have to fit.",
+)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@pass_script_info
+def check_command(
+    info: ScriptInfo, /, files: tuple[str, ...], db_connections: str | None, json_: bool
+) -> None:
+    """Check manifests that you have.
+
+    For Kubernetes, Knative, Compose, stacks, systemd, HAProxy and nginx; a dash
+    reads standard input, as in helm template . | flask workersize check -. Each
+    finding is a line with its file and line, why it is one, and its remedy. The
+    exit status is 1 if there are findings, 0 if there are only notes, and 2 if a
+    file cannot be read. With an app it also checks what the app was measured to
+    need; without one it assumes the guide's numbers.
+    """
+    from ..export.check.table import check
+    from .check import as_json, as_lines, connections, facts_of, read_files
+
+    allowed = connections(db_connections)
+    texts = read_files(files)
+    findings = check(texts, facts_of(info, allowed))
+    click.echo(as_json(findings) if json_ else as_lines(findings, len(texts)))
+    raise click.exceptions.Exit(int(any(not finding.is_note for finding in findings)))
+
+
 @workersize.command("fleet")
 @click.option("--rps", metavar="NUMBER", required=True, help="Requests a second.")
 @click.option(

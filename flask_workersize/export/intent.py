@@ -8,7 +8,7 @@ from platform import python_version
 from typing import Literal, NamedTuple, get_args
 
 from ..errors import WorkerSizeConfigError
-from ..sizing.container import container_plan, loaded_mb, memory_for
+from ..sizing.container import container_plan, loaded_mb, memory_for, worker_mb
 from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
 from ..sizing.validators import YEAR_SECONDS
@@ -82,13 +82,15 @@ class Intent:
         :raises WorkerSizeConfigError: saying what would fit
         """
         plan = container_plan(self.settings, self.memory_mb, self.cpus, self.loaded_mb)
-        if not plan.fits or plan.memory_bound < 1:
-            needed = plan.workers * plan.worker_memory_mb
+        own = worker_mb(self.settings, plan)
+        needed = plan.workers * own
+        fits = plan.fits and plan.memory_bound >= 1 and self.loaded_mb + needed <= self.memory_mb
+        if not fits:
             share = 100 - plan.memory_headroom_percent
             least = self.loaded_mb + -(-needed * 100 // share)
             raise WorkerSizeConfigError(
                 f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, and "
-                f"{plan.workers} × {plan.worker_memory_mb} MB for workers come on top"
+                f"{plan.workers} × {own} MB for workers come on top"
                 + (f", {plan.memory_headroom_percent} % are left alone" if share < 100 else "")
                 + f". Use --memory {least}M or more."
             )

@@ -33,7 +33,23 @@ def memory_of_a_slot(settings: SizingSettings) -> int:
     """
     threads = settings.threads or 1 if settings.wsgi_server == "gunicorn" else 1
     own = settings.memory_of_a_worker(threads)[1]
+    if settings.profile and settings.wsgi_server == "waitress":
+        # The threads after the first count as it does: each has to hold what one more needs.
+        return max(own, math.ceil(settings.profile.costs_for("waitress").each_thread_mb))
     return math.ceil(own / threads) if settings.profile else own
+
+
+def worker_mb(settings: SizingSettings, plan: SizingPlan) -> int:
+    """Return what a worker of a plan for a container needs of its own, in MB.
+
+    With a profile that is what was measured, with all threads of the worker.
+
+    :param settings: the settings here, with the profile if there is one
+    :param plan: the plan in the container, where the profile is not
+    """
+    if settings.profile is None:
+        return plan.worker_memory_mb
+    return settings.profile.costs_for(plan.server).private_mb(plan.threads)
 
 
 def container_settings(settings: SizingSettings) -> SizingSettings:
