@@ -224,10 +224,17 @@ def test_exports_are_imported_when_they_are_asked_for() -> None:
         if room_of(module_name(path)) != "export"
         and any(within(name, exports) for name in imported(path, at_once=True))
     }
-    # Itself imported by the command alone.
-    assert knowing == {f"{PACKAGE}.cli.fleet"}
+    # Themselves imported by their commands alone.
+    assert knowing == {f"{PACKAGE}.cli.check", f"{PACKAGE}.cli.fleet"}
     cli = imported(ROOT / PACKAGE / "cli" / "__init__.py", at_once=True)
-    assert [name for name in cli if "fleet" in name] == []
+    assert [name for name in cli if within(name, f"{PACKAGE}.cli")] == []
+
+
+def test_only_one_module_knows_yaml_and_it_is_imported_for_a_file_that_is_yaml() -> None:
+    """Units and files of balancers are checked without the extra."""
+    knowing = {path.name for path in SOURCES if "yaml" in imported(path)}
+    assert knowing == {"nodes.py"}
+    assert [path for path in SOURCES if "yaml" in imported(path, at_once=True)] == []
 
 
 def is_prometheus(name: str) -> bool:

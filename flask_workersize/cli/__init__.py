@@ -333,15 +333,16 @@ def check_command(
     reads standard input, as in helm template . | flask workersize check -. Each
     finding is a line with its file and line, why it is one, and its remedy. The
     exit status is 1 if there are findings, 0 if there are only notes, and 2 if a
-    file cannot be read. With an app it also checks what the app was measured to
-    need; without one it assumes the guide's numbers.
+    file cannot be read. If the app was measured, that decides what it needs;
+    otherwise a worker is assumed to need the guide's 200 MB. Nothing is started.
     """
     from ..export.check.table import check
     from .check import as_json, as_lines, connections, facts_of, read_files
 
+    app = info.load_app()
     allowed = connections(db_connections)
     texts = read_files(files)
-    findings = check(texts, facts_of(info, allowed))
+    findings = check(texts, facts_of(app, allowed))
     click.echo(as_json(findings) if json_ else as_lines(findings, len(texts)))
     raise click.exceptions.Exit(int(any(not finding.is_note for finding in findings)))
 

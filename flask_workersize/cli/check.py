@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flask.cli import NoAppException, ScriptInfo
+from flask import Flask
 
 from ..app_state import get_state, prepare
 from ..doctor.engines import connections_of_a_worker
@@ -16,7 +16,6 @@ from ..export.check.table import Finding
 from ..export.check.workload import Facts
 from ..servers.launch import gunicorn_args
 from ..sizing.plan import counted
-from ..sizing.settings import SizingSettings
 
 _MOST_BYTES = 8 * 1024 * 1024
 
@@ -42,21 +41,15 @@ def _text(name: str) -> str:
         problem = f"is larger than {_MOST_BYTES // 2**20} MB. Check it in parts."
     except UnicodeDecodeError:
         problem = "is not text in UTF-8. Name manifests, units or files of a balancer."
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no path"
+    except (OSError, ValueError, AttributeError) as error:
+        # No path holds a zero, and what is closed is None.
+        why = getattr(error, "strerror", None) or "there is none"
         problem = f"cannot be read ({why}). Name files, or - for standard input."
     raise WorkerSizeConfigError(f"{shown} {problem}")
 
 
-def facts_of(info: ScriptInfo, db_connections: int | None) -> Facts:
-    """Return what is known of the app; without one, the settings as they are by default."""
-    try:
-        app = info.load_app()
-    except NoAppException:
-        if info.app_import_path:
-            raise
-        settings = SizingSettings.load(environ={})
-        return Facts(settings, db_connections=db_connections, gunicorn_args=gunicorn_args)
+def facts_of(app: Flask, db_connections: int | None) -> Facts:
+    """Return what is known of an app beside its manifests."""
     settings, _ = prepare(app)
     return Facts(
         settings,

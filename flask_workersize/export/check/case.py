@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...sizing.settings import SizingSettings
 from . import balancer, compose, kubernetes, unit
@@ -12,6 +13,14 @@ from .balancer import Balancer
 from .nodes import Node, documents
 from .value import Place
 from .workload import Facts, Workload, chosen
+
+
+class Hit(NamedTuple):
+    """Where a rule is broken, what is there, and what to do where that is not always the same."""
+
+    place: Place
+    what: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

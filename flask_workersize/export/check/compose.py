@@ -30,7 +30,8 @@ def workloads(document: Node, facts: Facts) -> Iterator[Workload]:
 def _service(name: str, service: Node, is_stack: bool, facts: Facts) -> Workload:
     limits, files = service["deploy.resources.limits"], service["env_file"]
     grace = service["stop_grace_period"]
-    mounted = [*service["tmpfs"].words, *(_target(volume) for volume in service["volumes"])]
+    tmpfs = service["tmpfs"].words
+    mounted = [*tmpfs, *(_target(volume) for volume in service["volumes"])]
     return Workload(
         keys=_KEYS,
         name=name,
@@ -50,9 +51,7 @@ def _service(name: str, service: Node, is_stack: bool, facts: Facts) -> Workload
         published=list(_published(service["ports"])),
         read_only=service["read_only"].value,
         is_writable=any(re.match(r"/tmp(/?$|:)", path) for path in mounted),
-        tmpfs=Value(service["tmpfs"].text, service["tmpfs"].place)
-        if is_stack and service["tmpfs"]
-        else None,
+        tmpfs=Value("tmpfs", service["tmpfs"].place) if is_stack and tmpfs else None,
     )
 
 

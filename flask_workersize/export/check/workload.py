@@ -153,9 +153,9 @@ class Workload:
                 found[flags[flag]] = text if equals else after
         if is_gunicorn:
             found["wsgi_server"] = "gunicorn"
-            if not {"-c", "--config"} & {word.partition("=")[0] for word in self.words}:
-                # By itself it reads WEB_CONCURRENCY, and has one worker.
-                found.setdefault("workers", self.text_of("WEB_CONCURRENCY") or "1")
+            sizes = {word.partition("=")[0] for word in self.words} | self.variables.keys()
+            if sizes.isdisjoint(("-c", "--config", "WEB_CONCURRENCY", GUNICORN_ARGS)):
+                found.setdefault("workers", "1")
         return found
 
     @cached_property
@@ -186,6 +186,11 @@ class Workload:
         """The same, for a workload whose settings are not refused."""
         assert isinstance(self.loaded, SizingSettings)
         return self.loaded
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the number of its workers is set."""
+        return self.settings.workers is not None and self.settings.wsgi_server == "gunicorn"
 
     def knows(self, *names: str) -> bool:
         """Return whether some settings are known."""
@@ -222,8 +227,7 @@ class Workload:
     def plan(self) -> SizingPlan | None:
         """The plan that it will make; ``None`` if too little is known of it."""
         names = ("workers", "threads", "worker_memory_mb", "wsgi_server", "max_workers")
-        is_pinned = self.settings.workers is not None and self.settings.wsgi_server == "gunicorn"
-        if not self.knows(*names) or (self.memory_mb is None and not is_pinned):
+        if not self.knows(*names) or (self.memory_mb is None and not self.is_pinned):
             return None
         limit = _ENDLESS if self.memory_mb is None else self.memory_mb * MB
         available = max(limit - self._loaded_mb * MB, 0)
@@ -245,17 +249,18 @@ class Workload:
         if plan is None or limit is None:
             return None
         is_set = self.settings.source_of("worker_memory_mb") != "default"
+        loaded = f"{self._loaded_mb} + " if self._loaded_mb else ""
         if profile:
             own = worker_mb(self.facts.settings, plan)
             need = self._loaded_mb + plan.workers * own
             if need > limit:
-                return f"{self._loaded_mb} + {plan.workers} × {own} = {need} MB, as measured"
+                return f"{loaded}{plan.workers} × {own} = {need} MB, as measured"
         if plan.fits or (profile and not is_set):
             return None
         own, need = plan.worker_memory_mb, self._loaded_mb + plan.estimated_memory_mb
         left = f", and {plan.memory_headroom_percent} % are left alone"
         return (
-            f"{self._loaded_mb} + {plan.workers} × {own} = {need} MB"
+            f"{loaded}{plan.workers} × {own} = {need} MB"
             f"{left if plan.memory_headroom_percent else ''}"
             f"{'' if is_set else ' (a worker is assumed to need that)'}"
         )
