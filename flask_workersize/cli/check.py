@@ -17,7 +17,7 @@ from ..export.check.workload import Facts
 from ..servers.launch import gunicorn_args
 from ..sizing.plan import counted
 
-_MOST_BYTES = 8 * 1024 * 1024
+_MOST_BYTES = 4 * 1024 * 1024
 
 
 def read_files(names: Iterable[str]) -> dict[str, str]:

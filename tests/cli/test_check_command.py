@@ -84,7 +84,7 @@ def test_json_has_every_part_of_a_finding() -> None:
 def test_what_the_app_is_known_to_need_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """50 MB, or with a profile 80 + 17 MB."""
     small = str(MANIFESTS / "stack.yml")
-    assert "a plan that needs 50 + 1 × 200 = 250 MB (a worker is assumed" in run(small).stdout
+    assert "a plan that needs 50 + 1 × 200 = 250 MB (assumed, not measured)" in run(small).stdout
     measured = asked(profile())
     monkeypatch.setattr("flask_workersize.cli.check.prepare", lambda _: (measured, None))
     assert "memory" not in run(small).stdout
@@ -123,7 +123,7 @@ def test_escapes_in_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
         (".", None, "cannot be read (Is a directory)"),
         ("latin.yaml", b"name: caf\xe9", "is not text in UTF-8"),
         ("image.png", b"\x89PNG\r\n\x1a\n\x00", "is not text in UTF-8"),
-        ("large.yaml", b"a" * (8 * 2**20 + 1), "is larger than 8 MB"),
+        ("large.yaml", b"a" * (4 * 2**20 + 1), "is larger than 4 MB"),
         ("broken.yaml", b"{{ if .Values }}\nb: 1", "is not valid YAML in line 2"),
         ("tab.yaml", b"a:\n\tb: 1", "is not valid YAML in line 2"),
         ("bell.yaml", b"a: \x07", "is not valid YAML in line 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,9 @@ def names(findings: list[Finding]) -> set[str]:
 @settings(untimed, max_examples=15)
 @given(given=intents())
 def test_nothing_is_found_in_what_is_exported(given: Intent) -> None:
-    """Whatever the intent, and each target by itself."""
-    for target in TARGETS:
-        findings = check(render(target, given), facts(given))
+    """Whatever the intent, and each target by itself; with the app, and where it is not known."""
+    for target, known in product(TARGETS, (facts(given), without_app())):
+        findings = check(render(target, given), known)
         assert [str(finding) for finding in findings if not finding.is_note] == []
         assert names(findings) <= ABOUT_THE_FILES
 
@@ -281,10 +282,19 @@ def test_quantities_and_times_are_parsed_strictly(
         "services: {web: {environment: 3, ports: {a: b}, command: [[], {}], volumes: [3]}}",
         "? [a, b]\n: c\nservices: {? [x, y] : z, web: {image: !!python/name:os.system }}",
         '{"apiVersion": "v1", "kind": "Secret"}',
+        f"services: {{web: {{image: {'/postgres-a' * 50_000}!, command: '{'sleep ' * 50_000}'}}}}",
     ],
 )
 def test_odd_documents_are_no_trouble(text: str) -> None:
+    """Nor long ones, as long as each part is looked at once."""
     assert all(finding.line == 1 for finding in found(text, "x.yaml") if finding.rule == "nothing")
+
+
+@pytest.mark.parametrize(
+    "text", ["upstream a {\n" + "server " * 100_000, "\n" * 500_000, "a " * 100_000]
+)
+def test_long_lines_are_no_trouble(text: str) -> None:
+    assert names(found(text)) <= {"nothing"}
 
 
 LAUGHS = "\n".join(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from flask_workersize import SizingSettings, compute_plan
+from flask_workersize import SizingSettings, WorkerSizeConfigError, compute_plan
 from flask_workersize.export import derive
 from flask_workersize.export.intent import Intent
 from flask_workersize.export.render import TARGETS, render
@@ -141,6 +141,24 @@ def test_memory_follows_from_the_profile() -> None:
     assert given.memory_mb == 192
     text = shown(kubernetes(given))
     assert "calculated from the sizing profile; the plan needs 80 MB shared + 3 × 17 MB" in text
+
+
+def test_a_worker_with_all_its_threads_has_to_fit_as_it_was_measured() -> None:
+    """80 MB shared, and 17 + 15 × 30 MB for a worker with 16 threads."""
+    measured = profile(thread_mb=30)
+    environ = {"NOW_LMS_THREADS": "16"}
+    with pytest.raises(WorkerSizeConfigError, match="1 × 467 MB for workers come on top") as caught:
+        intent(measured, environ, memory="240M")
+    least = caught.value.message.rpartition("--memory ")[2].split()[0]
+    assert intent(measured, environ, memory=least).memory_mb == int(least[:-1])
+    assert intent(measured, environ).memory_mb >= 80 + 467
+
+
+def test_threads_of_waitress_may_need_more_than_its_first_one() -> None:
+    """70 MB alone; the first thread 17 MB, each more 43 MB: three fit into 70 + 3 × 43."""
+    given = intent(profile(thread_mb=43), {"NOW_LMS_WSGI_SERVER": "waitress"})
+    assert variables(given)["NOW_LMS_WORKER_MEMORY_MB"] == "43"
+    assert given.memory_mb >= (70 + 17 + 2 * 43) / 0.7
 
 
 def test_autoscaler_of_cpu_has_a_target_that_this_app_reaches() -> None:

@@ -78,11 +78,15 @@ def nginx(file: str, text: str) -> Balancer:
     found = Balancer(Place(file, 1))
     group = ""
     for number, line in enumerate(text.splitlines(), 1):
-        said, place = line.partition("#")[0], Place(file, number)
-        if match := re.search(r"\bupstream\s+(\S+)\s*\{", said):
-            group = match[1]
-        if match := re.search(r"\bserver\s[^;]*\bmax_conns=([0-9]{1,9})\b", said):
-            found.limits.append((group, Value(match[1], place)))
-        if re.search(r"\bproxy_next_upstream\s[^;]*\bhttp_503\b", said):
-            found.repeats.append(place)
+        for statement in re.split(r"[;{}]", line.partition("#")[0]):
+            match statement.split():
+                case ["upstream", name]:
+                    group = name
+                case ["server", *rest]:
+                    for word in rest:
+                        if word.startswith("max_conns="):
+                            limit = Value(word.partition("=")[2], Place(file, number))
+                            found.limits.append((group, limit))
+                case ["proxy_next_upstream", *rest] if "http_503" in rest:
+                    found.repeats.append(Place(file, number))
     return found

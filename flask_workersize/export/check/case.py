@@ -101,8 +101,8 @@ def read(texts: Mapping[str, str], facts: Facts) -> Case:
 _KINDS = {
     "YAML": r"^(apiVersion|kind|services|items)\s*:|\A\s*[{]",
     "unit": r"^\[(Unit|Service|Install|Socket)\]\s*$",
-    "haproxy": r"^(global|defaults|frontend|backend|listen)\b[^:={]*$",
-    "nginx": r"^\s*(upstream\s+\S+|server|http|location\s[^{]*)\s*\{",
+    "haproxy": r"^(global|defaults|frontend|backend|listen)\b[^:={\n]*$",
+    "nginx": r"^[ \t]*(upstream |server\b|http\b|location )[^{;\n]*\{",
 }
 
 

@@ -262,7 +262,7 @@ class Workload:
         return (
             f"{loaded}{plan.workers} × {own} = {need} MB"
             f"{left if plan.memory_headroom_percent else ''}"
-            f"{'' if is_set else ' (a worker is assumed to need that)'}"
+            f"{'' if is_set else ' (assumed, not measured)'}"
         )
 
 

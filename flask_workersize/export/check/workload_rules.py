@@ -93,7 +93,7 @@ def grace(case: Case) -> Iterator[Hit]:
             before = f"preStop {item.pre_stop:g} + " if item.pre_stop else ""
             parts = f"{before}drain {drain} + graceful timeout {graceful}"
             default = "" if given else " (the default)"
-            what = f"{item.name} is killed after {seconds:g} s{default}, a stop takes {stop:g} s"
+            what = f"{item.name} is killed after {seconds:g} s{default}; a stop takes {stop:g} s"
             enough = derive.grace_seconds(math.ceil(item.pre_stop) + drain, graceful)
             place, remedy = given.place if given else item.place, item.keys.longer.format(enough)
             yield Hit(place, f"{what}: {parts}", remedy)
