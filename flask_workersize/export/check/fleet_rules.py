@@ -51,9 +51,9 @@ def db_connections(case: Case) -> Iterator[Hit]:
     each, assumed = (POOL, " (the default of SQLAlchemy)") if pool is None else (pool, "")
     for item in case.workloads if allowed is not None else ():
         replicas = case.replicas(item)
-        if replicas and item.plan and allowed is not None:
-            total = replicas[1] * item.plan.workers * each
-            workers = counted(item.plan.workers, "worker")
+        if replicas and item.least_plan and allowed is not None:
+            total = replicas[1] * item.least_plan.workers * each
+            workers = counted(item.least_plan.workers, "worker")
             what = f"{item.name} can open {replicas[1]} replicas × {workers} × {each:g}{assumed} = "
             if total > allowed:
                 place = item.replicas.place if item.replicas else item.place
@@ -110,8 +110,8 @@ def maxconn(case: Case) -> Iterator[Hit]:
     limits += [(item, item.concurrency) for item in case.workloads if item.concurrency]
     for item, limit in limits:
         most = whole(limit.text)
-        if item and item.plan and most and most < item.plan.concurrency:
-            slots = counted(item.plan.concurrency, "slot")
+        if item and item.least_plan and most and most < item.least_plan.concurrency:
+            slots = counted(item.least_plan.concurrency, "slot")
             yield Hit(limit.place, f"{item.name} has {slots}, and gets {most} requests at once")
 
 

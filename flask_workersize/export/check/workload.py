@@ -26,7 +26,9 @@ _OTHERS = re.compile(
     r"(^|/)(postgres|postgis|redis|valkey|mysql|mariadb|mongo|memcached|rabbitmq|nginx|haproxy|"
     r"traefik|caddy|envoy|prometheus|grafana)\w*(-\w+)*([:@]|$)"
 )
-_ENDLESS = 1 << 60
+_ENDLESS_MB = 1 << 40
+_SLACK_MB = 16
+"""By how much the memory of a loaded app differs from one start to the next, in MB."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Workload:
     :param variables: its environment, as far as it is known
     :param elsewhere: where variables come from that are not among the files
     :param amounts: every number with a unit, by what it is
-    :param replicas: how many there are
+    :param replicas: how many there are, or at least
+    :param most_replicas: how many there are at most, if that is said beside it
+    :param pre_stop: how long its engine waits before SIGTERM, in seconds
     :param probes: requests to its ports
     :param published: ports that are reachable from outside
     :param read_only: what makes its files read-only
@@ -88,7 +92,8 @@ class Workload:
     :param links: whether Services become variables
     :param labels: what selects it
     :param concurrency: most requests at once that an engine sends to it
-    :param lines: settings of a unit, by name; a file without a command is a part of one
+    :param lines: settings of a unit, by name
+    :param is_part: whether it is a part of a unit: a drop-in without a command
     """
 
     keys: Keys
@@ -128,7 +133,8 @@ class Workload:
         programs = {word.rpartition("/")[2] for word in self.words}
         names = {name for name in self.variables if name.startswith(("NOW_LMS_", "FLASK_"))}
         starts = programs & {"gunicorn", "waitress-serve", "flask", "serve-prod"}
-        return bool(names or starts or {"WEB_CONCURRENCY", GUNICORN_ARGS} & set(self.variables))
+        legacy = {"WEB_CONCURRENCY", GUNICORN_ARGS} & self.variables.keys()
+        return bool(names or starts or legacy or self.is_part)
 
     @property
     def is_other(self) -> bool:
@@ -196,11 +202,6 @@ class Workload:
         """Return whether some settings are known."""
         return self.unknown.isdisjoint(names)
 
-    def text_of(self, variable: str) -> str:
-        """Return a variable; empty if it is not set or not known."""
-        found = self.variables.get(variable)
-        return found.text if found else ""
-
     def place_of(self, setting: str) -> Place:
         """Return where a setting is set."""
         found = [self.variables.get(name) for name in NAMES[setting].variables]
@@ -226,13 +227,22 @@ class Workload:
     @cached_property
     def plan(self) -> SizingPlan | None:
         """The plan that it will make; ``None`` if too little is known of it."""
+        return self._planned(0)
+
+    @cached_property
+    def least_plan(self) -> SizingPlan | None:
+        """The same, if the loaded app holds some more there than here."""
+        return self._planned(0 if self.facts.settings.profile else -_SLACK_MB)
+
+    def _planned(self, more_mb: int) -> SizingPlan | None:
         names = ("workers", "threads", "worker_memory_mb", "wsgi_server", "max_workers")
         if not self.knows(*names) or (self.memory_mb is None and not self.is_pinned):
             return None
-        limit = _ENDLESS if self.memory_mb is None else self.memory_mb * MB
-        available = max(limit - self._loaded_mb * MB, 0)
+        limit_mb = _ENDLESS_MB if self.memory_mb is None else self.memory_mb
+        available = max(limit_mb - self._loaded_mb + more_mb, 0) * MB
         return compute_plan(
-            self.settings, Resources(self.cpus, "limit", None, limit, available, "limit", None)
+            self.settings,
+            Resources(self.cpus, "limit", None, limit_mb * MB, available, "limit", None),
         )
 
     @property
@@ -255,7 +265,8 @@ class Workload:
             need = self._loaded_mb + plan.workers * own
             if need > limit:
                 return f"{loaded}{plan.workers} × {own} = {need} MB, as measured"
-        if plan.fits or (profile and not is_set):
+        generous = self._planned(0 if profile else _SLACK_MB)
+        if plan.fits or (generous and generous.fits) or (profile and not is_set):
             return None
         own, need = plan.worker_memory_mb, self._loaded_mb + plan.estimated_memory_mb
         left = f", and {plan.memory_headroom_percent} % are left alone"

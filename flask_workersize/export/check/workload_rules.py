@@ -116,15 +116,16 @@ def probe_port(case: Case) -> Iterator[Hit]:
 
 def service_links(case: Case) -> Iterator[Hit]:
     """Find Services that become a variable of ours."""
-    services = [
-        item["metadata.name"].text
+    services = {
+        item["metadata.name"].text: item["spec.clusterIP"].text != "None"
         for item in case.of_kind("Service")
-        if item["spec.clusterIP"].text != "None"
-    ]
+    }
     for item in case.workloads:
-        for name in services or [item.name] if item.links else ():
+        # If no Service is among the files, there tends to be one of the same name.
+        for name, has_address in (services or {item.name: True}).items():
             variable = f"{name.upper().replace('-', '_')}_PORT"
-            if variable in VARIABLES and not item.text_of(variable):
+            is_ours = variable in VARIABLES and variable not in item.variables
+            if item.links and has_address and is_ours:
                 what = f"The Service {name} sets {variable} in {item.name}, to its address"
                 yield Hit(item.place, what)
 
