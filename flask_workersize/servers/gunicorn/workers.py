@@ -159,19 +159,29 @@ class GracefulWorker(Worker):
         self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
 
     def _hang_up_late(self) -> float:
-        """Close connections that keep others waiting, and return when to look again."""
+        """Close connections that keep others waiting, and return when to look again.
+
+        Those that keep nobody waiting are closed in time, too: the master kills a worker of one
+        thread that has not finished with its client. ``self.timeout`` is half of that time.
+        """
         now = time.monotonic()
         due = self._due.copy()
         late = [connection for connection, until in due.items() if until <= now]
         if late and self._is_in_the_way():
             # Where other workers are free, they take what comes within a moment.
             time.sleep(_MOMENT_SECONDS)
-            if self._is_in_the_way():
-                for connection in late:
-                    # It may have been served meanwhile, and have come back.
-                    if self._due.get(connection, math.inf) <= now:
-                        stop_listening_to(getattr(connection, "sock", connection))
-                return _CUT_EVERY_SECONDS
+            if not self._is_in_the_way():
+                late = []
+        elif self.timeout:
+            late = [conn for conn in late if due[conn] <= now + HEADER_SECONDS - self.timeout]
+        else:
+            late = []
+        for connection in late:
+            # It may have been served meanwhile, and have come back.
+            if self._due.get(connection, math.inf) <= now:
+                stop_listening_to(getattr(connection, "sock", connection))
+        if late:
+            return _CUT_EVERY_SECONDS
         soonest = min(due.values(), default=now + _SELDOM_SECONDS) - now
         return min(max(soonest, _OFTEN_SECONDS), _SELDOM_SECONDS)
 
