@@ -50,17 +50,14 @@ _PATIENCE_SECONDS = 1.0
 """How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
 busy machine that one may have to wait for a CPU."""
 
-_LATE_LOOK_SECONDS = 1.0
+_SELDOM_SECONDS = 1.0
 """How often a worker looks for clients that keep it waiting; sooner if one is about to."""
 
 _MOMENT_SECONDS = 0.05
 """A connection that waits longer has not just come: there is no worker that takes it at once."""
 
-_GONE_LOOK_SECONDS = 0.25
-"""How often a worker looks which of its waiting clients have closed their connection."""
-
-_GOODBYE_SECONDS = 0.01
-"""How long a worker of one thread waits in place for a client to close."""
+_OFTEN_SECONDS = 0.25
+"""How often it looks for them while there are some, and which clients in its queue have gone."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -163,25 +160,35 @@ class GracefulWorker(Worker):
         self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
 
     def _hang_up_late(self) -> float:
-        """Close connections that keep others waiting, and return when to look again."""
+        """Close connections that keep others waiting, and return when to look again.
+
+        Those that keep nobody waiting are closed in time, too: the master kills a worker of one
+        thread that has not finished with its client. ``self.timeout`` is half of that time.
+        """
         now = time.monotonic()
         due = self._due.copy()
         late = [connection for connection, until in due.items() if until <= now]
         if late and self._is_in_the_way():
             # Where other workers are free, they take what comes within a moment.
             time.sleep(_MOMENT_SECONDS)
-            if self._is_in_the_way():
-                for connection in late:
-                    # It may have been served meanwhile, and have come back.
-                    if self._due.get(connection, math.inf) <= now:
-                        stop_listening_to(getattr(connection, "sock", connection))
-                return _CUT_EVERY_SECONDS
-        soonest = min(due.values(), default=now + _LATE_LOOK_SECONDS) - now
-        return min(max(soonest, _GONE_LOOK_SECONDS), _LATE_LOOK_SECONDS)
+            if not self._is_in_the_way():
+                late = []
+        elif self.timeout:
+            late = [conn for conn in late if due[conn] <= now + HEADER_SECONDS - self.timeout]
+        else:
+            late = []
+        for connection in late:
+            # It may have been served meanwhile, and have come back.
+            if self._due.get(connection, math.inf) <= now:
+                stop_listening_to(getattr(connection, "sock", connection))
+        if late:
+            return _CUT_EVERY_SECONDS
+        soonest = min(due.values(), default=now + _SELDOM_SECONDS) - now
+        return min(max(soonest, _OFTEN_SECONDS), _SELDOM_SECONDS)
 
     def _hang_up_silent(self) -> None:
         """Keep silent clients from holding others, or a stop, in a thread: the main one waits."""
-        pause = _LATE_LOOK_SECONDS
+        pause = _SELDOM_SECONDS
         while not self.stop_signal.wait(pause):
             pause = self._hang_up_late()
         time.sleep(SILENCE_SECONDS)
@@ -203,7 +210,7 @@ class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
         self._say_goodbye()
 
     def _make_goodbyes(self) -> Goodbyes:
-        return Goodbyes(_GOODBYE_SECONDS, has_thread=True)
+        return Goodbyes(has_thread=True)
 
     def _are_others_waiting(self) -> bool:
         return bool(wait_readable(self.sockets, 0))
@@ -348,7 +355,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._gone = 0
         elif now >= self._look_for_gone_at:
             self._gone = len(hung_up([conn.sock for conn in self._ready.copy()]))
-            self._look_for_gone_at = now + _GONE_LOOK_SECONDS
+            self._look_for_gone_at = now + _OFTEN_SECONDS
         with self._dispatching:
             self._takes_more = takes_more
             self._write_held()
@@ -497,13 +504,13 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     def handle(self, conn: Any) -> Any:
         """Serve one connection, known to the thread that hangs up on silent clients."""
-        if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
-            conn.sock = WatchedSocket(conn.sock)
-        self._open[conn] = conn.patience
-        # It could have sent what it owes while it waited; not so with TLS, which begins now.
-        since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
-        self._due[conn] = since + HEADER_SECONDS
         try:
+            if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
+                conn.sock = WatchedSocket(conn.sock)
+            self._open[conn] = conn.patience
+            # It could have sent what it owes while it waited; not so with TLS, which begins now.
+            since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
+            self._due[conn] = since + HEADER_SECONDS
             return super().handle(conn)
         finally:
             conn.patience = SILENCE_SECONDS
