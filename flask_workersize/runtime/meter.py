@@ -201,14 +201,17 @@ class _Body:
         self.end = end
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            # Not "yield from", which would close it, too.
-            for part in self._body:  # noqa: UP028
-                yield part
-        except (Exception, GeneratorExit):
-            raise
-        except BaseException as error:
-            raise Contained(error) from error
+        step = contained(iter)(self._body).__next__
+        while True:
+            try:
+                part = step()
+            except StopIteration:
+                return
+            except Exception:
+                raise
+            except BaseException as error:
+                raise Contained(error) from error
+            yield part
 
     def close(self) -> None:
         try:

@@ -151,9 +151,11 @@ class Scoreboard:
         wanted = 2 * workers + _SPARE_ROWS
         words = self._row_words + threads * QUEUE_WORDS
         self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
-        size = (Header.WORDS + self.capacity * self._row_words) * _WORD
-        self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
-        self.queue_times = QueueTimes(self.capacity * threads)
+        own, of_queue = Header.WORDS + self.capacity * self._row_words, self.capacity * threads
+        shared: memoryview[int] = memoryview(
+            mmap.mmap(-1, (own + of_queue * QUEUE_WORDS) * _WORD)
+        ).cast("q")
+        self.cells, self.queue_times = shared[:own], QueueTimes(shared[own:])
         self.note_queue(None)
         self.planned = workers
         self.oom_counted = -1
