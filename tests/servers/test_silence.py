@@ -139,6 +139,38 @@ def test_client_that_does_not_close_holds_nobody(server: Server, connect: Client
     await_that(lambda: server.live_report()["busy"] == 0, "no worker is occupied", 1.5)
 
 
+def test_kept_connection_makes_room_with_its_next_response(
+    servers: dict[str, Server], connect: Clients
+) -> None:
+    """At waitress' limit of connections idle ones would keep others out until the timeout."""
+    kept = [connect(servers["waitress"]) for _ in range(6)]
+    for client in kept:
+        send(client, "/", close=False)
+        assert receive(client).headers["Connection"] != "close"
+    waiting = connect(servers["waitress"])
+    send(waiting, "/")
+    assert not wait_readable([waiting], 0.5)
+    send(kept[0], "/", close=False)
+    assert receive(kept[0]).headers["Connection"] == "close"
+    assert is_answered(waiting)
+    assert not wait_readable(kept[1:], 0)
+
+
+def test_silent_client_does_not_hold_a_worker_that_is_replaced(
+    start: Starter, connect: Clients
+) -> None:
+    """There is no other worker: nobody is served until it has ended."""
+    config = {"GUNICORN_CMD_ARGS": "--max-requests 1", **PATH, **HEALTH_PORT}
+    server = start(serve_prod(*GUNICORN, "1", "--threads", "2", app=SLOW), None, **config)
+    silent = connect(server.await_ready())
+    # One that is quick is still taken by the worker that ends.
+    for _ in range(3):
+        client = connect(server)
+        send(client, "/")
+        assert is_answered(client, 4)
+    assert is_over(silent)
+
+
 def test_body_that_drips_is_waited_for(servers: dict[str, Server], connect: Clients) -> None:
     """Its request has begun, whoever waits: the app decides how long it reads."""
     head = (

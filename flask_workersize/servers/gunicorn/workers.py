@@ -288,6 +288,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     """
 
     _stopped_at = 0.0
+    _ends_at = 0.0
     _accepted_at = 0.0
     _accepted = 0
     _gone = 0
@@ -320,6 +321,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
+        self._ends_at = time.monotonic()
         self._note_held(takes_more=False)
         if self._server_stops():
             self._drain()
@@ -364,13 +366,17 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """Write it down in whichever thread something has changed, but one at a time."""
         held = self._busy() - min(self._gone, len(self._ready))
         if self.row is not None and self._takes_more:
-            self.row.note_held(held, self._expected)
+            self.row.note_held(held, self._claimed() - self._busy())
         elif self.row is not None:
             self.row.take_no_more(held)
 
     def _claimed(self) -> int:
-        """Return what this worker holds, with those it has just accepted: most ask at once."""
-        return self._busy() + self._expected
+        """Return what this worker holds, with those it has just accepted: most ask at once.
+
+        They claim no more threads than are free, or silent clients would keep others out.
+        """
+        busy = self._busy()
+        return max(busy, min(busy + self._expected, self.slots))
 
     def _make_room(self) -> None:
         """At the limit of connections, give those that have said nothing yet less time."""
@@ -383,14 +389,16 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         return is_full and bool(self._ready or wait_readable(self.sockets, 0))
 
     def _is_next(self, least: int | None, is_one_free: bool) -> bool:
-        """Return whether one more belongs here, although every thread is busy.
+        """Return whether one more belongs here, although every thread is busy, or claimed.
 
         ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
         ended a request and holds less in a moment.
         """
         held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
-        return least is None or held < least or (held == least and has_waited)
+        # Nobody waits for a thread that is only claimed, here as there.
+        may_share = has_waited or self._busy() < self.slots
+        return least is None or held < least or (held == least and may_share)
 
     def _drain(self) -> None:
         """Accept what is queued as threads become free, since other workers share the queue.
@@ -428,6 +436,8 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """Wait for events; at a stop no longer than idle and silent connections may hold it."""
         if self.goodbyes:
             self.goodbyes.turn()
+        if self._ends_at:
+            self._hurry_silent()
         if not self._stopped_at:
             if self.alive:
                 self._share_queue()
@@ -435,17 +445,18 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             super().wait_for_and_dispatch_events(waits)
             return
         self._note_held(takes_more=False)
-        for conn in self.pending_conns:
-            conn.timeout = min(
-                conn.timeout, max(conn.accepted_at, self._stopped_at) + conn.patience
-            )
-        # gunicorn looks at the first alone.
-        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
         super().wait_for_and_dispatch_events(0.1 if self._busy() or self.pending_conns else 0)
         if not self._busy():
             # A request that was on its way has been taken by now: idle connections may go.
             for conn in self.keepalived_conns:
                 conn.timeout = 0.0
+
+    def _hurry_silent(self) -> None:
+        """Before the end, wait for those that have said nothing yet no longer than a stop does."""
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, max(conn.accepted_at, self._ends_at) + conn.patience)
+        # gunicorn looks at the first alone.
+        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
 
     def enqueue_req(self, conn: Any) -> None:
         """Queue a connection for a thread; a new one once it has something to say."""
