@@ -13,11 +13,12 @@ from flask import Flask, current_app
 from pydantic import SecretStr
 
 from .errors import WorkerSizeConfigError
+from .health.endpoint import METRICS_SUFFIX
 from .health.measured import MeasuredReport
 from .health.report import CapacityReport
 from .log import say
 from .resources import Resources
-from .resources.backlog import queued_connections
+from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.scoreboard import Scoreboard
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -40,6 +41,7 @@ class WorkerSizingState:
     deployment: Deployment | None = field(default=None, repr=False)
     board: Scoreboard | None = field(default=None, repr=False)
     held_bytes: int = 0
+    report_url: str | None = DEFAULT_HEALTH_URL
     gunicorn_args: ArgsParser | None = field(default=None, repr=False)
 
     def resources_for(self, settings: SizingSettings) -> Resources:
@@ -64,8 +66,11 @@ class WorkerSizingState:
         plan = self.get_plan()
         now = measured = None
         if live and self.serving and self.deployment and self.board:
-            connections = queued_connections(self.board.listeners)
-            now = replace(self.board.read(asking), connections=connections)
+            seen = self.board.read(asking)
+            # Afterwards: what a worker accepts meanwhile must not be counted twice.
+            connections = awaited_connections(self.board.listeners)
+            totals = self.board.queue_times.totals()
+            now = replace(seen, connections=connections, queue_totals=totals)
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
             plan,
@@ -164,6 +169,14 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
             f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
             "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
         )
+
+
+def is_report_path(path: str) -> bool:
+    """Return whether a path is that of a report, wherever its app is mounted."""
+    urls = [state.report_url for state in map(get_state, list(current.apps)) if state.report_url]
+    # WSGI hands over the bytes of a path as latin-1.
+    known = [url.encode().decode("latin-1") for url in urls]
+    return path.endswith((*known, *(url + METRICS_SUFFIX for url in known)))
 
 
 def health_url(app: Flask) -> str | None:

@@ -78,6 +78,7 @@ class WorkerSizing:
                 compare(app, deployment.plan)
         except WorkerSizeConfigError as error:
             state.error = error
+        state.report_url = url
         if deployment and current.is_serving:
             adopt(app, deployment, current.board)
         app.cli.add_command(serve_prod)

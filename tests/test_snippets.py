@@ -6,6 +6,8 @@ import ast
 import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -425,6 +427,43 @@ def test_unit_keeps_the_health_port_on_its_machine(snippet: Snippet, unit: Unit)
     assert load(environment_of(unit)).health_address == f"127.0.0.1:{HEALTH_PORT}"
 
 
+# Proxies
+
+
+def proxy_snippets(holding: str) -> pytest.MarkDecorator:
+    """Return a parametrization over every configuration of a proxy with this text."""
+    cases = [snippet for snippet in snippets("text", "nginx") if holding in snippet.text]
+    assert cases
+    return pytest.mark.parametrize("snippet", cases, ids=str)
+
+
+def check(command: list[str]) -> None:
+    """See that a proxy finds nothing wrong with its configuration."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not on this machine")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@proxy_snippets("defaults\n")
+def test_haproxy_takes_the_whole_configuration(snippet: Snippet, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(snippet.text, encoding="utf-8")
+    check(["haproxy", "-c", "-dW", "-f", str(path)])
+
+
+@proxy_snippets("proxy_pass")
+def test_nginx_takes_the_server(snippet: Snippet, tmp_path: Path) -> None:
+    """On a unix socket: the test of a configuration opens the port, which needs root."""
+    server = snippet.text.replace("listen 80;", f"listen unix:{tmp_path}/http.sock;")
+    path = tmp_path / "nginx.conf"
+    path.write_text(
+        f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {server} }}",
+        encoding="utf-8",
+    )
+    check(["nginx", "-t", "-p", str(tmp_path), "-c", str(path)])
+
+
 # What is typed and asked
 
 
@@ -489,7 +528,9 @@ def answer(app: ProbeApp) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_metric_that_is_mentioned_is_there(page: Path) -> None:
-    report = CapacityReport.of(PLAN, serving=True, now=replace(BOARD.read(), connections=0))
+    totals = BOARD.queue_times.totals()
+    now = replace(BOARD.read(), connections=0, queue_totals=totals)
+    report = CapacityReport.of(PLAN, serving=True, now=now)
     known = {
         sample.name
         for family in text_string_to_metric_families(render(report, "")[0].decode())

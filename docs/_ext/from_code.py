@@ -40,6 +40,7 @@ from flask_workersize.export.check.table import RULES
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import WorkerReport
 from flask_workersize.measure import format
+from flask_workersize.runtime.queue_times import BOUNDS_SECONDS, QueueTotals
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
 from flask_workersize.sizing.advice import advise
@@ -136,7 +137,9 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Snapshot:
         )
     memory = {"memory_limit_bytes": 1024 * MB, "memory_used_bytes": 412 * MB}
     now = replace(seen, workers=tuple(rows), stored={**seen.stored, **memory}, guard=GuardState.OK)
-    return replace(now, connections=queued - now.waiting)
+    totals = QueueTotals((3400, 150, *[0] * (len(BOUNDS_SECONDS) - 1)), 9_000_000_000, 0, 1)
+    connections = queued - now.waiting
+    return replace(now, connections=connections, waits=(0.0026, 0.009), queue_totals=totals)
 
 
 def read_command(line: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -421,6 +424,7 @@ class ReportFields(SphinxDirective):
         rows = [
             [f"`{name}`", escape(sentence(field.description or ""))]
             for name, field in model.model_fields.items()
+            if not field.exclude
         ]
         return self.parse_text_to_nodes(list_table(["Field", "Meaning"], rows, "25 75"))
 
@@ -437,6 +441,7 @@ class Metrics(SphinxDirective):
             [f"`{sample.name}`", family.type, escape(family.documentation)]
             for family in text_string_to_metric_families(body.decode())
             for sample in family.samples
+            if "le" not in sample.labels or sample.labels["le"] == "+Inf"
         ]
         return self.parse_text_to_nodes(list_table(["Metric", "Type", "Meaning"], rows))
 

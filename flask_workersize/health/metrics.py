@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ..runtime.figures import FIGURES
+from ..runtime.queue_times import BOUNDS_SECONDS, QueueTotals
 from ..sizing.plan import MB
 from .report import CapacityReport
 
@@ -41,6 +48,8 @@ class _ReportCollector(Collector):
             kind = CounterMetricFamily if figure.is_counter else GaugeMetricFamily
             if figure.metric is not None:
                 yield from self._family(kind, field, figure.metric)
+        if report.queue_totals is not None:
+            yield _histogram(report.queue_totals)
 
     def _family(
         self, kind: type[GaugeMetricFamily | CounterMetricFamily], field: str, metric: str
@@ -51,6 +60,13 @@ class _ReportCollector(Collector):
             unit = MB if field.endswith("_mb") else 1
             text = text[0].upper() + text[1:].replace(", in MB", "") + "."
             yield kind(f"{_PREFIX}{metric}", text, value=float(value) * unit)
+
+
+def _histogram(totals: QueueTotals) -> Metric:
+    bounds = [*map(str, BOUNDS_SECONDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(map(float, totals.parts)), strict=True))
+    name, text = f"{_PREFIX}queue_seconds", "How long requests had waited before the app began."
+    return HistogramMetricFamily(name, text, buckets, sum_value=totals.sum_ns / 1e9)
 
 
 def render(report: CapacityReport, accept: str) -> tuple[bytes, str]:

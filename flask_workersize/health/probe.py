@@ -25,12 +25,12 @@ class ProbeRules:
     def is_stuck(self, row: WorkerStats) -> bool:
         """Return whether a worker makes no progress.
 
-        One that has a free slot is stuck if its main loop is silent; one that has none, if each of
-        its requests has run for longer than the timeout.
+        One that runs fewer requests than it has slots is stuck if its main loop is silent; one that
+        runs as many, if each of them has run for longer than the timeout.
         """
         if not self.timeout_seconds:
             return False
-        if row.is_ready and row.busy >= row.slots:
+        if row.is_ready and len(row.running_seconds) >= row.slots:
             return min(row.running_seconds) > self.timeout_seconds
         return row.silent_seconds > self.timeout_seconds
 

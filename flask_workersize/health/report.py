@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from ..runtime.figures import LiveFigures, live_figures
+from ..runtime.queue_times import QueueTotals
 from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
 from ..sizing.plan import MB, Limit, SizingPlan
 from ..sizing.validators import ServerName
@@ -26,7 +28,9 @@ class WorkerReport(BaseModel):
     ready: bool = Field(description="whether it has loaded the app")
     silent_seconds: float = Field(ge=0, description="time since its main loop last went round")
     slots: int = Field(ge=1, description="requests that it can run at once")
-    busy: int = Field(ge=0, description="requests that run")
+    busy: int = Field(
+        ge=0, description="slots that a request, or a client that is waited for, occupies"
+    )
     running_seconds: float = Field(ge=0, description="for how long the longest of them has run")
     served: int = Field(ge=0, description="requests that it has served")
     busy_seconds: float = Field(ge=0, description="time its threads spent on them, summed up")
@@ -109,6 +113,9 @@ class CapacityReport(LiveFigures, PlanReport):
     the app: on the port of the app with the token, on the health port for everyone.
     """
 
+    queue_totals: Annotated[QueueTotals | None, SkipJsonSchema()] = Field(None, exclude=True)
+    """What the metrics have a histogram of."""
+
     processes: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
@@ -150,7 +157,7 @@ class CapacityReport(LiveFigures, PlanReport):
         planned = PlanReport.model_fields
         shown = {name: value for name, value in vars(plan).items() if name in planned}
         if now is not None:
-            shown |= live_figures(now)
+            shown |= {**live_figures(now), "queue_totals": now.queue_totals}
             if details:
                 shown["processes"] = [WorkerReport.of(worker) for worker in now.workers]
                 shown["measured"] = measured

@@ -25,6 +25,7 @@ from ..health.report import CapacityReport, WorkerReport
 from ..monitor.learning import Totals, TrafficMeter, shared_memory
 from ..runtime.snapshot import WorkerMemory
 from ..sizing.plan import MB
+from ..sizing.validators import YEAR_SECONDS
 
 START_SECONDS = 120.0
 """How long the app may take to start: the default of ``NOW_LMS_TIMEOUT``."""
@@ -179,6 +180,8 @@ def _environ(health_port: int, token: str) -> dict[str, str]:
         # Growth is to be measured, not to be recycled.
         "NOW_LMS_MEMORY_GUARD": "off",
         "NOW_LMS_DRAIN_SECONDS": "0",
+        # Its clients want all answers, however long they wait.
+        "NOW_LMS_QUEUE_SECONDS": str(YEAR_SECONDS),
         # Every request was answered by then; only threads of the app may go on.
         "NOW_LMS_GRACEFUL_TIMEOUT": "2",
     }

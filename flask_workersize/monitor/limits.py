@@ -44,18 +44,17 @@ class LimitFollower(Task):
     ) -> None:
         self._board = board
         self._settings = settings
-        self._first = self._plan = plan
+        self._first = plan
         self._detect = detect
         self._scaler = scaler
-        self._until = float("-inf")
 
     def run(self, now: float, look: Look) -> None:
         """Read the limits, and follow them."""
         resources, held = self._detect()
         has_changed = limits_of(resources) != self._known
         if has_changed:
-            self._until = now + SETTLE_SECONDS
-        elif now >= self._until:
+            self._board.settles_at = now + SETTLE_SECONDS
+        elif now >= self._board.settles_at:
             return
         snapshot = look()
         # Before each worker was measured, what they hold would count as not available.
@@ -73,8 +72,9 @@ class LimitFollower(Task):
         return self._board.followed_memory, self._board.followed_cpus
 
     def _follow(self, plan: SizingPlan, resources: Resources) -> None:
-        old_workers, old_threads = self._first.workers + self._board.for_limits, self._plan.threads
-        self._plan = plan
+        # The threads that run are those of the start.
+        old_workers, old_threads = self._first.workers + self._board.for_limits, self._first.threads
+        self._board.available_mb = plan.memory_available_mb
         memory_before, cpus_before = self._known
         memory, cpus = limits_of(resources)
         self._board.followed_memory, self._board.followed_cpus = memory, cpus

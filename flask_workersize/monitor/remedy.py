@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
 from ..sizing.plan import SizingPlan
 
@@ -18,17 +19,25 @@ minute help nobody."""
 class Remedy:
     """Remembers what workers had at their most, and what was advised.
 
+    ``plan`` is that of the start; the scoreboard has what the limits have made of it since.
     ``share`` is the share of the limit above which workers are recycled.
     """
 
-    def __init__(self, plan: SizingPlan, share: float) -> None:
+    def __init__(self, board: Scoreboard, plan: SizingPlan, share: float) -> None:
+        self._board = board
         self.plan = plan
         self.is_alone = plan.server == "waitress"
         self.peak_bytes = self.needed_bytes = 0
         self._share = share
         self._peak_at = self._needed_at = self._said_at = float("-inf")
         self._said = ""
-        self._most, self._killed_bytes = plan.workers, 0
+        self._killed_bytes = 0
+        self._most = self._most_of = self.planned
+
+    @property
+    def planned(self) -> int:
+        """Workers that are planned for the limits of now."""
+        return self._board.fitting
 
     def note(self, now: float, workers: Iterable[WorkerStats]) -> None:
         """Remember the most private memory that one has, and the most that one needs."""
@@ -43,23 +52,32 @@ class Remedy:
 
     def note_kill(self, wanted: int, least_bytes: int = 0) -> None:
         """Remember that so many workers, of which one had at least so much, were one too many."""
+        self._follow()
         self._killed_bytes = max(self._killed_bytes, least_bytes)
         if self._most > max(wanted - 1, 1):
             self._most, self._said_at = max(wanted - 1, 1), float("-inf")
 
     def advise(self, now: float, limit_bytes: int, others_bytes: int) -> str:
         """Return what to set; ``others_bytes`` is what is used and private to no worker."""
-        if self.plan.workers == 1:
+        self._follow()
+        if self.planned == 1:
             return "Give it more memory: it has one worker already."
         if now >= self._said_at + KEPT_SECONDS:
             # As many as fit when each is as large as the largest was.
             room = self._share * limit_bytes - others_bytes
             each = max(self.peak_bytes, self._killed_bytes, 1)
             workers = max(1, min(int(room // each), self._most))
-            memory_mb = max(self.plan.memory_available_mb // workers, 1)
+            available_mb = self._board.available_mb or self.plan.memory_available_mb
+            memory_mb = max(available_mb // workers, 1)
             self._said = f"Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
         self._said_at = now
         return self._said
+
+    def _follow(self) -> None:
+        """Forget what was too many, and what was advised, once another number is planned."""
+        if self.planned != self._most_of:
+            self._most = self._most_of = self.planned
+            self._said_at = float("-inf")
 
 
 def others_bytes(snapshot: Snapshot) -> int:

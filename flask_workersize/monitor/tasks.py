@@ -13,12 +13,13 @@ from ..runtime.deployment import Deployment
 from ..runtime.scoreboard import Scoreboard
 from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
-from .guard import Rules
 from .learning import LearningTask, ProfileWriter
 from .limits import LimitFollower, limits_of
 from .loop import MonitorLoop
 from .memory import GuardTask
+from .observation import Rules
 from .oom import OomDetector
+from .overload import OverloadTask
 from .remedy import Remedy
 from .scaling import Scaler
 from .throttle import ThrottleDetector
@@ -37,17 +38,18 @@ def make_loop(
         board.followed_memory, board.followed_cpus = limits_of(given)
     gauge = MemoryGauge(launcher=master)
     scaler = make_scaler(board, master)
-    remedy = Remedy(plan, settings.memory_recycle_percent / 100)
+    remedy = Remedy(board, plan, settings.memory_recycle_percent / 100)
     guard = GuardTask(board, remedy, rules_of(settings), scaler, gauge)
     return MonitorLoop(
         board,
         [
-            OomDetector(board, remedy, gauge.oom_kills),
+            OomDetector(board, remedy, gauge.oom_kills, lambda: guard.is_short),
             LimitFollower(
                 board, settings, plan, lambda: (detect_resources(), held_memory(master)), scaler
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             ThrottleDetector(gauge.throttling),
+            OverloadTask(board, settings.queue_seconds),
             guard.sampling,
             guard,
         ],

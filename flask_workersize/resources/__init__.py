@@ -61,10 +61,13 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
     is_killed_together = False
     if host.platform == "linux":
         groups = ControlGroups(reader)
-        is_killed_together = groups.is_killed_together()
         cpus += groups.cpu_limits()
         # A limit at or above what the machine has does not bind.
         limits += [limit for limit in groups.memory_limits() if limit.value < host.memory_total]
+        # Nobody is killed at memory.high.
+        killing = [limit for limit in limits if not limit.is_throttling]
+        nearest = min(killing, key=attrgetter("value"))
+        is_killed_together = groups.is_killed_together(nearest.at or None)
     cpu, limit = (min(found, key=attrgetter("value")) for found in (cpus, limits))
     available = [max(int(item.value) - item.used, 0) for item in limits[1:]]
     return Resources(

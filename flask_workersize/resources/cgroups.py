@@ -105,13 +105,19 @@ class ControlGroups:
         # are, it repeats them: the group that really has the limit is to be named.
         return sorted(found, key=lambda limit: limit.source.endswith(_INHERITED))
 
-    def is_killed_together(self) -> bool:
-        """Return whether the OOM killer ends all processes of this group, or of one above it.
+    def is_killed_together(self, at: str | None = None) -> bool:
+        """Return whether the OOM killer ends more than one process once a limit is reached.
 
-        "memory.oom.group" (cgroup-v2.rst), which Kubernetes sets from 1.28 on, and systemd with
-        ``OOMPolicy=kill``.
+        That is so if "memory.oom.group" is set of a group from the process' own up to the one
+        whose limit it is, inclusive (cgroup-v2.rst; mem_cgroup_get_oom_group() of Linux).
+        Kubernetes sets it from 1.28 on, and systemd with ``OOMPolicy=kill``.
+
+        :param at: the folder of the group whose limit it is; ``None`` for the machine
         """
-        files = [f"{folder}/memory.oom.group" for folder in self._folders if self._is_v2]
+        folders = self._folders if self._is_v2 else []
+        if at in folders:
+            folders = folders[: folders.index(at) + 1]
+        files = [f"{folder}/memory.oom.group" for folder in folders]
         return any((self._reader.text(file) or "").strip() == "1" for file in files)
 
     def throttling(self, folder: str) -> Throttling | None:

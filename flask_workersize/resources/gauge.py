@@ -37,7 +37,7 @@ class MemoryState:
     """Whether the limit is ``memory.high``, above which the kernel puts every process to sleep."""
 
     is_killed_together: bool = False
-    """Whether the kernel kills all processes of the group at once (``memory.oom.group``)."""
+    """Whether the kernel kills more than one process at once (``memory.oom.group``)."""
 
 
 class MemoryGauge:
@@ -63,7 +63,7 @@ class MemoryGauge:
         self._launcher = launcher
         self._limits: list[Limit] = []
         self._due = float("-inf")
-        self._is_killed_together = False
+        self._killed_together: list[str] = []
 
     def read(self) -> MemoryState:
         """Return the state of the group that is fullest; of the machine where none has a limit."""
@@ -78,7 +78,7 @@ class MemoryGauge:
             True,
             fullest.at,
             fullest.is_throttling,
-            self._is_killed_together,
+            fullest.at in self._killed_together,
         )
 
     def _look(self) -> Iterable[Limit]:
@@ -86,10 +86,11 @@ class MemoryGauge:
         if now < self._due:
             return map(self._again, self._limits)
         self._due = now + LIMITS_SECONDS
-        self._is_killed_together = self._groups.is_killed_together()
         found = [item for item in self._groups.memory_limits() if 0 < item.value < self._total]
         # Of the limits of one group the least is the nearest.
-        return {item.at: item for item in sorted(found, key=lambda item: -item.value)}.values()
+        limits = {item.at: item for item in sorted(found, key=lambda item: -item.value)}
+        self._killed_together = [at for at in limits if self._groups.is_killed_together(at)]
+        return limits.values()
 
     def holders(self, state: MemoryState, workers: Collection[int]) -> Holders:
         """Return what holds memory beside these workers: costly, some milliseconds.

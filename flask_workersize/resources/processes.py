@@ -57,8 +57,7 @@ def resident_memory(pid: int) -> int | None:
     Cheap: some microseconds. Shared pages count in full.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         pass
     try:
@@ -91,21 +90,47 @@ class ResidentPeak:
     file_bytes: int = 0
     """Pages of files in it now, which the kernel can drop: that is nothing given back."""
 
+    swapped_bytes: int = 0
+    """What was swapped out: it still holds that, too."""
+
+    @property
+    def given_back_bytes(self) -> int:
+        """What it held at its most, and holds no more; pages of files that were dropped count."""
+        return self.most_bytes - self.rss_bytes - self.swapped_bytes
+
 
 def peak_resident_memory(pid: int) -> ResidentPeak:
     """Return resident memory and its peak; zeros if it is gone, or the system does not report it.
 
-    "VmRSS", "VmHWM" and "RssFile" of proc_pid_status(5); some ten microseconds.
+    "VmRSS", "VmHWM", "RssFile" and "VmSwap" of proc_pid_status(5); some ten microseconds.
     """
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            found = dict(re.findall(rb"^(VmRSS|VmHWM|RssFile):\s+([0-9]+) kB$", file.read(), re.M))
+        return resident_peak(_read(f"/proc/{pid}/status"))
     except OSError:
         return ResidentPeak()
+
+
+def resident_peak(status: bytes) -> ResidentPeak:
+    """Return what the text of "/proc/pid/status" says of resident memory."""
+    found = dict(_PEAK.findall(status))
     return ResidentPeak(*(int(found.get(name, 0)) * 1024 for name in _PEAK_FIELDS))
 
 
-_PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile")
+_PEAK_FIELDS = (b"VmRSS", b"VmHWM", b"RssFile", b"VmSwap")
+# The end of the line before is found faster than the beginning of one.
+_PEAK = re.compile(rb"\n(Vm(?:RSS|HWM|Swap)|RssFile):\s+([0-9]+) kB")
+
+
+def _read(path: str) -> bytes:
+    """Return a small file of /proc at once: half the time of a file object."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, _MOST_READ)
+    finally:
+        os.close(file)
+
+
+_MOST_READ = 64 * 1024
 
 
 def cpu_seconds(pid: int) -> float:

@@ -53,7 +53,9 @@ class LiveFigures(BaseModel):
         None, description="requests that can run at once, workers × threads"
     )
     busy: Annotated[Count, Figure(lambda now: now.busy, "slots_busy")] = Field(
-        None, description="requests that run, without the one that asks for the report"
+        None,
+        description="slots that are occupied, by a request that runs or a client that is waited "
+        "for, without the one that asks for the report",
     )
     utilization: Annotated[
         Share, Figure(lambda now: round(now.utilization, 3), "utilization_ratio")
@@ -62,6 +64,31 @@ class LiveFigures(BaseModel):
         None,
         description="connections and requests that wait for a free slot; null if the system does "
         "not report it",
+    )
+    queue_mean_seconds: Annotated[
+        Seconds, Figure(lambda now: now.waits and round(now.waits[0], 6), None)
+    ] = Field(
+        None,
+        description="how long requests of the last minute had waited before the app began, on "
+        "average; null if there was none, or nobody can tell",
+    )
+    queue_most_seconds: Annotated[
+        Seconds, Figure(lambda now: now.waits and round(now.waits[1], 6), None)
+    ] = Field(None, description="the longest of these waits")
+    shed: Annotated[
+        Count, Figure(lambda now: now.queue_totals and now.queue_totals.shed, "requests_shed", True)
+    ] = Field(
+        None,
+        description="requests that were turned away: they had waited longer than "
+        "NOW_LMS_QUEUE_SECONDS",
+    )
+    abandoned: Annotated[
+        Count,
+        Figure(
+            lambda now: now.queue_totals and now.queue_totals.abandoned, "requests_abandoned", True
+        ),
+    ] = Field(
+        None, description="requests that were not computed: their client had gone while they waited"
     )
     served: Annotated[Count, Figure(Source.SUMMED, "requests", True)] = Field(
         None, description="requests served since the start"
@@ -119,7 +146,9 @@ def raw_name(name: str) -> str:
     return name.replace("_seconds", "_ns").replace("_mb", "_bytes")
 
 
-STORED = tuple(raw_name(n) for n, f in FIGURES.items() if isinstance(f.source, Source))
+STORED: tuple[str, ...] = tuple(
+    raw_name(n) for n, f in FIGURES.items() if isinstance(f.source, Source)
+)
 """The words of the header that keep a figure, or a part of one."""
 
 SUMMED = tuple(raw_name(n) for n, f in FIGURES.items() if f.source is Source.SUMMED)

@@ -23,9 +23,20 @@ class Header:
     GUARD = 9
     EXIT_ASKED = 10
     WORKERS_OOM_KILLED = 11
-    TRAFFIC = 12
-    LISTENERS = 17
-    FIRST_LISTENER = 18
+    OTHERS_OOM_KILLED = 12
+    OOM_COUNTED = 13
+    OOM_ANSWERED = 14
+    CRASHES_SEEN = 15
+    SETTLES_AT = 16
+    ADDED_AT = 17
+    REMOVED_AT = 18
+    ADDED_IN_VAIN = 19
+    AVAILABLE_MB = 20
+    TRAFFIC = 21
+    LISTENERS = 26
+    QUEUE_MEAN = 27
+    QUEUE_MOST = 28
+    FIRST_LISTENER = 29
     STORED = FIRST_LISTENER + MOST_LISTENERS
     WORDS = STORED + len(figures.STORED)
 
@@ -56,7 +67,11 @@ class Cell:
     BOOT_PEAK = 17
     FILE = 18
     NEEDED = 19
-    WORDS = 20
+    CRASH = 20
+    FIRST_SINCE = 21
+    FIRST_TOOK = 22
+    CLAIMED = 23
+    WORDS = 24
 
 
 class Slot:

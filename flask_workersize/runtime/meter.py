@@ -10,15 +10,18 @@ pass, which would end the worker, or the whole server.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic_ns, thread_time_ns
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from .admission import Verdict
 from .layer import Layer
 from .layout import Slot
+from .queue_times import note_abandoned, note_shed, note_wait
 from .worker_record import WorkerRecord
 
 SLOT_KEY = "flask_workersize.slot"
@@ -50,34 +53,65 @@ def contained(
     return contain
 
 
-class Meter(Layer):
-    """Counts each request in the slot of its thread, until its response is closed."""
+class Gate(Protocol):
+    """Tells how long a request has waited, and what is to be done with it."""
 
-    __slots__ = ("_cells", "_free", "_hands_files_over", "_mine")
+    patience: float
+    """Seconds that a request may have waited before :meth:`judge` is asked."""
+
+    waited: Callable[[WSGIEnvironment], float | None]
+    """Returns how many seconds a request has waited; ``None`` if not known."""
+
+    def judge(self, waited: float, environ: WSGIEnvironment) -> Verdict:
+        """Return what is to be done with a request that has waited."""
+
+    def announce_close(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        """Make the response announce that its connection is closed, and close it then."""
+
+
+class Meter(Layer):
+    """Counts each request in the slot of its thread, until its response is closed.
+
+    A request for which ``gate`` says so does not reach the app: its answer is status 503.
+    """
+
+    __slots__ = ("_cells", "_free", "_gate", "_hands_files_over", "_mine", "_queue")
 
     def __init__(
-        self, app: WSGIApplication, row: WorkerRecord, hands_files_over: bool = False
+        self,
+        app: WSGIApplication,
+        row: WorkerRecord,
+        hands_files_over: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(app)
         self._cells = row.cells
-        self._free = iter(row.slots)
+        self._queue = row.queue.cells
+        self._free = zip(row.slots, row.queue.starts, strict=True)
         self._mine = threading.local()
         self._hands_files_over = hands_files_over
+        self._gate = gate
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         try:
-            slot: int | None = self._mine.slot
+            slot, queue = self._mine.slot
         except AttributeError:
-            # A thread more than there are slots is not counted; neither server starts one.
-            slot = self._mine.slot = next(self._free, None)
-            if slot is not None:
-                # What it has computed so far, such as to load the app, was for no request.
-                self._cells[slot + Slot.CPU_BEFORE] = self._cells[slot + _CPU] = thread_time_ns()
+            slot, queue = self._take_slot()
+        begun = monotonic_ns()
+        if self._gate is not None:
+            waited = self._gate.waited(environ)
+            if waited is not None:
+                if slot is not None:
+                    note_wait(self._queue, queue, waited, begun)
+                if waited > self._gate.patience:
+                    verdict = self._gate.judge(waited, environ)
+                    if verdict is not Verdict.SERVE:
+                        self._count_refused(verdict, slot, queue)
+                        return _refuse(self._gate, environ, start_response)
         if slot is None:
             end = _end_uncounted
         else:
-            begun = monotonic_ns()
             self._cells[slot] = begun
             environ[SLOT_KEY] = slot
             end = partial(_end, self._cells, slot, begun)
@@ -89,19 +123,56 @@ class Meter(Layer):
         except BaseException as error:
             end()
             raise Contained(error) from error
-        kind = _SizedBody if hasattr(body, "__len__") else _Body
-        metered = kind(body, end)
-        if not isinstance(body, environ.get("wsgi.file_wrapper", ())):
-            return metered
-        # The server knows its own wrapper by its class, and sends it with sendfile.
+        metered = _SizedBody(body, end) if hasattr(body, "__len__") else _Body(body, end)
+        if isinstance(body, environ.get("wsgi.file_wrapper", ())):
+            return self._file(body, metered)
+        return metered
+
+    def _file(self, body: Any, metered: _Body) -> Iterable[bytes]:
+        """Return a server's own wrapper of a file: it knows it by its class, and uses sendfile."""
         for name in _FILE_NAMES:
             if hasattr(body, name):
                 setattr(body, name, _File(getattr(body, name)))
         if self._hands_files_over:
-            end()
+            metered.end()
         else:
             body.close = metered.close
         return body  # type: ignore[no-any-return]
+
+    def _take_slot(self) -> tuple[int | None, int]:
+        # A thread more than there are slots is not counted; neither server starts one.
+        slot, queue = self._mine.slot = next(self._free, (None, -1))
+        if slot is not None:
+            # What it has computed so far, such as to load the app, was for no request.
+            self._cells[slot + Slot.CPU_BEFORE] = self._cells[slot + _CPU] = thread_time_ns()
+        return slot, queue
+
+    def _count_refused(self, verdict: Verdict, slot: int | None, queue: int) -> None:
+        if slot is None:
+            return
+        (note_shed if verdict is Verdict.SHED else note_abandoned)(self._queue, queue)
+        # What this has cost is no part of what the app's requests cost.
+        cells, now = self._cells, thread_time_ns()
+        cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
+        cells[slot + _CPU] = now
+
+
+_BUSY_TEXT = b"The server is busy. Try again in a moment.\n"
+_MOST_RETRY_SECONDS = 3
+
+
+def _refuse(gate: Gate, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    gate.announce_close(environ, start_response)
+    # At random, or all who were turned away would come back at once.
+    retry_after = random.randint(1, _MOST_RETRY_SECONDS)
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(_BUSY_TEXT))),
+        ("Retry-After", str(retry_after)),
+        ("Cache-Control", "no-store"),
+    ]
+    start_response("503 Service Unavailable", headers)
+    return () if environ["REQUEST_METHOD"] == "HEAD" else (_BUSY_TEXT,)
 
 
 _FILE_NAMES = ("filelike", "file")
@@ -122,24 +193,25 @@ class _File:
 class _Body:
     """A response that ends its request when it is closed."""
 
-    __slots__ = ("_body", "_close", "_end", "_next")
+    __slots__ = ("_body", "_close", "end")
 
     def __init__(self, body: Iterable[bytes], end: Callable[[], None]) -> None:
         self._body = body
         self._close = getattr(body, "close", None)
-        self._end = end
+        self.end = end
 
     def __iter__(self) -> Iterator[bytes]:
-        self._next = contained(iter)(self._body).__next__
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return self._next()  # type: ignore[no-any-return]
-        except Exception:
-            raise
-        except BaseException as error:
-            raise Contained(error) from error
+        step = contained(iter)(self._body).__next__
+        while True:
+            try:
+                part = step()
+            except StopIteration:
+                return
+            except Exception:
+                raise
+            except BaseException as error:
+                raise Contained(error) from error
+            yield part
 
     def close(self) -> None:
         try:
@@ -150,7 +222,7 @@ class _Body:
         except BaseException as error:
             raise Contained(error) from error
         finally:
-            self._end()
+            self.end()
 
 
 class _SizedBody(_Body):

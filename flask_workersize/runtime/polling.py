@@ -33,3 +33,18 @@ def wait_readable(files: Iterable[_File], seconds: float | None) -> list[_File]:
         poll.register(number, select.POLLIN)
     milliseconds = None if seconds is None else min(seconds * 1000, _LONGEST_MS)
     return [by_number[number] for number, _ in poll.poll(milliseconds)]
+
+
+def hung_up(files: Iterable[_File]) -> list[_File]:
+    """Return the connections whose other end has closed them, or its half of them.
+
+    None on systems that do not tell (``POLLRDHUP``, poll(2), Linux).
+    """
+    if not (hasattr(select, "poll") and hasattr(select, "POLLRDHUP")):
+        return []
+    by_number = {item if isinstance(item, int) else item.fileno(): item for item in files}
+    poll = select.poll()
+    for number in by_number:
+        if number >= 0:
+            poll.register(number, select.POLLRDHUP)
+    return [by_number[number] for number, _ in poll.poll(0)]

@@ -7,12 +7,13 @@ and has one writer, so that nobody locks and a process that is killed at any mom
 half-written:
 
 - the master writes the header, and gives and takes rows;
-- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready and
-  how many requests it holds;
+- a worker's main thread writes its process id, its start, its heartbeat, whether it is ready, how
+  many connections it holds, and its first request;
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
-(One cell has two: the length of waitress' queue, by whoever has just looked at it.)
+(Two have more: the length of waitress' queue, by whoever has just looked at it, and what a threaded
+worker holds, by the threads that have just changed it, one at a time.)
 
 A row is read for as long as its worker lives. What it counted is then added to the header, so that
 totals never go back; the version of the header is odd meanwhile, and readers look again.
@@ -24,12 +25,14 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory, ResidentPeak
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
+from .queue_times import WORDS as QUEUE_WORDS
+from .queue_times import QueueTimes
 from .snapshot import GuardState, Snapshot, State, TrafficStats, WorkerMemory, WorkerStats
 from .worker_record import WorkerRecord
 
@@ -61,6 +64,23 @@ class _Word(Generic[T]):
         board.cells[self._word] = value
 
 
+class _Moment:
+    """A word of the header that is a time of the monotonic clock, in seconds; long ago at first.
+
+    That clock is the same in all processes.
+    """
+
+    def __init__(self, word: int) -> None:
+        self._word = word
+
+    def __get__(self, board: Scoreboard, owner: object = None) -> float:
+        nanoseconds = board.cells[self._word]
+        return nanoseconds / NANOSECONDS if nanoseconds else float("-inf")
+
+    def __set__(self, board: Scoreboard, at: float) -> None:
+        board.cells[self._word] = 0 if at == float("-inf") else round(at * NANOSECONDS)
+
+
 class Scoreboard:
     """The shared table. Make it before the first fork."""
 
@@ -86,11 +106,38 @@ class Scoreboard:
     followed_cpus = _Word(Header.FOLLOWED_CPUS, int)
     """The CPUs that were followed, in thousandths."""
 
+    settles_at = _Moment(Header.SETTLES_AT)
+    """Until when more workers are planned if more memory proves to be available."""
+
+    available_mb = _Word(Header.AVAILABLE_MB, int)
+    """Memory that was planned with since the limits have changed, in MB; 0 if they have not."""
+
+    added_at = _Moment(Header.ADDED_AT)
+    """When the memory guard has added a worker again, unless it has removed one since."""
+
+    removed_at = _Moment(Header.REMOVED_AT)
+    """When it has removed one."""
+
+    added_in_vain = _Word(Header.ADDED_IN_VAIN, int)
+    """How often it had to remove again what it had added."""
+
     guard = _Word(Header.GUARD, GuardState)
     """What the memory guard has to say; only the monitor sets it."""
 
     workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
-    """Workers that the OOM killer has killed; only the monitor sets it."""
+    """Workers that the OOM killer has killed; only the monitor sets it, as what follows."""
+
+    others_oom_killed = _Word(Header.OTHERS_OOM_KILLED, int)
+    """Processes that it has killed, and that were no workers."""
+
+    oom_answered = _Word(Header.OOM_ANSWERED, int)
+    """Of the workers that it has killed those for which the memory guard has done something."""
+
+    oom_counted = _Word(Header.OOM_COUNTED, int)
+    """What the kernel's own count was at the last look; below 0 before the first."""
+
+    crashes_seen = _Word(Header.CRASHES_SEEN, int)
+    """Crashed workers of which it is known whether the OOM killer ended them."""
 
     is_exit_asked = _Word(Header.EXIT_ASKED, bool)
     """Whether the memory guard wants a server of one process to be started again."""
@@ -102,10 +149,16 @@ class Scoreboard:
         self.threads = threads
         self._row_words = Cell.WORDS + threads * Slot.WORDS
         wanted = 2 * workers + _SPARE_ROWS
-        self.capacity = max(1, min(wanted, _MOST_BYTES // (self._row_words * _WORD)))
-        size = (Header.WORDS + self.capacity * self._row_words) * _WORD
-        self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
+        words = self._row_words + threads * QUEUE_WORDS
+        self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
+        own, of_queue = Header.WORDS + self.capacity * self._row_words, self.capacity * threads
+        shared: memoryview[int] = memoryview(
+            mmap.mmap(-1, (own + of_queue * QUEUE_WORDS) * _WORD)
+        ).cast("q")
+        self.cells, self.queue_times = shared[:own], QueueTimes(shared[own:])
+        self.note_queue(None)
         self.planned = workers
+        self.oom_counted = -1
         self._given: dict[int, int] = {}
         self._next_row = 0
 
@@ -123,10 +176,18 @@ class Scoreboard:
         """Add to a word of :data:`~flask_workersize.runtime.figures.STORED`."""
         self.cells[_STORED[name]] += more
 
+    def figure(self, name: str) -> int:
+        """Return such a word alone: much cheaper than all that can be read."""
+        return self.cells[_STORED[name]]
+
     def note_usage(self, limit_bytes: int, used_bytes: int) -> None:
         """Write down how near memory is to its limit."""
         self.cells[_STORED["memory_limit_bytes"]] = limit_bytes
         self.cells[_STORED["memory_used_bytes"]] = used_bytes
+
+    def note_queue(self, waits: tuple[int, int] | None) -> None:
+        """Write down the mean and the longest wait of the last minute, in nanoseconds."""
+        self.cells[Header.QUEUE_MEAN], self.cells[Header.QUEUE_MOST] = waits or (-1, -1)
 
     def note_traffic(self, traffic: TrafficStats) -> None:
         """Write down what the app costs."""
@@ -182,7 +243,8 @@ class Scoreboard:
         number = self._given.get(age)
         if number is None:
             return None
-        return WorkerRecord(self.cells, self._start(number), self.threads, self._others)
+        start, queue = self._start(number), self.queue_times.row(number, self.threads)
+        return WorkerRecord(self.cells, start, self.threads, self._others, queue)
 
     def release(self, age: int) -> None:
         """Take the row of a worker that has ended, and keep what it counted."""
@@ -197,9 +259,12 @@ class Scoreboard:
                 self.count(name, getattr(worker, name))
             if self.state < State.STOPPING:
                 self.count("restarts")
-            if not self.cells[start + Cell.LEFT]:
-                self.count("crashed")
+            has_left = self.cells[start + Cell.LEFT]
+            self.cells[start + Cell.CRASH] = 0 if has_left else self.figure("crashed") + 1
             self.cells[start] = 0
+            if not has_left:
+                # Last, so that whoever reads no more than that finds the row free.
+                self.count("crashed")
         finally:
             self.cells[Header.VERSION] += 1
 
@@ -219,11 +284,16 @@ class Scoreboard:
             time.sleep(_READ_AGAIN_SECONDS)
         return snapshot
 
-    def killed(self) -> list[WorkerStats]:
-        """Return what killed workers have left in rows that nobody has been given since."""
+    def crashed(self, numbers: Container[int]) -> list[WorkerStats]:
+        """Return what crashed workers have left in rows that nobody has been given since.
+
+        :param numbers: which of them, the first that crashed being 1
+        """
         free = self._free()
-        killed = [number for number in free if not self.cells[self._start(number) + Cell.LEFT]]
-        return [row for row in map(self._read_row, killed) if row.pid]
+        rows = [
+            number for number in free if self.cells[self._start(number) + Cell.CRASH] in numbers
+        ]
+        return [row for row in map(self._read_row, rows) if row.pid]
 
     def _read(self, but: int | None) -> Snapshot:
         cells = self.cells
@@ -237,13 +307,14 @@ class Scoreboard:
             workers_oom_killed=cells[Header.WORKERS_OOM_KILLED],
             guard=GuardState(cells[Header.GUARD]),
             traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
+            waits=_waits(cells[Header.QUEUE_MEAN], cells[Header.QUEUE_MOST]),
         )
 
     def _others(self, mine: int) -> tuple[int | None, bool]:
         """Return what other workers hold that take requests; one that hangs is none."""
         first, step = Header.WORDS, self._row_words
         since = time.monotonic_ns() - _SILENT_NANOSECONDS
-        columns = (Cell.AGE, Cell.READY, Cell.HELD, Cell.HEARTBEAT)
+        columns = (Cell.AGE, Cell.READY, Cell.CLAIMED, Cell.HEARTBEAT)
         rows = zip(*(self.cells[first + column :: step] for column in columns), strict=True)
         held = {
             number: held
@@ -252,6 +323,21 @@ class Scoreboard:
         }
         least = min(held.values(), default=None)
         return least, any(self._has_free_slot(n) for n, count in held.items() if count == least)
+
+    def first_requests(self, mine: WorkerRecord, seconds: float) -> tuple[int, int]:
+        """Return how many other workers began their first request shortly before this one.
+
+        And the most that a worker has taken since it was ready, in bytes; those that have ended
+        count as long as their rows are there, since the kernel may have killed them for it.
+        """
+        columns = (Cell.AGE, Cell.FIRST_SINCE, Cell.FIRST_TOOK, Cell.NEEDED, Cell.FIRST)
+        first, step = Header.WORDS, self._row_words
+        rows = list(zip(*(self.cells[first + column :: step] for column in columns), strict=True))
+        now = mine.first_since
+        earliest = max(now - int(seconds * NANOSECONDS), 0)
+        beginning = sum(age != 0 and earliest < since < now for age, since, *_ in rows)
+        most = max(max(took, needed - max(own, 0)) for *_, took, needed, own in rows)
+        return beginning, max(most, 0)
 
     def _has_free_slot(self, number: int) -> bool:
         first = self._start(number) + Cell.WORDS
@@ -266,8 +352,10 @@ class Scoreboard:
     def _read_row(self, number: int, but: int | None = None) -> WorkerStats:
         start, now = self._start(number), time.monotonic_ns()
         cells = self.cells[start : start + self._row_words].tolist()
+        held: int = cells[Cell.HELD]
         if but is not None and start < but < start + self._row_words:
             cells[but - start] = 0
+            held -= 1
         slots = cells[Cell.WORDS :]
         return WorkerStats(
             number=number,
@@ -279,7 +367,8 @@ class Scoreboard:
             silent_seconds=_seconds(now - max(cells[Cell.HEARTBEAT], cells[Cell.BORN])),
             running_seconds=tuple(_seconds(now - since) for since in slots[:: Slot.WORDS] if since),
             slots=self.threads,
-            waiting=max(cells[Cell.HELD] - self.threads, 0),
+            held=max(held, 0),
+            waiting=max(held - self.threads, 0),
             is_leaving=cells[Cell.TOLD] != 0,
             served=sum(slots[Slot.SERVED :: Slot.WORDS]),
             busy_ns=sum(slots[Slot.BUSY :: Slot.WORDS]),
@@ -326,13 +415,22 @@ class Scoreboard:
             self._note_needed(cells, peak)
         return _memory(cells, time.monotonic_ns())
 
+    def note_surge(self, number: int, took_bytes: int) -> WorkerMemory:
+        """Enter what a running request has taken so far, of what a worker had when last entered."""
+        start = self._start(number)
+        cells = self.cells[start : start + Cell.WORDS]
+        before, warm = cells[Cell.PRIVATE] - took_bytes, cells[Cell.WARM]
+        base = before if warm < 0 else min(before, warm)
+        cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + took_bytes)
+        return _memory(cells, time.monotonic_ns())._replace(surge_bytes=took_bytes)
+
     @staticmethod
     def _note_needed(cells: memoryview[int], peak: ResidentPeak) -> None:
         """Enter what a worker has now without growth, and what it has given back."""
         cells[Cell.FILE] = max(cells[Cell.FILE], peak.file_bytes)
         dropped = cells[Cell.FILE] - peak.file_bytes
         is_later = peak.most_bytes > cells[Cell.BOOT_PEAK]
-        given_back = peak.most_bytes - peak.rss_bytes - dropped if is_later else 0
+        given_back = peak.given_back_bytes - dropped if is_later else 0
         private, warm = cells[Cell.PRIVATE], cells[Cell.WARM]
         base = private if warm < 0 else min(private, warm)
         cells[Cell.NEEDED] = max(cells[Cell.NEEDED], base + max(given_back, 0))
@@ -344,6 +442,10 @@ class Scoreboard:
 
     def _start(self, number: int) -> int:
         return Header.WORDS + number * self._row_words
+
+
+def _waits(mean: int, most: int) -> tuple[float, float] | None:
+    return None if mean < 0 else (mean / NANOSECONDS, most / NANOSECONDS)
 
 
 def _memory(cells: Sequence[int], now: int) -> WorkerMemory:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from .queue_times import QueueTotals
+
 
 class State(IntEnum):
     """What the deployment is doing."""
@@ -61,7 +63,10 @@ class WorkerMemory(NamedTuple):
 
     most_needed_bytes: int = 0
     """The most private memory it has had since it was ready, but for what it had grown by: what it
-    takes for a while and gives back counts, a leak does not."""
+    takes for a while counts, a leak does not."""
+
+    surge_bytes: int = 0
+    """What the running request has taken so far, if that is much: it may give it back."""
 
     @property
     def uss_bytes(self) -> int | None:
@@ -71,7 +76,8 @@ class WorkerMemory(NamedTuple):
     @property
     def grown_bytes(self) -> int:
         """What recycling would give back for longer than the successor's first requests."""
-        return 0 if self.warm_bytes is None else max(self.private_bytes - self.warm_bytes, 0)
+        kept = self.private_bytes - self.surge_bytes
+        return 0 if self.warm_bytes is None else max(kept - self.warm_bytes, 0)
 
 
 class WorkerStats(NamedTuple):
@@ -86,6 +92,7 @@ class WorkerStats(NamedTuple):
     silent_seconds: float
     running_seconds: tuple[float, ...]
     slots: int
+    held: int
     waiting: int
     is_leaving: bool
     served: int
@@ -95,8 +102,8 @@ class WorkerStats(NamedTuple):
 
     @property
     def busy(self) -> int:
-        """Requests that run."""
-        return len(self.running_seconds)
+        """Slots that are occupied: by a request that runs, or by a client that is waited for."""
+        return max(len(self.running_seconds), min(self.held, self.slots))
 
     @property
     def private_bytes(self) -> int:
@@ -130,7 +137,9 @@ class Snapshot:
     """The table at one moment.
 
     ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
-    for the listeners (``None`` if nobody asked, or the system does not report it).
+    for the listeners (``None`` if nobody asked, or the system does not report it), ``waits`` the
+    mean and the longest time that requests of the last minute waited, in seconds, and
+    ``queue_totals`` what was counted of that (``None`` if nobody asked).
     """
 
     state: State
@@ -142,6 +151,8 @@ class Snapshot:
     guard: GuardState
     traffic: TrafficStats | None = None
     connections: int | None = None
+    waits: tuple[float, float] | None = None
+    queue_totals: QueueTotals | None = None
 
     def total(self, name: str) -> int:
         """Return what all workers have counted, those that have ended included."""
@@ -165,7 +176,7 @@ class Snapshot:
 
     @property
     def busy(self) -> int:
-        """Requests that run."""
+        """Slots that are occupied."""
         return sum(row.busy for row in self.workers)
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..resources.processes import start_time
 from .layout import Cell, Slot
+from .queue_times import QueueRow
 
 Others = Callable[[int], tuple[int | None, bool]]
 """Returns, for a worker's age, what that other worker holds that holds least, ``None`` if there is
@@ -17,12 +18,16 @@ no other; and whether one of those that hold so little has a thread that runs no
 class WorkerRecord:
     """A worker's own row, for it to write."""
 
-    def __init__(self, cells: memoryview[int], start: int, threads: int, others: Others) -> None:
+    def __init__(
+        self, cells: memoryview[int], start: int, slots: int, others: Others, queue: QueueRow
+    ) -> None:
         self.cells = cells
+        self.queue = queue
+        """Its part of the table of queue times."""
         self._start = start
         self._others = others
         first = start + Cell.WORDS
-        self.slots = range(first, first + threads * Slot.WORDS, Slot.WORDS)
+        self.slots = range(first, first + slots * Slot.WORDS, Slot.WORDS)
         """Where each of its slots begins."""
 
     def enter(self) -> None:
@@ -48,17 +53,41 @@ class WorkerRecord:
         """Return how many requests run in this worker."""
         return sum(self.cells[slot] != 0 for slot in self.slots)
 
-    def note_held(self, count: int) -> None:
-        """Say how many connections this worker has accepted and not answered yet."""
-        self.cells[self._start + Cell.HELD] = count
+    def note_held(self, count: int, expected: int = 0) -> None:
+        """Say how many connections occupy this worker, or wait in it for a thread.
 
-    def take_no_more(self) -> None:
+        :param expected: how many others it has just accepted, which will ask in a moment
+        """
+        self.cells[self._start + Cell.HELD] = count
+        self.cells[self._start + Cell.CLAIMED] = count + expected
+
+    def take_no_more(self, held: int = 0) -> None:
         """Say that this worker accepts nothing, however little it holds."""
-        self.cells[self._start + Cell.HELD] = -1
+        self.cells[self._start + Cell.HELD] = held
+        self.cells[self._start + Cell.CLAIMED] = -1
 
     def others(self) -> tuple[int | None, bool]:
         """Return what the other workers hold that take requests, as :data:`Others` says."""
         return self._others(self.cells[self._start])
+
+    @property
+    def has_served(self) -> bool:
+        """Whether a request was served."""
+        return any(self.cells[slot + Slot.SERVED] for slot in self.slots)
+
+    @property
+    def first_since(self) -> int:
+        """When the first request began, in nanoseconds of the monotonic clock; 0 if none runs."""
+        return self.cells[self._start + Cell.FIRST_SINCE]
+
+    def begin_first(self) -> None:
+        """Say that the first request begins."""
+        self.cells[self._start + Cell.FIRST_SINCE] = time.monotonic_ns()
+
+    def end_first(self, took_bytes: int = 0) -> None:
+        """Say that the first request has ended, and how much memory it took at its most."""
+        self.cells[self._start + Cell.FIRST_TOOK] = took_bytes
+        self.cells[self._start + Cell.FIRST_SINCE] = 0
 
     @property
     def is_told_to_leave(self) -> bool:

@@ -43,23 +43,44 @@ def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
     return TrustedProxy(app, settings.trusted_proxy) if settings.trusted_proxy else app
 
 
+class Trust:
+    """Tells whether a peer is a trusted proxy: one of some addresses and networks, or any by ``*``.
+
+    A peer on a unix socket is trusted: the permissions of its folder decide who may connect.
+    """
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        self._is_for_all = "*" in trusted
+        self._networks = [ip_network(item) for item in trusted if item != "*"]
+
+    def __call__(self, peer: str) -> bool:
+        """Return whether the peer with this address is trusted."""
+        # gunicorn and waitress call the peer on a unix socket "" and "localhost".
+        if self._is_for_all or peer in ("", "localhost"):
+            return True
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
+
+
 class TrustedProxy(Layer):
     """WSGI middleware that takes the client's address and scheme from a trusted proxy only.
 
     From a trusted peer the last value of ``X-Forwarded-For`` becomes the client's address and
     that of ``X-Forwarded-Proto`` the scheme (:class:`werkzeug.middleware.proxy_fix.ProxyFix`).
     From any other peer these headers are removed. Further headers that proxies often pass on
-    unchecked are removed in any case. A peer on a unix socket is trusted: the permissions of its
-    folder decide who may connect. ``trusted`` has addresses and networks, or ``*`` for every peer.
+    unchecked are removed in any case.
     """
 
-    __slots__ = ("_behind_proxy", "_networks", "_trusts_all")
+    __slots__ = ("_behind_proxy", "_trusts")
 
     def __init__(self, app: WSGIApplication, trusted: Iterable[str]) -> None:
         super().__init__(app)
         self._behind_proxy = ProxyFix(app, x_for=1, x_proto=1, x_host=0, x_port=0, x_prefix=0)
-        self._trusts_all = "*" in trusted
-        self._networks = [ip_network(item) for item in trusted if item != "*"]
+        self._trusts = Trust(trusted)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -68,17 +89,6 @@ class TrustedProxy(Layer):
             environ.pop(header, None)
         app = self._behind_proxy if trusted else self.app
         return app(environ, start_response)
-
-    def _trusts(self, peer: str) -> bool:
-        # gunicorn and waitress call the peer on a unix socket "" and "localhost".
-        if self._trusts_all or peer in ("", "localhost"):
-            return True
-        try:
-            address = ip_address(peer)
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._networks)
 
 
 def note_kept_connections(settings: SizingSettings, seconds: float, option: str) -> None:

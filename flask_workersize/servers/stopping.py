@@ -188,12 +188,6 @@ class WatchedSocket(socket.socket):
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.settimeout(timeout)
         self._waiting_since: float | None = time.monotonic()
-        self.is_answered = False
-
-    def shutdown(self, how: int, /) -> None:
-        """Shut down; after the last byte was sent, only the client's goodbye is waited for."""
-        self.is_answered = self.is_answered or how == socket.SHUT_WR
-        super().shutdown(how)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive, and note that the client is waited for."""
@@ -202,6 +196,11 @@ class WatchedSocket(socket.socket):
             return super().recv(bufsize, flags)
         finally:
             self._waiting_since = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether something of its client is waited for."""
+        return self._waiting_since is not None
 
     def waited_seconds(self) -> float:
         """Return how long :meth:`recv`, or the first byte, has been waited for."""
@@ -212,10 +211,10 @@ class WatchedSocket(socket.socket):
 def silent_seconds(connection: socket.socket) -> float:
     """Return for how long a connection has kept the server waiting, as well as can be measured.
 
-    Once it was answered, and with TLS, which reads past :class:`WatchedSocket`, it is the time
-    since its last packet (``tcpi_last_data_recv``, Linux, include/uapi/linux/tcp.h).
+    With TLS, which reads past :class:`WatchedSocket`, it is the time since its last packet, or
+    since the handshake of TCP (``tcpi_last_data_recv``, Linux, include/uapi/linux/tcp.h).
     """
-    if isinstance(connection, WatchedSocket) and not connection.is_answered:
+    if isinstance(connection, WatchedSocket):
         return connection.waited_seconds()
     if sys.platform != "linux" or connection.family == socket.AF_UNIX:
         return math.inf

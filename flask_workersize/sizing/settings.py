@@ -35,6 +35,7 @@ from .validators import (
     Guard,
     Host,
     Networks,
+    Patience,
     Percent,
     Port,
     Positive,
@@ -140,6 +141,12 @@ class SizingSettings(BaseSettings):
     )
     sizing_profile: ProfileChoice = Field(
         None, description='profile of the app; "off" for none, "learn" to write it while serving'
+    )
+
+    queue_seconds: Patience | None = Field(
+        None,
+        description="seconds that a request may have waited before the app begins; longer ones are "
+        "turned away with status 503. Above 0, a fraction is allowed",
     )
 
     profile: SizingProfile | None = Field(None, repr=False, exclude=True)

@@ -39,6 +39,15 @@ def _whole_number(value: Any) -> Any:
     raise refusal("is not a whole number")
 
 
+def _number(value: Any) -> Any:
+    """Accept what is written as a number, with or without a fraction."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{0,18}\.?[0-9]{1,18}", value.strip()):
+        return float(value)
+    raise refusal("is not a number")
+
+
 def _whole_number_or_auto(value: Any) -> Any:
     is_auto = isinstance(value, str) and value.strip().lower() == "auto"
     return None if value is None or is_auto else _whole_number(value)
@@ -115,6 +124,7 @@ CountOrAuto = Annotated[
 Percent = Annotated[int, Field(ge=0, le=99), _WHOLE]
 RecyclePercent = Annotated[int, Field(ge=1, le=89), _WHOLE]
 Seconds = Annotated[int, Field(ge=0, le=YEAR_SECONDS), _WHOLE]
+Patience = Annotated[float, Field(gt=0, le=YEAR_SECONDS), BeforeValidator(_number)]
 Port = Annotated[int, Field(ge=0, le=65535), _WHOLE]
 Server = Annotated[ServerName, BeforeValidator(_word)]
 Guard = Annotated[Literal["on", "off", "exit"], BeforeValidator(_word)]
@@ -125,6 +135,7 @@ Networks = Annotated[tuple[str, ...] | None, BeforeValidator(_networks)]
 
 _PROBLEMS = {
     "greater_than_equal": "is too small",
+    "greater_than": "is too small",
     "less_than_equal": "is too large",
     "literal_error": "is not a known value",
     "bool_parsing": 'is neither "on" nor "off"',

@@ -58,6 +58,18 @@ MOST_RSS_MB = {256: 60, 512: 110}
 the app would give each of five."""
 
 
+def program_of(name: str, peers: Path | None) -> str:
+    """Return the path of a peer's program.
+
+    :param peers: a virtual environment that may have it; ``None`` for none
+    :raises FileNotFoundError: if it is not there
+    """
+    found = peers and shutil.which(name, path=str(peers / "bin"))
+    if not found:
+        raise FileNotFoundError(f"{name} is not installed")
+    return str(Path(found).absolute())
+
+
 @dataclass(frozen=True)
 class Where:
     """What a command line depends on.
@@ -86,10 +98,7 @@ class Where:
 
         :raises FileNotFoundError: if it is not there
         """
-        found = self.peers and shutil.which(name, path=str(self.peers / "bin"))
-        if not found:
-            raise FileNotFoundError(f"{name} is not installed")
-        return str(Path(found).absolute())
+        return program_of(name, self.peers)
 
 
 def _ours(where: Where) -> list[str]:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from flask_workersize.runtime.meter import Meter
 from flask_workersize.runtime.scoreboard import Scoreboard
+from flask_workersize.servers.gunicorn.arrival import GunicornArrival
+from flask_workersize.servers.overload import OverloadGate
+from flask_workersize.sizing.settings import SizingSettings
 from tests.servers.clients import PATH
 from tests.servers.serving import CONF, Server, Starter, gunicorn, serve_prod, starter
 
@@ -51,10 +56,18 @@ def _app(environ: Any, start_response: Any) -> Iterable[bytes]:
     return _Response([b"hello"])
 
 
-def _microseconds(app: Any) -> float:
+def _microseconds(app: Any, connection: socket.socket, client: socket.socket) -> float:
     begun = time.perf_counter()
-    for _ in range(CALLS):
-        response = app({"wsgi.file_wrapper": _Response.__class__}, lambda *args: None)
+    for number in range(CALLS):
+        if number % 10_000 == 0:
+            # It always has just said something.
+            client.send(b"!")
+        environ = {
+            "wsgi.file_wrapper": _Response.__class__,
+            "gunicorn.socket": connection,
+            "SERVER_PROTOCOL": "HTTP/1.1",
+        }
+        response = app(environ, lambda *args: None)
         for _ in response:
             pass
         response.close()
@@ -66,10 +79,17 @@ def in_process() -> None:
     board = Scoreboard(workers=1, threads=1)
     row = board.allocate(1)
     assert row is not None
-    metered = Meter(_app, row)
-    alone = statistics.median(_microseconds(_app) for _ in range(7))
-    added = statistics.median(_microseconds(metered) - _microseconds(_app) for _ in range(7))
-    print(f"in the process: app alone {alone:.2f} µs, the meter adds {added:.2f} µs a request")
+    gate = OverloadGate(GunicornArrival(closes=True), SizingSettings(queue_seconds=0.5), board)
+    metered = Meter(_app, row, gate=gate)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection(listener.getsockname()))
+        connection = stack.enter_context(listener.accept()[0])
+        alone, added = [], []
+        for _ in range(7):
+            alone.append(_microseconds(_app, connection, client))
+            added.append(_microseconds(metered, connection, client) - alone[-1])
+    told = statistics.median(alone), statistics.median(added)
+    print("in the process: app alone {:.2f} µs, the meter adds {:.2f} µs a request".format(*told))
 
 
 def _requests_a_second(server: Server) -> float:

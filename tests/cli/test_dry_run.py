@@ -85,6 +85,7 @@ def test_explanation_of_all_says_every_value_and_its_source() -> None:
         "  memory_recycle_percent   70 %           default",
         "  worker_memory_max_mb     none           default",
         "  sizing_profile           none           default",
+        "  queue_seconds            none           default",
         "  address                  0.0.0.0:5000   default, PORT",
         "found:",
         "  CPUs                     2.5            host",

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from flask_workersize import CapacityReport
 from flask_workersize.health.endpoint import CapacityEndpoint
 from flask_workersize.health.metrics import render
+from flask_workersize.runtime.queue_times import QueueTotals
 from flask_workersize.runtime.snapshot import Snapshot, State
 from tests.health.snapshots import live, row
 from tests.plain import MB, plan, untimed
@@ -48,6 +49,7 @@ LIVE = live(
     memory_used_bytes=300 * MB,
     recycled=6,
     oom_kills=1,
+    queue_totals=QueueTotals((3, *[0] * 5, 1, *[0] * 5, 1), 31_500_000_000, 2, 1),
 )
 
 
@@ -67,7 +69,7 @@ def values(read: Read, accept: str, of: CapacityReport) -> dict[str, float]:
         sample.name: sample.value
         for name, family in families(read, accept, of).items()
         for sample in family.samples
-        if not name.startswith("workersize_plan")
+        if not name.startswith("workersize_plan") and "le" not in sample.labels
     }
 
 
@@ -96,6 +98,21 @@ def test_figures_of_the_report_are_read_back(accept: str, read: Read, content_ty
         "workersize_worker_crashes_total": 1,
         "workersize_workers_recycled_total": 6,
         "workersize_oom_kills_total": 1,
+        "workersize_requests_shed_total": 2,
+        "workersize_requests_abandoned_total": 1,
+        "workersize_queue_seconds_count": 5,
+        "workersize_queue_seconds_sum": 31.5,
+    }
+
+
+@pytest.mark.parametrize(("accept", "read"), [("", read_text), (OPENMETRICS, read_openmetrics)])
+def test_queue_times_are_a_histogram(accept: str, read: Read) -> None:
+    samples = families(read, accept, report())["workersize_queue_seconds"].samples
+    found = {float(s.labels["le"]): s.value for s in samples if "le" in s.labels}
+    assert found == {
+        **dict.fromkeys((0.005, 0.01, 0.025, 0.05, 0.1, 0.25), 3),
+        **dict.fromkeys((0.5, 1.0, 2.5, 5.0, 10.0, 30.0), 4),
+        float("inf"): 5,
     }
 
 
@@ -112,8 +129,10 @@ def test_kind_and_meaning_of_each_metric_are_said(accept: str, read: Read) -> No
         "workersize_worker_crashes",
         "workersize_workers_recycled",
         "workersize_oom_kills",
+        "workersize_requests_shed",
+        "workersize_requests_abandoned",
     }
-    assert set(kinds.values()) <= {"counter", "gauge", "info"}
+    assert set(kinds.values()) <= {"counter", "gauge", "histogram", "info"}
     assert all(family.documentation.endswith(".") for family in found.values())
 
 

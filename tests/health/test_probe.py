@@ -54,6 +54,8 @@ never_booted = row(is_ready=False, silent_seconds=LONG)
         (silent, True),
         (row((1.0,), silent_seconds=LONG), True),  # a free slot, and nobody to use it
         (row((1.0, 1.0), silent_seconds=LONG), False),  # a sync worker is silent while it works
+        (row(held=2), False),  # it waits for its clients
+        (row(held=2, silent_seconds=LONG), True),
         (booting, False),
         (never_booted, True),
         (row((1.0, 1.0), is_ready=False, silent_seconds=LONG), True),

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
+from flask_workersize.runtime.queue_times import QueueTotals
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
 from tests.health.snapshots import DETAILS, LIVE, live, row
 from tests.plain import MB, plan
@@ -143,7 +144,8 @@ def test_report_can_be_read_back(now: Snapshot | None) -> None:
 def test_live_figures_are_those_of_all_workers() -> None:
     memory = {"memory_limit_bytes": 512 * MB, "memory_used_bytes": 300 * MB + 1}
     guard = {"guard": GuardState.REDUCED, "wanted": 3, "recycled": 5, "oom_kills": 2}
-    now = live(row((1.0,)), row((2.0, 3.0)), queued=7, **memory, **guard)
+    queue = {"waits": (0.25, 1.5), "queue_totals": QueueTotals((4, 5), 2_250_000_000, 2, 1)}
+    now = live(row((1.0,)), row((2.0, 3.0)), queued=7, **memory, **guard, **queue)
     made = told_of(report(plan(), live=now))
     assert set(made) == OPEN | LIVE
     assert {name: made[name] for name in LIVE} == {
@@ -152,6 +154,10 @@ def test_live_figures_are_those_of_all_workers() -> None:
         "busy": 3,
         "utilization": 0.75,
         "queued": 7,
+        "queue_mean_seconds": 0.25,
+        "queue_most_seconds": 1.5,
+        "shed": 2,
+        "abandoned": 1,
         "served": 1234,
         "busy_seconds": 56.5,
         "cpu_seconds": 12.25,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
-from flask_workersize.monitor.guard import Action, Done, Kind, Observation, Rules
+from flask_workersize.monitor.observation import Action, Done, History, Kind, Observation, Rules
 from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.runtime.snapshot import WorkerMemory, WorkerStats
 from tests.health.snapshots import row
@@ -35,9 +36,10 @@ def seen(
     used: int = 500,
     group: bool = True,
     peak: int = 0,
+    recent: tuple[Done, ...] = (),
     **others: Any,
 ) -> Observation:
-    """Return an observation of these workers, all that are planned."""
+    """Return an observation of these workers, all that are planned; ``recent`` is what was done."""
     count = max(len(workers), 1)
     return Observation(
         **{
@@ -48,6 +50,7 @@ def seen(
             "workers": workers,
             "peak_bytes": peak * MB,
             "since": others.get("now", 10.0),
+            "history": reduce(lambda past, one: past.after(one.at, one.action), recent, History()),
             **others,
         }
     )

@@ -15,11 +15,9 @@ from flask_workersize.monitor.guard import (
     CALM_SECONDS,
     LONGEST_CALM_SECONDS,
     PACE_SECONDS,
-    TIGHT_SHARE,
     WARM_REQUESTS,
-    Kind,
-    Rules,
 )
+from flask_workersize.monitor.observation import TIGHT_SHARE, Kind, Rules
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from tests.monitor.world import App, World
 from tests.plain import MB
@@ -231,16 +229,63 @@ def test_kills_one_right_after_the_other_leave_a_worker_that_is_ready(at_once: i
 def test_burst_of_which_few_fit_at_once_gets_as_many_workers_as_fit() -> None:
     """60 MB for a second, once in fifty requests: 256 MB are enough for two or three at once.
 
-    Those that have begun before it was known cannot be helped; a second later there is no kill.
+    A burst shows while it lasts: only those that begin at the same moment as the first can be too
+    many.
     """
-    app = App(5, 7, burst=60)
-    for seed in range(20):
+    app, killed = App(5, 7, burst=60), 0
+    for seed in range(40):
         world = World(app, 5, 256, 300, shared=lambda world: 35)
         world.chance = Random(seed)
         world.run(60)
-        assert all(at - world.kills[0] < 1 for at in world.kills), seed
+        assert world.crashed <= 1, seed
+        killed += world.crashed
         assert world.wanted in (2, 3)
         assert world.kinds().count(Kind.MORE) <= 1
+    assert killed <= 1
+
+
+@st.composite
+def large_from_the_first_request_on(draw: st.DrawFn) -> World:
+    """Return a server of which only some workers fit once each has served one request."""
+    planned = draw(st.integers(2, 8))
+    fits = draw(st.integers(1, planned - 1))
+    app = App(7, 7, first=draw(st.floats(20, 100)))
+    # All fit before they have served, and one more than fits does not fit afterwards.
+    limit = 35 + planned * 7 + (fits + draw(st.floats(0.3, 0.9))) * app.first
+    by_plan = draw(st.floats(limit / planned, limit))
+    rate, boot = draw(st.floats(10, 300)), draw(st.floats(0.05, 1))
+    return World(
+        app, planned, limit / 0.9, rate, boot, shared=lambda world: 35, needed_by_plan=by_plan
+    )
+
+
+@worlds
+@given(large_from_the_first_request_on())
+def test_first_requests_of_which_not_all_fit_kill_nobody(world: World) -> None:
+    """Though all workers are ready, and clients wait for each."""
+    world.run(60)
+    check(world)
+    assert set(world.kinds()) == {Kind.FEWER}
+    each = world.app.own(1)
+    assert 35 + len(world.processes) * each <= world.limit
+    # One more would not stay below the share from which workers are removed.
+    assert 35 + (world.wanted + 1) * each > 0.7 * world.limit
+
+
+def test_first_requests_that_wait_for_nothing_are_killed() -> None:
+    """Which is what the world above is about."""
+    app = App(7, 7, first=60)
+    world = World(app, 5, 256, 300, shared=lambda world: 35).run(10)
+    assert world.crashed > 0
+
+
+def test_first_requests_of_which_all_fit_wait_for_nothing_that_can_be_seen() -> None:
+    world = World(App(7, 7, first=60), 5, 600, 300, shared=lambda w: 35, needed_by_plan=200)
+    world.run(10)
+    assert world.done == []
+    assert all(one.served for one in world.processes)
+    refused = [one.refused_since for one in world.processes]
+    assert max(since or 0 for since in refused) <= 1
 
 
 def test_burst_that_fits_costs_no_worker() -> None:

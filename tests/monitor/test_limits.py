@@ -84,6 +84,12 @@ class Site:
         self.now = 1000.0
         self.run()
 
+    def restart(self) -> None:
+        """Have another follower, in another monitor."""
+        self._follower = LimitFollower(
+            self.scaler.board, self.settings, self.plan, lambda: (self.machine, 0), self.scaler
+        )
+
     def run(self, after: float = INTERVAL_SECONDS, seen: Snapshot | None = None) -> None:
         """Let it look, after so much time."""
         self.now += after
@@ -227,15 +233,37 @@ def test_monitor_that_is_started_again_goes_on_from_what_was_followed() -> None:
     site = Site()
     site.change(limit=8, available=6.5)
     site.machine = machine(limit=8, available=1.5)
-    again = LimitFollower(
-        site.scaler.board, site.settings, site.plan, lambda: (site.machine, 0), site.scaler
-    )
-    again.run(2000.0, snapshot)
+    site.restart()
+    site.run(1000.0)
     assert site.scaler.adjusted == [("limits", 3)]
     assert site.scaler.board.wanted == 6
-    site.machine = machine(limit=4, available=3.5)
-    again.run(2002.0, snapshot)
+    site.change(limit=4, available=3.5)
     assert site.scaler.adjusted[1:] == [("limits", 0)]
+
+
+def test_monitor_that_is_started_again_still_plans_more_once_it_is_available(said: Said) -> None:
+    """What something held for a moment does not count for good, whoever looks."""
+    site = Site()
+    site.change(limit=8, available=4.5)
+    site.restart()
+    site.change(limit=8, available=6.5)
+    assert site.scaler.adjusted == [("limits", 1), ("limits", 3)]
+    site.restart()
+    site.run(SETTLE_SECONDS)
+    site.change(limit=8, available=7.5)
+    assert len(site.scaler.adjusted) == 2
+
+
+def test_threads_are_compared_with_those_that_run(said: Said) -> None:
+    """The line has not changed them: once the limit is back, nothing is to be done."""
+    site = Site("waitress")
+    site.change(limit=8, available=6.5)
+    site.change(limit=4, available=3.5)
+    site.change(limit=6, available=5.5)
+    assert [line.rpartition(": ")[2] for line in said()] == [
+        "restart to go from 3 to 6 threads.",
+        "restart to go from 3 to 5 threads.",
+    ]
 
 
 # What the workers hold

@@ -95,7 +95,7 @@ def test_hurry_of_one_task_changes_nothing_for_the_others(
         board,
         [
             LimitFollower(board, settings, plan(), detect, Notebook()),
-            OomDetector(board, Remedy(plan(), 0.7), count),
+            OomDetector(board, Remedy(board, plan(), 0.7), count),
             Recording(hurried),
         ],
         clock,

@@ -5,31 +5,35 @@ from __future__ import annotations
 import mmap
 import re
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
 from flask_workersize import SizingPlan
-from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS, Rules
+from flask_workersize.monitor.guard import CALM_SECONDS, WARM_REQUESTS
 from flask_workersize.monitor.loop import Look
 from flask_workersize.monitor.memory import (
-    EXPECTING_SECONDS,
     LATELY_SECONDS,
     LOG_SECONDS,
+    VERY_OFTEN_SECONDS,
+    GuardTask,
+)
+from flask_workersize.monitor.observation import Rules
+from flask_workersize.monitor.remedy import Remedy
+from flask_workersize.monitor.sampling import (
+    EXPECTING_SECONDS,
     OFTEN_SECONDS,
     SELDOM_SECONDS,
     TURN_SECONDS,
-    VERY_OFTEN_SECONDS,
     WARMING_SECONDS,
-    GuardTask,
 )
-from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryGauge, MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.scoreboard import Scoreboard
-from flask_workersize.runtime.snapshot import GuardState, State, WorkerMemory, WorkerStats
+from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory, WorkerStats
 from tests.children import Children, Pipe, kill
 from tests.plain import MB, plan
 from tests.runtime.workers import forks
@@ -131,6 +135,14 @@ class Grown:
         """Have served so many requests."""
         self.row.cells[self.row.slots[0] + Slot.SERVED] += count
 
+    def begin(self) -> None:
+        """Begin a request."""
+        self.row.cells[self.row.slots[0]] = time.monotonic_ns() - 1_000_000
+
+    def end(self) -> None:
+        """End a request that may run."""
+        self.row.cells[self.row.slots[0]] = 0
+
     def go(self) -> None:
         """End, and be seen to have ended."""
         kill(self.pid)
@@ -160,7 +172,7 @@ class Site:
         """Return the guard that looks from now on."""
         self.task = GuardTask(
             self.board,
-            Remedy(of or plan({"NOW_LMS_WORKERS": "3"}), 0.7),
+            Remedy(self.board, of or plan({"NOW_LMS_WORKERS": "3"}), 0.7),
             rules,
             self.scaler,
             self.gauge,
@@ -398,6 +410,36 @@ def test_what_a_worker_shares_is_no_growth(site: Site) -> None:
 
 
 @forks
+def test_what_a_running_request_has_taken_is_no_growth_before_it_has_ended(site: Site) -> None:
+    site.guard()
+    one, _ = site.start(1, 2)
+    site.warm_up()
+    site.run(used=610)
+    one.begin()
+    one.take(140)
+    site.run(used=750)
+    assert site.scaler.recycled == []
+    one.end()
+    site.run()
+    assert site.scaler.recycled == [1]
+    assert site.scaler.adjusted == []
+
+
+@forks
+def test_what_a_running_request_has_taken_all_may_take_at_once(site: Site) -> None:
+    """It counts before it was given back: then all could have begun one."""
+    site.guard()
+    one, *_ = site.start(1, 2, 3)
+    site.warm_up()
+    site.run(used=510)
+    one.begin()
+    one.take(240)
+    site.run(used=750)
+    assert site.scaler.adjusted == [("guard", -1)]
+    assert site.scaler.recycled == []
+    assert 240 <= site.ledger(1).most_needed_bytes // MB < 260
+
+
 def test_memory_that_goes_fast_is_short_before_it_is_used(site: Site) -> None:
     site.guard()
     one, _ = site.start(1, 2)
@@ -640,12 +682,24 @@ def test_warnings_do_not_make_it_forget_what_was_answered(site: Site) -> None:
 
 
 @forks
-def test_kill_before_the_monitor_was_started_again_is_not_answered_again(site: Site) -> None:
-    site.board.workers_oom_killed += 3
+def test_kill_before_the_monitor_was_started_again_is_answered_once(site: Site) -> None:
+    """By the one that is there when it is known."""
+    site.board.workers_oom_killed += 1
     site.guard()
-    site.start(1, 2)
+    site.start(1, 2, 3)
     site.run(3)
-    assert site.scaler.adjusted == []
+    assert site.scaler.adjusted == [("guard", -1)]
+    site.guard()
+    site.run(3)
+    assert site.scaler.adjusted == [("guard", -1)]
+
+
+def test_memory_is_short_from_the_share_on_that_the_operator_set(site: Site) -> None:
+    site.guard(Rules(recycle_share=0.5))
+    assert not site.task.is_short
+    for used, expected in [(499, False), (500, True), (400, False)]:
+        site.run(used=used)
+        assert site.task.is_short is expected
 
 
 # How often it looks, and how often it says so
@@ -898,3 +952,52 @@ def test_monitor_that_is_started_again_grows_back_what_was_removed(site: Site) -
     assert site.board.wanted == 1
     site.run(after=CALM_SECONDS)
     assert site.board.wanted == 2
+
+
+@forks
+def test_monitor_that_is_started_again_waits_as_long_for_one_more_as_the_one_before(
+    site: Site,
+) -> None:
+    """Else each new one would try at once what has failed before."""
+    site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    reduced(site)
+    site.run(used=300)
+    site.run(after=CALM_SECONDS)
+    assert site.board.wanted == 2
+    site.start(3)
+    site.warm_up()
+    site.guard()
+    reduced(site)
+    site.guard()
+    site.run(used=300)
+    site.run(after=2 * CALM_SECONDS - 1)
+    assert site.board.wanted == 1
+    site.run(after=1)
+    assert site.board.wanted == 2
+
+
+@forks
+def test_workers_are_not_looked_at_again_while_nothing_changes(site: Site) -> None:
+    """The table of many costs more than all that is read else; what moves is looked at."""
+    task = site.guard()
+    site.start(1, 2)
+    site.warm_up()
+    looks: list[float] = []
+
+    def look() -> Snapshot:
+        looks.append(site.now)
+        return site.board.read()
+
+    def is_looked_at(used: float) -> bool:
+        site.gauge.used = used
+        site.now += SELDOM_SECONDS / 8
+        task.run(site.now, look)
+        return site.now in looks
+
+    assert any(is_looked_at(300) for _ in range(9))
+    assert not is_looked_at(301)
+    assert is_looked_at(330), "it has moved"
+    assert not any(is_looked_at(331) for _ in range(7))
+    assert is_looked_at(331), "now and then"

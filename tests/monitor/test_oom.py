@@ -7,7 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from flask_workersize import SizingPlan
-from flask_workersize.monitor.oom import EXPIRE_SECONDS, INTERVAL_SECONDS, SAY_SECONDS, OomDetector
+from flask_workersize.monitor.oom import (
+    EXPIRE_SECONDS,
+    INTERVAL_SECONDS,
+    LATELY_SECONDS,
+    OFTEN_SECONDS,
+    SAY_SECONDS,
+    OomDetector,
+)
 from flask_workersize.monitor.remedy import Remedy
 from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
 from flask_workersize.runtime.scoreboard import Scoreboard
@@ -34,12 +41,15 @@ class Site:
         self.board.state = State.SERVING
         self.board.note_usage(LIMIT_MB * MB, 0)
         self.count: int | None = 0
+        self.is_short = False
         self.now = 1000.0
         self.pids: dict[int, int] = {}
 
     def loop(self, of: SizingPlan = FOUR) -> None:
         """Have a witness from now on."""
-        self.oom = OomDetector(self.board, Remedy(of, 0.7), lambda: self.count)
+        self.board.planned = of.workers
+        remedy = Remedy(self.board, of, 0.7)
+        self.oom = OomDetector(self.board, remedy, lambda: self.count, lambda: self.is_short)
         self.run()
 
     def start(self, sizes: dict[int, int | None]) -> None:
@@ -232,7 +242,8 @@ def test_kill_of_another_process_of_the_group_is_one_line_and_blames_no_worker(
     site.run(EXPIRE_SECONDS)
     assert said() == [
         "WARNING memory: 2 processes that are not a worker of this server got OOM-killed (limit "
-        "512 MB): probably a program that the app runs, or a neighbour. The workers stay."
+        "512 MB): probably a program that the app runs, a neighbour, or the monitor. The workers "
+        "stay."
     ]
     assert site.board.workers_oom_killed == 0
     site.kill(1, by_kernel=False)
@@ -280,6 +291,84 @@ def test_witness_that_is_started_again_goes_on_counting_and_says_nothing_twice(
     assert len(said()) == 2
     assert f" worker {site.pids[3]} was OOM-killed at 100 MB (" in said()[1]
     assert site.board.read().stored["oom_kills"] == 2
+
+
+def test_kills_while_there_was_no_witness_are_those_of_the_kernel_all_the_same(
+    site: Site, said: Said
+) -> None:
+    """One was killed before the witness died, two and something else while there was none."""
+    site.start({1: 300, 2: 310, 3: 100, 4: 90})
+    site.loop()
+    site.kill(1)
+    site.run()
+    site.kill(2)
+    site.kill(3)
+    site.kill(4, by_kernel=False)
+    site.loop()
+    by_others, by_kernel = said()[1:]
+    assert by_others.startswith("WARNING 1 worker crashed or got killed by a signal")
+    assert f" worker {site.pids[2]} was OOM-killed at 310 MB, and 1 more (" in by_kernel
+    now = site.board.read()
+    assert (now.stored["oom_kills"], now.workers_oom_killed) == (3, 3)
+
+
+def test_kill_that_only_the_witness_before_has_seen_is_still_to_be_explained(
+    site: Site, said: Said
+) -> None:
+    """It died before the master knew whom the kernel had killed."""
+    site.start({1: 300, 2: 300})
+    site.loop()
+    site.count = 1
+    site.run()
+    site.loop()
+    site.run()
+    assert said() == []
+    site.kill(1, by_kernel=False)
+    site.run()
+    (line,) = said()
+    assert line.startswith(f"ERROR worker {site.pids[1]} was OOM-killed at 300 MB (")
+    assert site.board.read().stored["oom_kills"] == 1
+
+
+def test_kill_of_another_process_while_there_was_no_witness_is_no_workers(
+    site: Site, said: Said
+) -> None:
+    """It may have been the monitor itself."""
+    site.start({1: 300})
+    site.loop()
+    site.count = 1
+    site.loop()
+    site.run(EXPIRE_SECONDS)
+    site.loop()
+    site.run(EXPIRE_SECONDS)
+    (line,) = said()
+    assert line.startswith("WARNING memory: a process that is not a worker of this server")
+    assert (site.board.read().stored["oom_kills"], site.board.workers_oom_killed) == (1, 0)
+
+
+def test_it_looks_often_while_memory_is_short_and_shortly_after(site: Site) -> None:
+    site.loop()
+    assert site.oom.interval == INTERVAL_SECONDS
+    site.is_short = True
+    site.run()
+    assert site.oom.interval == OFTEN_SECONDS
+    site.is_short = False
+    site.run()
+    assert site.oom.interval == OFTEN_SECONDS
+    site.run(LATELY_SECONDS)
+    assert site.oom.interval == INTERVAL_SECONDS
+
+
+def test_line_is_of_the_workers_that_the_limits_allow_now(site: Site, said: Said) -> None:
+    """Planned was one: a larger limit has made three of it."""
+    site.start({1: 10, 2: 10, 3: 10})
+    site.loop(plan({"NOW_LMS_WORKERS": "1"}))
+    site.board.for_limits, site.board.available_mb = 2, 600
+    site.kill(1)
+    site.run()
+    assert said()[0].endswith(
+        "plan 3 × 200 MB). Set NOW_LMS_WORKERS=2 or NOW_LMS_WORKER_MEMORY_MB=300."
+    )
 
 
 def test_worker_that_ends_by_its_own_will_is_not_talked_of(site: Site, said: Said) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from flask_workersize.monitor.remedy import KEPT_SECONDS, PEAK_SECONDS, Remedy
+from flask_workersize.runtime.scoreboard import Scoreboard
 from tests.monitor.observations import worker
 from tests.plain import MB, plan
 
 LIMIT = 1000 * MB
 
 
-def remedy(workers: int = 9) -> Remedy:
-    return Remedy(plan({"NOW_LMS_WORKERS": str(workers)}, memory_mb=900), 0.7)
+def remedy(workers: int = 9, board: Scoreboard | None = None) -> Remedy:
+    planned = plan({"NOW_LMS_WORKERS": str(workers)}, memory_mb=900)
+    return Remedy(board or Scoreboard(workers, 1), planned, 0.7)
 
 
 def advised(made: Remedy, others_mb: int = 100, now: float = 0) -> int:
@@ -74,3 +76,24 @@ def test_two_answers_in_a_minute_are_the_same() -> None:
 
 def test_one_worker_can_only_be_given_more() -> None:
     assert remedy(1).advise(0, LIMIT, 0) == "Give it more memory: it has one worker already."
+
+
+def test_answer_is_of_the_workers_that_the_limits_allow_now() -> None:
+    """Planned was one; a larger limit has made four of it, and given 3600 MB."""
+    board = Scoreboard(1, 1)
+    made = remedy(1, board)
+    board.for_limits, board.available_mb = 3, 3600
+    assert made.advise(0, 4000 * MB, 0) == "Set NOW_LMS_WORKERS=4 or NOW_LMS_WORKER_MEMORY_MB=900."
+    board.for_limits = 0
+    assert made.advise(1, LIMIT, 0) == "Give it more memory: it has one worker already."
+
+
+def test_what_was_one_too_many_is_not_after_the_limit_has_changed() -> None:
+    board = Scoreboard(4, 1)
+    made = remedy(4, board)
+    made.note_kill(4)
+    assert advised(made) == 3
+    board.for_limits = 4
+    assert advised(made, now=1) == 8
+    made.note_kill(8)
+    assert advised(made, now=2) == 7

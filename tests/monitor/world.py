@@ -6,18 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from flask_workersize.monitor.guard import (
-    WARM_REQUESTS,
+from flask_workersize.monitor.first_request import PATIENCE_SECONDS, may_begin
+from flask_workersize.monitor.guard import WARM_REQUESTS, decide
+from flask_workersize.monitor.observation import (
+    CRITICAL_SHARE,
     Action,
     Done,
+    History,
     Kind,
     Observation,
     Rules,
-    decide,
 )
+from flask_workersize.monitor.surge import Surges
 from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.resources.holders import NO_HOLDERS, Holders
-from flask_workersize.runtime.snapshot import WorkerMemory
+from flask_workersize.runtime.snapshot import WorkerMemory, WorkerStats
 from tests.health.snapshots import row
 from tests.plain import MB
 
@@ -42,10 +45,14 @@ class App:
     burst: float = 0
     """More for a second, in one of fifty requests."""
 
+    first: float = 0
+    """More from the first request on."""
+
     def own(self, served: float) -> float:
         """Return what a worker has of its own after so many requests."""
         warmth = min(served / WARM_REQUESTS, 1)
-        return self.fresh + warmth * (self.warm - self.fresh) + self.leak * served
+        first = self.first if served else 0
+        return self.fresh + warmth * (self.warm - self.fresh) + self.leak * served + first
 
 
 @dataclass
@@ -67,7 +74,13 @@ class Process:
     warm_bytes: int | None = None
     burst_until: float = 0
     needed_bytes: int = 0
+    surge_bytes: int = 0
     born_at: float = 0
+    refused_since: float | None = None
+
+    def running(self, now: float) -> tuple[float, ...]:
+        """Return for how long a burst has lasted; it began between two looks."""
+        return (now - self.burst_until + 1.01,) if self.burst_until > now else ()
 
 
 @dataclass
@@ -87,6 +100,8 @@ class World:
     :param held: what no worker holds, and can be found out
     :param is_throttled: whether the limit is memory.high
     :param is_killed_together: whether the kernel kills all at once
+    :param needed_by_plan: what the plan takes a worker to need, in MB; ``None`` if first requests
+        wait for nothing
     """
 
     app: App
@@ -102,11 +117,13 @@ class World:
     held: Callable[[World], Holders] = lambda world: NO_HOLDERS
     is_throttled: bool = False
     is_killed_together: bool = False
+    needed_by_plan: float | None = None
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         self.now = self.since = 0.0
         self.chance = Random(1)
+        self.surges = Surges()
         self.is_free = True
         self.next_age = 1
         self.processes: list[Process] = []
@@ -114,6 +131,7 @@ class World:
         self.obeys_at = 0.0
         self.oom_kill_at: float | None = None
         self.done: list[Done] = []
+        self.history = History()
         self.usage: list[int] = []
         self.kills: list[float] = []
         self.most = self.planned
@@ -173,12 +191,27 @@ class World:
         """Serve what has come, and let those end who were told to."""
         serving = self.serving
         idle = [one for one in serving if one.burst_until <= self.now]
+        beginning = 0
         for one in idle:
+            if not one.served and self.is_refused(one, beginning):
+                continue
+            beginning += not one.served
             before, one.burst = one.served, one.burst if not self.app.burst else 0
             one.served += self.requests_per_second * self.look_seconds / len(idle)
             if self.app.burst and self.chance.random() < (one.served - before) / 50:
                 one.burst, one.burst_until = self.app.burst, self.now + 1
         self.processes = [one for one in self.processes if (one.gone_at or self.now) >= self.now]
+
+    def is_refused(self, one: Process, beginning: int) -> bool:
+        """Return whether a worker leaves connections to others before its first request."""
+        if self.needed_by_plan is None:
+            return False
+        if one.refused_since is None:
+            one.refused_since = self.now
+        free = CRITICAL_SHARE * self.limit - self.used
+        taken = max(self.needed / MB - self.app.fresh, 0)
+        is_late = self.now >= one.refused_since + PATIENCE_SECONDS
+        return not is_late and not may_begin(free, beginning, taken, self.needed_by_plan)
 
     def let_the_kernel_look(self) -> None:
         """Kill the largest worker where there is too much."""
@@ -208,6 +241,7 @@ class World:
         if action.kind is Kind.NOTHING:
             return
         self.done.append(Done(self.now, action))
+        self.history = self.history.after(self.now, action)
         going = self.chosen(action.count) if action.kind is Kind.FEWER else []
         surge, fewer = STEPS.get(action.kind, (0, 0))
         self.surge, self.fewer = self.surge + surge, self.fewer + fewer * action.count
@@ -228,6 +262,7 @@ class World:
 
     def observe(self) -> Observation:
         """Return what can be seen."""
+        took = self.surges.look(self.now, self.rows(), int(self.limit * MB))
         for one in self.serving:
             own = int(self.own(one) * MB)
             self.peak = max(self.peak, own)
@@ -238,6 +273,9 @@ class World:
             one.needed_bytes = max(one.needed_bytes, needed)
             if self.app.burst and one.burst_until and one.burst_until <= self.now:
                 one.needed_bytes = max(one.needed_bytes, own + int(self.app.burst * MB))
+            one.surge_bytes = took.get(one.age, 0)
+            if one.surge_bytes:
+                one.needed_bytes = max(one.needed_bytes, own)
             self.needed = max(self.needed, one.needed_bytes)
         self.usage = [*self.usage[-8:], int(self.used * MB)]
         grown = (self.usage[-1] - self.usage[0]) / (len(self.usage) * self.look_seconds)
@@ -252,31 +290,37 @@ class World:
             ),
             planned=self.planned,
             wanted=self.wanted,
-            workers=tuple(
-                BLANK._replace(
-                    age=one.age,
-                    is_ready=one.ready_at <= self.now,
-                    is_leaving=one.is_told,
-                    lived_seconds=self.now - one.born_at,
-                    memory=self.memory(one),
-                )
-                for one in self.processes
-            ),
+            workers=self.rows(),
             peak_bytes=self.peak,
             needed_bytes=self.needed,
             oom_kill_at=self.oom_kill_at,
-            recent=tuple(self.done),
+            history=self.history,
             since=self.since,
             growth_bytes=grown,
             holders=self.held(self),
+        )
+
+    def rows(self) -> tuple[WorkerStats, ...]:
+        """Return what the scoreboard has of the workers."""
+        return tuple(
+            BLANK._replace(
+                age=one.age,
+                is_ready=one.ready_at <= self.now,
+                is_leaving=one.is_told,
+                lived_seconds=self.now - one.born_at,
+                running_seconds=one.running(self.now),
+                memory=self.memory(one),
+            )
+            for one in self.processes
         )
 
     def memory(self, one: Process) -> WorkerMemory:
         """Return what the ledger has of a worker."""
         own, first = int(self.own(one) * MB), int(self.app.fresh * MB)
         return WorkerMemory(
-            own, None, own, first, one.warm_bytes, own, most_needed_bytes=one.needed_bytes
-        )
+            own, None, own, first, one.warm_bytes, own,
+            most_needed_bytes=one.needed_bytes, surge_bytes=one.surge_bytes,
+        )  # fmt: skip
 
     def serving_after(self, action: Action) -> list[Process]:
         """Return who still serves when the guard and the master have let somebody go."""

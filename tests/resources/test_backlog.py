@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_workersize.resources.backlog import Listener, queued_connections
+from flask_workersize.resources.backlog import Listener, awaited_connections, queued_connections
 from flask_workersize.runtime.scoreboard import Scoreboard
 from tests.children import Children, status_of
 from tests.servers.serving import await_that
@@ -42,11 +42,14 @@ class Queue:
     def __init__(self) -> None:
         self._stack = ExitStack()
 
-    def connect(self, listener: socket.socket, count: int) -> None:
+    def connect(self, listener: socket.socket, count: int) -> list[socket.socket]:
+        clients = []
         for _ in range(count):
             client = self._stack.enter_context(socket.socket(listener.family))
             client.settimeout(10)
             client.connect(listener.getsockname())
+            clients.append(client)
+        return clients
 
     def close(self) -> None:
         self._stack.close()
@@ -134,3 +137,41 @@ def test_other_systems_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert queued_connections([name_of(listener)]) is None
+
+
+def await_awaited(listeners: list[Listener], count: int) -> None:
+    await_that(lambda: awaited_connections(listeners) == count, f"{count} clients wait")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_client_that_has_closed_or_reset_its_connection_does_not_wait(
+    address: str, queue: Queue
+) -> None:
+    """Until it is accepted, the kernel counts it; another address of the same port is another's."""
+    with listen(address, Path()) as listener, ExitStack() as stack:
+        names = [name_of(listener)]
+        if address == "127.0.0.1":
+            port = listener.getsockname()[1]
+            other = stack.enter_context(socket.create_server(("127.0.0.2", port)))
+            queue.connect(other, 3)
+        clients = queue.connect(listener, 5)
+        accepted = stack.enter_context(listener.accept()[0])
+        await_awaited(names, 4)
+        clients[1].close()
+        clients[2].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        clients[2].close()
+        clients[3].sendall(b"x")
+        await_awaited(names, 2)
+        assert queued_connections(names) == 4
+        clients[4].shutdown(socket.SHUT_WR)
+        await_awaited(names, 1)
+        accepted.close()
+        assert awaited_connections([*names, (socket.AF_INET, 1)]) is None
+
+
+def test_of_a_unix_socket_all_are_counted(tmp_path: Path, queue: Queue) -> None:
+    with listen("unix", tmp_path) as listener:
+        for client in queue.connect(listener, 2):
+            client.close()
+        queue.connect(listener, 1)
+        assert awaited_connections([name_of(listener)]) == 3

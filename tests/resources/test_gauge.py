@@ -245,19 +245,41 @@ def test_group_without_such_a_limit_is_not_throttled() -> None:
     assert made.throttling() is None
 
 
+def killed_together(files: Mapping[str, str]) -> tuple[bool, bool]:
+    """Return what the guard is told, and what a plan is."""
+    host = HostFacts(4, None, TOTAL, TOTAL, "linux")
+    planned = detect_resources(host, FixtureFiles(files))
+    return gauge(files).read().is_killed_together, planned.is_killed_together
+
+
 @pytest.mark.parametrize(("text", "expected"), [("1\n", True), ("0\n", False), ("", False)])
 @pytest.mark.parametrize("where", ["/shop", "/shop/lms"])
 def test_group_whose_processes_are_killed_together(where: str, text: str, expected: bool) -> None:
-    groups = {"/shop": group(GB, 300), "/shop/lms": group(512 * MB, 300)}
+    """From the own group up to the one whose limit it is, which counts, too."""
+    groups = {"/shop": group(512 * MB, 300), "/shop/lms": group("max", 300)}
     groups[where]["memory.oom.group"] = text
-    files = v2("/shop/lms", groups)
-    assert gauge(files).read().is_killed_together is expected
-    assert detect_resources(HostFacts(4, None, TOTAL, TOTAL, "linux"), FixtureFiles(files)) == (
-        replace(
-            detect_resources(HostFacts(4, None, TOTAL, TOTAL, "linux"), FixtureFiles(files)),
-            is_killed_together=expected,
-        )
-    )
+    assert killed_together(v2("/shop/lms", groups)) == (expected, expected)
+
+
+def test_group_above_the_one_whose_limit_it_is_is_not_killed() -> None:
+    """The kernel looks no higher than where memory ran out."""
+    groups = {"/shop": group(GB, 300), "/shop/lms": group(512 * MB, 300)}
+    groups["/shop"]["memory.oom.group"] = "1\n"
+    assert killed_together(v2("/shop/lms", groups)) == (False, False)
+    groups["/shop"]["memory.current"] = 900 * MB
+    guard, plan = killed_together(v2("/shop/lms", groups))
+    assert (guard, plan) == (True, False), "its neighbours have filled it"
+
+
+def test_group_is_killed_together_if_the_machine_is_the_limit() -> None:
+    """The kernel looks at all groups then; and memory.high kills nobody."""
+    groups = {
+        "/shop": group("max", 300) | {"memory.oom.group": "1\n"},
+        "/shop/lms": group("max", 9),
+    }
+    assert killed_together(v2("/shop/lms", groups))[1]
+    groups["/shop/lms"] |= {"memory.high": 100 * MB}
+    assert killed_together(v2("/shop/lms", groups))[1]
 
 
 # What the kernel has killed

@@ -15,8 +15,11 @@ import pytest
 
 from flask_workersize.resources.processes import (
     ProcessMemory,
+    ResidentPeak,
+    peak_resident_memory,
     process_memory,
     resident_memory,
+    resident_peak,
     start_time,
 )
 from tests.children import Children, Pipe, await_end, status_of
@@ -181,3 +184,22 @@ def test_name_of_a_process_does_not_move_its_start(children: Children, name: str
         assert start_time(os.getpid()) == before
 
     assert status_of(children(rename)) == 0
+
+
+def test_what_was_swapped_out_is_held_and_not_given_back() -> None:
+    """As the kernel writes it; "VmSwap" of a process without a swap is 0."""
+    status = (
+        b"Name:\tVmRSS: 9 kB\nVmPeak:\t  999 kB\nVmHWM:\t  500 kB\nVmRSS:\t  200 kB\n"
+        b"RssAnon:\t  150 kB\nRssFile:\t   40 kB\nRssShmem:\t   10 kB\nVmSwap:\t  250 kB\n"
+    )
+    peak = resident_peak(status)
+    assert peak == ResidentPeak(200 * 1024, 500 * 1024, 40 * 1024, 250 * 1024)
+    assert peak.given_back_bytes == 50 * 1024
+    assert resident_peak(b"Name:\tkthreadd\n") == ResidentPeak()
+
+
+@linux
+def test_resident_peak_of_this_process_is_known(ended: int) -> None:
+    peak = peak_resident_memory(os.getpid())
+    assert 0 < peak.file_bytes < peak.rss_bytes <= peak.most_bytes
+    assert peak_resident_memory(ended) == ResidentPeak()

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from flask_workersize.runtime.polling import wait_readable
+from flask_workersize.runtime.polling import hung_up, wait_readable
 from tests.children import Children, status_of
 
 BEYOND_SELECT = 1024
@@ -33,6 +33,28 @@ def test_what_can_be_read_is_returned_as_it_was_given(
     ours.sendall(b"x")
     assert wait_readable([ours, theirs], None) == [theirs]
     assert wait_readable([theirs.fileno()], 0) == [theirs.fileno()]
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells")
+def test_connection_that_its_other_end_has_closed_or_half_closed_is_hung_up(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Also if there is still something to read."""
+    ours, theirs = pair
+    ours.sendall(b"x")
+    assert hung_up([ours, theirs]) == []
+    ours.shutdown(socket.SHUT_WR)
+    assert hung_up([ours, theirs]) == [theirs]
+    ours.close()
+    assert hung_up([ours, theirs]) == [theirs]
+
+
+def test_nobody_is_known_to_have_hung_up_where_the_system_does_not_tell(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "POLLRDHUP", raising=False)
+    pair[0].close()
+    assert hung_up(pair) == []
 
 
 def test_end_of_the_other_side_counts_too() -> None:

@@ -163,6 +163,23 @@ def test_slot_that_asks_is_left_out() -> None:
         assert board.read(but=slot).busy == (1 if slot in (asking, one.slots[0]) else 2)
 
 
+@pytest.mark.parametrize(
+    ("held", "busy", "waiting"), [(0, 1, 0), (1, 1, 0), (2, 2, 0), (3, 2, 1), (9, 2, 7)]
+)
+@pytest.mark.parametrize("say", [WorkerRecord.note_held, WorkerRecord.take_no_more])
+def test_slot_is_busy_too_that_waits_for_a_client(
+    held: int, busy: int, waiting: int, say: Callable[[WorkerRecord, int], None]
+) -> None:
+    """One request runs. A worker that takes no more is occupied all the same."""
+    board = Scoreboard(1, 2)
+    row = given_row(board)
+    slot = begin(row)
+    say(row, held)
+    assert (board.read().busy, board.read().waiting) == (busy, waiting)
+    (seen,) = board.read(but=slot).workers
+    assert (seen.busy, seen.waiting) == (min(max(held - 1, 0), 2), max(held - 3, 0))
+
+
 def test_slot_that_asks_keeps_what_it_has_served() -> None:
     board = Scoreboard(1, 1)
     row = given_row(board)
@@ -263,14 +280,16 @@ def sample(
     peak: int = 0,
     served: int = 0,
     warm: bool = False,
+    number: int = 0,
 ) -> WorkerMemory:
-    """Enter a sample of the first worker, and return the ledger as a reader sees it.
+    """Enter a sample of a worker, and return the ledger as a reader sees it.
 
     But for what the worker needs, of which there are tests of their own.
     """
     resident = ResidentPeak(rss, peak)
-    noted = board.note_memory(0, ProcessMemory(rss, pss, uss), resident, served, is_warm=warm)
-    read = board.read().workers[0].memory
+    memory = ProcessMemory(rss, pss, uss)
+    noted = board.note_memory(number, memory, resident, served, is_warm=warm)
+    read = next(row.memory for row in board.read().workers if row.number == number)
     assert read is not None
     assert noted == read._replace(age_seconds=0.0)
     return noted._replace(most_needed_bytes=0)
@@ -310,9 +329,9 @@ def test_resident_memory_between_two_samples_tells_what_is_private_now() -> None
     assert board.note_resident(0, 320).private_bytes == 120
 
 
-def needed(board: Scoreboard, rss: int, peak: int = 0, files: int = 0) -> int:
+def needed(board: Scoreboard, rss: int, peak: int = 0, files: int = 0, swapped: int = 0) -> int:
     """Enter resident memory of the first worker and its peak, and return what it needs."""
-    board.note_resident(0, rss, ResidentPeak(rss, peak, files))
+    board.note_resident(0, rss, ResidentPeak(rss, peak, files, swapped))
     return board.read().workers[0].needed_bytes
 
 
@@ -335,12 +354,54 @@ def test_what_a_leak_has_taken_a_worker_does_not_need() -> None:
     assert needed(board, 290, peak=300) == 40, "but what it has given back"
 
 
+def test_leak_that_was_swapped_out_is_nothing_that_was_given_back() -> None:
+    board = Scoreboard(1, 1)
+    given_row(board)
+    sample(board, 210, 10, peak=210)
+    sample(board, 230, 30, peak=230, served=25, warm=True)
+    assert needed(board, 220, peak=400, swapped=180) == 30
+    assert needed(board, 250, peak=400, swapped=130) == 50, "20 were given back"
+
+
 def test_worker_that_is_not_warm_needs_what_it_has() -> None:
     board = Scoreboard(1, 1)
     given_row(board)
     sample(board, 210, 10, peak=210)
     assert needed(board, 260, peak=260) == 60
     assert needed(board, 210, peak=260) == 60
+
+
+def test_worker_needs_what_its_running_request_has_taken_so_far() -> None:
+    """Before it has given it back; of a worker that is not warm that counts anyway."""
+    board = Scoreboard(2, 1)
+    for number in range(2):
+        given_row(board, number + 1)
+        sample(board, 210, 10, peak=210, number=number)
+    sample(board, 212, 12, peak=212, served=25, warm=True)
+    assert needed(board, 272, peak=272) == 12
+    assert board.note_surge(0, 60).most_needed_bytes == 72
+    assert needed(board, 212, peak=272) == 72
+    board.note_resident(1, 270, ResidentPeak(270, 270, 0))
+    assert board.note_surge(1, 60).most_needed_bytes == 70
+
+
+def test_first_requests_that_have_just_begun_are_counted_and_what_one_took_is_known() -> None:
+    board = Scoreboard(4, 1)
+    rows = [given_row(board, age) for age in (1, 2, 3)]
+    rows[0].begin_first()
+    rows[1].begin_first()
+    assert [board.first_requests(row, 60) for row in rows[:2]] == [(0, 0), (1, 0)]
+    assert board.first_requests(rows[1], 0) == (0, 0)
+    rows[0].end_first(40)
+    assert board.first_requests(rows[1], 60) == (0, 40)
+    board.release(1)
+    assert board.first_requests(rows[1], 60) == (0, 40), "though that worker has ended"
+    sample(board, 210, 10, peak=210, number=2)
+    board.note_resident(2, 260, ResidentPeak(260, 260, 0))
+    assert board.first_requests(rows[1], 60) == (0, 50), "by what the monitor has seen"
+    assert not rows[1].has_served
+    board.cells[rows[1].slots[0] + Slot.SERVED] = 1
+    assert rows[1].has_served
 
 
 def test_what_it_took_to_load_the_app_a_worker_does_not_need_again() -> None:
@@ -431,10 +492,13 @@ def test_worker_that_ends_without_leaving_counts_as_killed(leaves: bool, crashed
     board = Scoreboard(1, 1)
     board.state = State.SERVING
     row = given_row(board)
+    row.enter()
     if leaves:
         row.leave()
     board.release(1)
     assert (board.read().stored["crashed"], board.read().stored["restarts"]) == (crashed, 1)
+    assert len(board.crashed([1])) == crashed
+    assert board.crashed([2]) == []
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from waitress.server import BaseWSGIServer, create_server
 
 pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
 
-from gunicorn import systemd
+from gunicorn import systemd, util
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.errors import HaltServer
@@ -57,6 +58,13 @@ def parameters(thing: Any) -> list[str]:
         (sync.SyncWorker, "accept", ["self", "listener"]),
         (sync.SyncWorker, "wait", ["self", "timeout"]),
         (sync.SyncWorker, "handle", ["self", "listener", "client", "addr"]),
+        (sync.SyncWorker, "handle_request", ["self", "listener", "req", "client", "addr"]),
+        (gthread.ThreadWorker, "run", ["self"]),
+        (gthread.ThreadWorker, "enqueue_req", ["self", "conn"]),
+        (gthread.ThreadWorker, "on_client_socket_readable", ["self", "conn", "client"]),
+        (gthread.ThreadWorker, "on_pending_socket_readable", ["self", "conn", "client"]),
+        (gthread.ThreadWorker, "handle_request", ["self", "req", "conn"]),
+        (gthread.ThreadWorker, "handle_http2", ["self", "conn"]),
         (gthread.ThreadWorker, "accept", ["self", "listener"]),
         (gthread.ThreadWorker, "set_accept_enabled", ["self", "enabled"]),
         (gthread.ThreadWorker, "wait_for_and_dispatch_events", ["self", "timeout"]),
@@ -87,11 +95,28 @@ def test_gunicorns_threaded_worker_has_the_attributes_that_we_read() -> None:
         conn = gthread.TConn(config, ours, "", "")
         assert conn.sock is ours, f"TConn.sock: {PROCESS} replaces it by one that is watched"
         assert conn.initialized is False, f"TConn.initialized: {PROCESS}"
+        assert conn.data_ready is False, f"TConn.data_ready: {PROCESS} says when it need not wait"
         conn.set_timeout()
         assert conn.timeout is not None
         assert abs(conn.timeout - time.monotonic() - config.keepalive) < 60, (
             f"TConn.timeout is no moment of time.monotonic() any more: {PROCESS}"
         )
+    unused: Any = None
+    worker: Any = gthread.ThreadWorker(1, 1, [], unused, 1, config, unused)
+    worker.tmp.close()
+    assert isinstance(worker.pending_conns, deque), f"ThreadWorker.pending_conns: {PROCESS}"
+    assert isinstance(worker.keepalived_conns, deque), f"ThreadWorker.keepalived_conns: {PROCESS}"
+    assert worker.nr_conns == 0, f"ThreadWorker.nr_conns: {PROCESS}"
+    assert hasattr(worker, "poller"), f"ThreadWorker.poller: {PROCESS}"
+    assert worker.worker_connections > 0, f"ThreadWorker.worker_connections: {PROCESS}"
+    assert gthread.DEFAULT_WORKER_DATA_TIMEOUT > 0
+
+
+@pytest.mark.parametrize("module", [sync, gthread])
+def test_gunicorn_closes_connections_by_the_name_that_we_replace(module: ModuleType) -> None:
+    where = "servers/gunicorn/goodbye.py stands in for util.close_graceful"
+    assert parameters(util.close_graceful) == ["sock", "timeout", "max_drain"], where
+    assert "util.close_graceful(" in inspect.getsource(module), where
 
 
 def nothing(environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -142,6 +167,7 @@ def test_waitress_channel_says_what_is_going_on(served: SimpleNamespace) -> None
     assert channel.total_outbufs_len == 0, "HTTPChannel.total_outbufs_len"
     assert channel.close_when_flushed is False, "HTTPChannel.close_when_flushed"
     assert channel.will_close is False, "HTTPChannel.will_close"
+    assert parameters(channel.received) == ["data"], "HTTPChannel.received"
     served.client.sendall(b"GET / HTTP/1.1\r\nHo")
     until = time.monotonic() + 10
     while channel.request is None and time.monotonic() < until:
@@ -149,6 +175,7 @@ def test_waitress_channel_says_what_is_going_on(served: SimpleNamespace) -> None
     assert channel.request is not None, "HTTPChannel.request is not set by half a request"
     assert channel.last_activity > channel.creation_time, "HTTPChannel.last_activity"
     assert channel.request.headers == {}, "HTTPRequestParser.headers is no dict"
+    assert channel.request.headers_finished is False, "HTTPRequestParser.headers_finished"
 
 
 def test_waitress_server_has_the_attributes_that_we_use(served: SimpleNamespace) -> None:
@@ -158,6 +185,8 @@ def test_waitress_server_has_the_attributes_that_we_use(served: SimpleNamespace)
     assert parameters(server.accept) == [], "dispatcher.accept: servers/crowd.py watches it"
     assert parameters(served.channel.handle_close) == [], "HTTPChannel.handle_close"
     assert isinstance(server.adj.asyncore_use_poll, bool), "BaseWSGIServer.adj"
+    with server.task_dispatcher.lock:
+        assert list(server.task_dispatcher.queue) == [], "ThreadedTaskDispatcher.queue, .lock"
     assert parameters(server.task_dispatcher.shutdown) == ["cancel_pending", "timeout"]
     assert callable(wasyncore.dispatcher.close), "wasyncore.dispatcher.close"
 

@@ -9,10 +9,13 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from gunicorn.arbiter import Arbiter
 
+from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.servers.ending import process_end
 from flask_workersize.servers.gunicorn.arbiter import GracefulArbiter
 from flask_workersize.servers.waitress.run import OUT_OF_MEMORY_STATUS
@@ -150,6 +153,26 @@ def test_status_of_gunicorn_is_known_when_its_stop_begins(monkeypatch: pytest.Mo
     arbiter._launcher = os.getpid()
     arbiter.halt("no worker boots", 3)
     assert seen == [3]
+
+
+def test_no_more_workers_are_started_than_are_wanted_by_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one's first request may show that the others do not fit."""
+    board = Scoreboard(5, 1)
+    arbiter = GracefulArbiter.__new__(GracefulArbiter)
+    arbiter._hooks = cast(Any, SimpleNamespace(board=board))
+    vars(arbiter)["_num_workers"] = board.wanted
+    monkeypatch.setattr(GracefulArbiter, "WORKERS", {})
+
+    def spawn(self: GracefulArbiter) -> None:
+        self.WORKERS[len(self.WORKERS)] = None
+        if len(self.WORKERS) == 2:
+            board.removed += 2
+
+    monkeypatch.setattr(GracefulArbiter, "spawn_worker", spawn)
+    arbiter.spawn_workers()
+    assert len(arbiter.WORKERS) == board.wanted == 3
 
 
 def test_workers_end_in_time_amid_a_request_and_after_the_most_requests(

@@ -173,6 +173,18 @@ def test_app_that_is_too_large_gets_fewer_workers_and_a_line_that_says_what_to_s
     assert oom_kills(group) == 0
 
 
+@pytest.mark.parametrize("threads", ["1", "2"], ids=["sync", "gthread"])
+def test_first_requests_of_all_workers_at_once_kill_and_lose_nothing(
+    start: Starter, group: RealGroup, threads: str
+) -> None:
+    """60 MB each, of which three fit; the monitor removes the others before they serve."""
+    size = ["--wsgi-server", "gunicorn", "--workers", "5", "--threads", threads]
+    server = start_in(start, group, 256, *size)
+    assert send_many(server, "/honest", 150, clients=8) == []
+    assert oom_kills(group) == 0
+    assert 1 <= report(server)["workers_wanted"] <= 3
+
+
 def test_worker_above_its_own_bound_is_recycled_though_there_is_memory(
     start: Starter, group: RealGroup
 ) -> None:

@@ -20,7 +20,10 @@ from tests.servers.serving import Server, Starter, await_that, serve_prod, start
 from tests.servers.test_memory_guard import APP, BEARER, ON, oom_kills
 
 LIMIT_MB = 256
-HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) * 1048576); print(1); time.sleep(60)"
+HOLD = (
+    "import sys, time; held = b'x' * (int(sys.argv[1]) * 1048576); print(1); "
+    "time.sleep(float(sys.argv[2]))"
+)
 SHM = Path("/dev/shm")
 
 
@@ -89,9 +92,9 @@ def nothing_lost(server: Server) -> Iterator[Callable[[], list[str]]]:
 
 
 @contextmanager
-def neighbour(group: RealGroup, size_mb: int) -> Iterator[int]:
+def neighbour(group: RealGroup, size_mb: int, seconds: float = 60) -> Iterator[int]:
     """Have a process in the group that no server has started, and that holds so much."""
-    command = group.command([sys.executable, "-c", HOLD, str(size_mb)])
+    command = group.command([sys.executable, "-c", HOLD, str(size_mb), str(seconds)])
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +54,33 @@ def test_as_many_requests_run_at_once_as_there_are_slots(server: Server) -> None
         for turn in range(4):
             # From the second turn on, each is where its connection is.
             hold(server, [f"{turn}-{number}" for number in range(SLOTS)], kept)
+
+
+def test_connections_that_ask_a_moment_later_are_shared_too(server: Server) -> None:
+    """When they are accepted, they hold no thread; nor can they move when they ask."""
+    with ExitStack() as stack:
+        connections = [server.connect() for _ in range(SLOTS)]
+        for conn in connections:
+            stack.callback(conn.close)
+            conn.connect()
+        time.sleep(0.2)
+        hold(server, [str(number) for number in range(SLOTS)], connections)
+
+
+def test_connections_that_do_not_ask_keep_nobody_out(server: Server) -> None:
+    """They count as if they would, but no more of them than there are threads."""
+    with ExitStack() as stack:
+        connections = [server.connect() for _ in range(5 * SLOTS)]
+        for conn in connections:
+            stack.callback(conn.close)
+        # Else a worker would begin with one of them, and wait for it.
+        hold(server, [str(number) for number in range(SLOTS)], connections[:SLOTS])
+        for conn in connections[SLOTS:]:
+            conn.connect()
+        client = server.connect()
+        client.timeout = 1.5
+        stack.callback(client.close)
+        assert ask(client, "/").status == 200
 
 
 def in_kernel(server: Server) -> int:

@@ -38,6 +38,7 @@ VARIABLES = {
     "memory_recycle_percent": ["NOW_LMS_MEMORY_RECYCLE_PERCENT"],
     "worker_memory_max_mb": ["NOW_LMS_WORKER_MEMORY_MAX_MB"],
     "sizing_profile": ["NOW_LMS_SIZING_PROFILE"],
+    "queue_seconds": ["NOW_LMS_QUEUE_SECONDS"],
 }
 DEFAULTS = {
     "workers": None,
@@ -62,6 +63,7 @@ DEFAULTS = {
     "memory_recycle_percent": 70,
     "worker_memory_max_mb": None,
     "sizing_profile": None,
+    "queue_seconds": None,
 }
 NUMBERS = [
     "workers",
@@ -138,6 +140,10 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("memory_recycle_percent", "89", 89),
         ("worker_memory_max_mb", "300", 300),
         ("sizing_profile", " OFF ", "off"),
+        ("queue_seconds", "0.5", 0.5),
+        ("queue_seconds", " 2 ", 2),
+        ("queue_seconds", ".25", 0.25),
+        ("queue_seconds", str(YEAR_SECONDS), YEAR_SECONDS),
         ("sizing_profile", "0", "off"),
         ("sizing_profile", "Learn", "learn"),
     ],
@@ -162,6 +168,19 @@ def test_settings_are_frozen() -> None:
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("text", [SECRET, "1e3", "0x1", "1,5", "inf", "nan", "5.", "٤", "1 2"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    line = refused({"NOW_LMS_QUEUE_SECONDS": text})
+    assert line.startswith("NOW_LMS_QUEUE_SECONDS is not a number (")
+    assert text not in line
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-0.5"])
+def test_bound_that_would_turn_everybody_away_is_refused(text: str) -> None:
+    line = refused({"NOW_LMS_QUEUE_SECONDS": text})
+    assert line.startswith("NOW_LMS_QUEUE_SECONDS is too small (")
 
 
 @pytest.mark.parametrize("text", [SECRET, "4.0", "4,5", "1e3", "0x10", "4 4", "1_000", "²", "٤"])

@@ -71,7 +71,11 @@ def run_in_machine(disk: Path, *tests: str) -> None:
 
 def test_limits_and_memory_of_groups_v2(disk: Path) -> None:
     run_in_machine(
-        disk, "tests/resources/test_real_groups.py", "tests/servers/test_memory_guard.py"
+        disk,
+        "tests/resources/test_real_groups.py",
+        "tests/servers/test_memory_guard.py",
+        "tests/servers/test_memory_holders.py",
+        "tests/servers/test_memory_high.py",
     )
 
 

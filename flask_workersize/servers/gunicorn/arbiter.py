@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import signal
 import time
 from typing import Any, ClassVar
@@ -24,6 +25,9 @@ from ..stopping import StopSignal, connections_to_accept
 from .hooks import Hooks
 from .options import warn_of_hup
 from .workers import GracefulWorker
+
+_PAUSE_SECONDS = 0.1
+"""How long gunicorn waits at most between two workers that it starts."""
 
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -152,11 +156,16 @@ class GracefulArbiter(Arbiter):
                 self.cfg.child_exit(self, workers[pid])
 
     def spawn_workers(self) -> None:
-        """Start what is missing; a single worker without the pause that gunicorn makes."""
-        if self.num_workers - len(self.WORKERS) == 1:
+        """Start what is missing, with gunicorn's pauses; what is wanted may become less meanwhile.
+
+        The first requests may show that not all of them fit into memory.
+        """
+        for number in range(self.num_workers - len(self.WORKERS)):
+            if number:
+                time.sleep(_PAUSE_SECONDS * random.random())
+            if len(self.WORKERS) >= self._hooks.board.wanted:
+                return
             self.spawn_worker()
-        else:
-            super().spawn_workers()
 
     def handle_ttin(self) -> None:
         """Plan one more worker."""

@@ -18,16 +18,22 @@ from gunicorn.util import set_owner_process
 
 from ...app_state import adopt_current
 from ...log import say
+from ...monitor.first_request import FirstRequest
 from ...monitor.scaling import ArbiterScaler, SignalScaler, raise_oom_score
+from ...resources.gauge import MemoryGauge
 from ...runtime.deployment import Deployment, current
 from ...runtime.fork import after_fork
 from ...runtime.inherited import Inheritance
 from ...runtime.meter import Meter, contained
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
+from ...runtime.worker_record import WorkerRecord
+from ...sizing.plan import MB
 from ..ending import process_end
 from ..health_port import HealthPort, make_monitor
+from ..overload import OverloadGate
 from ..proxy import note_kept_connections, trusting
+from .arrival import GunicornArrival
 from .newborn import defer_signals, hold_signals
 from .orphan import watch_master
 
@@ -42,6 +48,7 @@ class Hooks:
         make_scaler = ArbiterScaler if is_ours else SignalScaler
         self.monitor = make_monitor(deployment, board, self.port, make_scaler, self._settle)
         self._settings = deployment.settings
+        self._worker_bytes = deployment.plan.worker_memory_mb * MB
         self.timeout = deployment.settings.timeout
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
@@ -96,8 +103,10 @@ class Hooks:
         row = self.board.record_of(worker.age)
         if row is None:
             return
-        worker.wsgi = Meter(worker.wsgi, row)
+        gate = OverloadGate(GunicornArrival(closes=self._is_ours), self._settings, self.board)
+        worker.wsgi = Meter(worker.wsgi, row, gate=gate)
         worker.row = row
+        worker.first = self._first_request(row)
         notify = worker.notify
 
         def beat() -> None:
@@ -106,6 +115,11 @@ class Hooks:
 
         worker.notify = beat
         row.set_ready()
+
+    def _first_request(self, row: WorkerRecord) -> FirstRequest | None:
+        if not self._is_ours or self._settings.memory_guard == "off":
+            return None
+        return FirstRequest(self.board, row, self._worker_bytes, MemoryGauge().read)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
         """Say that a worker ends by its own will."""

@@ -6,22 +6,31 @@ They override what gunicorn does not document; tests/servers/test_canary_stoppin
 from __future__ import annotations
 
 import atexit
+import math
 import mmap
 import os
+import selectors
 import signal
 import socket
+import threading
 import time
+from collections import deque
 from contextlib import suppress
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
+from gunicorn import util
 from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 
-from ...runtime.polling import wait_readable
+from ...runtime.polling import hung_up, wait_readable
 from ...runtime.threads import start_thread
 from ...runtime.worker_record import WorkerRecord
 from ..ending import GRACE_SECONDS, process_end
+from ..silence import HEADER_SECONDS, established_at, has_spoken, stop_listening_to
 from ..stopping import (
+    LATE_SILENCE_SECONDS,
     SETTLE_SECONDS,
     SILENCE_SECONDS,
     StopSignal,
@@ -29,6 +38,8 @@ from ..stopping import (
     admit,
     hang_up_if_silent,
 )
+from .careful import CarefulWorker
+from .goodbye import Goodbyes
 
 _CUT_EVERY_SECONDS = 0.1
 
@@ -38,6 +49,15 @@ _LOOK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 1.0
 """How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
 busy machine that one may have to wait for a CPU."""
+
+_SELDOM_SECONDS = 1.0
+"""How often a worker looks for clients that keep it waiting; sooner if one is about to."""
+
+_MOMENT_SECONDS = 0.05
+"""A connection that waits longer has not just come: there is no worker that takes it at once."""
+
+_OFTEN_SECONDS = 0.25
+"""How often it looks for them while there are some, and which clients in its queue have gone."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -49,6 +69,7 @@ class GracefulWorker(Worker):
 
     stop_signal: StopSignal
     row: WorkerRecord | None = None
+    goodbyes: Goodbyes
     _asked_to_stop = False
     _in_a_hurry = False
     _alive = True
@@ -61,9 +82,13 @@ class GracefulWorker(Worker):
         """Watch for the stop of the server, then start as gunicorn's."""
         # Each with how long it may be silent during a stop.
         self._open: dict[Any, float] = {}
+        # Those that owe a header, each with the moment by which it has to be there.
+        self._due: dict[Any, float] = {}
+        self.goodbyes = self._make_goodbyes()
+        util.close_graceful = self.goodbyes.take  # type: ignore[assignment]
         start_thread("stop", self._hang_up_silent)
         self._pid = os.getpid()
-        process_end.adopt(self.cfg.graceful_timeout, self._running)
+        process_end.adopt(self.cfg.graceful_timeout, self._count_running)
         atexit.register(self._note_leaving)
         super().init_process()
 
@@ -78,7 +103,18 @@ class GracefulWorker(Worker):
         if not value:
             process_end.begin()
 
-    def _running(self) -> int:
+    def _make_goodbyes(self) -> Goodbyes:
+        raise NotImplementedError
+
+    def _are_others_waiting(self) -> bool:
+        """Return whether requests wait at this moment for a thread that is free."""
+        raise NotImplementedError
+
+    def _is_in_the_way(self) -> bool:
+        """Return whether a client that is waited for keeps others waiting, or this worker's end."""
+        return not self.alive or self._are_others_waiting()
+
+    def _count_running(self) -> int:
         return self.row.running() if self.row is not None else 0
 
     def _note_leaving(self) -> None:
@@ -119,9 +155,42 @@ class GracefulWorker(Worker):
         self.is_leaving[0] = 1
         return self.stop_signal.is_sent()
 
+    def _say_goodbye(self) -> None:
+        """Before the end, leave clients that are still sending a moment to finish."""
+        self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
+
+    def _hang_up_late(self) -> float:
+        """Close connections that keep others waiting, and return when to look again.
+
+        Those that keep nobody waiting are closed in time, too: the master kills a worker of one
+        thread that has not finished with its client. ``self.timeout`` is half of that time.
+        """
+        now = time.monotonic()
+        due = self._due.copy()
+        late = [connection for connection, until in due.items() if until <= now]
+        if late and self._is_in_the_way():
+            # Where other workers are free, they take what comes within a moment.
+            time.sleep(_MOMENT_SECONDS)
+            if not self._is_in_the_way():
+                late = []
+        elif self.timeout:
+            late = [conn for conn in late if due[conn] <= now + HEADER_SECONDS - self.timeout]
+        else:
+            late = []
+        for connection in late:
+            # It may have been served meanwhile, and have come back.
+            if self._due.get(connection, math.inf) <= now:
+                stop_listening_to(getattr(connection, "sock", connection))
+        if late:
+            return _CUT_EVERY_SECONDS
+        soonest = min(due.values(), default=now + _SELDOM_SECONDS) - now
+        return min(max(soonest, _OFTEN_SECONDS), _SELDOM_SECONDS)
+
     def _hang_up_silent(self) -> None:
-        """Keep silent clients from holding a stop, in a thread: the main one waits for them."""
-        self.stop_signal.wait()
+        """Keep silent clients from holding others, or a stop, in a thread: the main one waits."""
+        pause = _SELDOM_SECONDS
+        while not self.stop_signal.wait(pause):
+            pause = self._hang_up_late()
         time.sleep(SILENCE_SECONDS)
         while True:
             for connection, patience in self._open.copy().items():
@@ -130,7 +199,7 @@ class GracefulWorker(Worker):
             time.sleep(_CUT_EVERY_SECONDS)
 
 
-class SyncWorker(GracefulWorker, sync.SyncWorker):
+class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
     def run(self) -> None:
@@ -138,6 +207,13 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
         super().run()
         if self._server_stops():
             self._drain()
+        self._say_goodbye()
+
+    def _make_goodbyes(self) -> Goodbyes:
+        return Goodbyes(has_thread=True)
+
+    def _are_others_waiting(self) -> bool:
+        return bool(wait_readable(self.sockets, 0))
 
     def wait(self, timeout: float) -> Any:
         """Wait for connections and signals; gunicorn's takes no descriptor above 1,023."""
@@ -162,36 +238,91 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
+        # From here on this worker can serve nobody else, whatever the client does.
+        self._note_held(1)
+        try:
+            self._serve(listener, client, addr)
+        finally:
+            self._note_held(0)
+
+    def _note_held(self, count: int) -> None:
+        if self.row is not None:
+            self.row.note_held(count)
+
+    def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
         patience = admit(client)
+        has_something, since = has_spoken(client), time.monotonic()
+        if patience < LATE_SILENCE_SECONDS and not (self.cfg.is_ssl and has_something):
+            # Also in the queue of the kernel it could have sent what it owes; not so with TLS,
+            # which begins to talk only now.
+            since = established_at(client)
+        is_late = since + HEADER_SECONDS < time.monotonic()
+        if has_something is None and is_late and self._are_others_waiting():
+            client.close()
+            return
         # TLS takes the descriptor over; a copy can still be shut down.
         watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
         self._open[watched] = patience
+        self._due[watched] = since + HEADER_SECONDS
         try:
             super().handle(listener, client if self.cfg.is_ssl else watched, addr)
         finally:
+            self._due.clear()
             del self._open[watched]
             watched.close()
 
+    def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
+        """Serve a request, whose header is there."""
+        self._due.clear()
+        return super().handle_request(listener, req, client, addr)
 
-class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
+
+class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
     It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
     all there are, so that one of five workers may serve every client and four none.
+
+    Connections that have something to say queue for a thread, new ones as well as those that were
+    kept: the first that spoke is served first. Those that have said nothing yet hold no thread.
     """
 
     _stopped_at = 0.0
+    _ends_at = 0.0
     _accepted_at = 0.0
+    _accepted = 0
+    _gone = 0
+    _expected = 0
+    _look_for_gone_at = 0.0
+    _running = 0
+    _takes_more = True
     _accepting: bool
     pending_conns: Any
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.slots: int = self.cfg.threads
+        """How many requests may run at once; the pool may have more threads."""
+        self._ready: deque[Any] = deque()
+        self._dispatching = threading.Lock()
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        goodbyes = self.goodbyes
+        self.poller.register(goodbyes, selectors.EVENT_READ, lambda item: goodbyes.turn())
+        super().run()
+        self._say_goodbye()
+
+    def _make_goodbyes(self) -> Goodbyes:
+        return Goodbyes()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
-        if self.row is not None:
-            self.row.take_no_more()
+        self._ends_at = time.monotonic()
+        self._note_held(takes_more=False)
         if self._server_stops():
             self._drain()
 
@@ -202,23 +333,72 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
 
     def _share_queue(self) -> None:
         """Leave a connection without a free thread to a worker that holds fewer and may take it."""
-        held, can_accept = self._busy(), self.nr_conns < self.worker_connections
-        if self.row is not None and can_accept:
-            self.row.note_held(held)
-            can_accept = held < self.cfg.threads or self._is_next(*self.row.others())
-        elif self.row is not None:
-            self.row.take_no_more()
+        can_accept = self.nr_conns < self.worker_connections
+        if not can_accept:
+            self._make_room()
+        self._note_held(can_accept)
+        if self.row is not None:
+            can_accept &= self._claimed() < self.slots or self._is_next(*self.row.others())
         super().set_accept_enabled(can_accept)
 
+    def _note_held(self, takes_more: bool) -> None:
+        """Write down what this worker holds, and which of it nobody waits for any more.
+
+        That is so if the client has closed the connection. One that has closed only its half of it
+        counts as gone, too: there is no difference to be seen.
+        """
+        now = time.monotonic()
+        # The latest are last.
+        latest = takewhile(
+            lambda conn: conn.accepted_at > now - SILENCE_SECONDS, reversed(self.pending_conns)
+        )
+        self._expected = sum(1 for _ in latest)
+        if not self._ready:
+            self._gone = 0
+        elif now >= self._look_for_gone_at:
+            self._gone = len(hung_up([conn.sock for conn in self._ready.copy()]))
+            self._look_for_gone_at = now + _OFTEN_SECONDS
+        with self._dispatching:
+            self._takes_more = takes_more
+            self._write_held()
+
+    def _write_held(self) -> None:
+        """Write it down in whichever thread something has changed, but one at a time."""
+        held = self._busy() - min(self._gone, len(self._ready))
+        if self.row is not None and self._takes_more:
+            self.row.note_held(held, self._claimed() - self._busy())
+        elif self.row is not None:
+            self.row.take_no_more(held)
+
+    def _claimed(self) -> int:
+        """Return what this worker holds, with those it has just accepted: most ask at once.
+
+        They claim no more threads than are free, or silent clients would keep others out.
+        """
+        busy = self._busy()
+        return max(busy, min(busy + self._expected, self.slots))
+
+    def _make_room(self) -> None:
+        """At the limit of connections, give those that have said nothing yet less time."""
+        if self.pending_conns and wait_readable(self.sockets, 0):
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, conn.accepted_at + HEADER_SECONDS)
+
+    def _are_others_waiting(self) -> bool:
+        is_full = self._running >= self.slots
+        return is_full and bool(self._ready or wait_readable(self.sockets, 0))
+
     def _is_next(self, least: int | None, is_one_free: bool) -> bool:
-        """Return whether one more belongs here, although every thread is busy.
+        """Return whether one more belongs here, although every thread is busy, or claimed.
 
         ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
         ended a request and holds less in a moment.
         """
-        held, patience = self._busy(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
+        held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
-        return least is None or held < least or (held == least and has_waited)
+        # Nobody waits for a thread that is only claimed, here as there.
+        may_share = has_waited or self._busy() < self.slots
+        return least is None or held < least or (held == least and may_share)
 
     def _drain(self) -> None:
         """Accept what is queued as threads become free, since other workers share the queue.
@@ -231,67 +411,149 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):
         budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
         while True:
             self.notify()
-            if self._busy() < self.cfg.threads:
+            self._note_held(takes_more=False)
+            count = 0
+            if self._busy() < self.slots:
                 count = self._accept_one_each() if budget.allows(accepted) else 0
                 accepted += count
                 if count:
                     until = time.monotonic() + SETTLE_SECONDS
                 elif time.monotonic() > until:
                     return
-            super().wait_for_and_dispatch_events(timeout=0.02)
+            super().wait_for_and_dispatch_events(timeout=0 if count else 0.02)
 
     def _accept_one_each(self) -> int:
-        before = self.nr_conns
+        before = self._accepted
         for listener in self.sockets:
             self.accept(listener)
-        return int(self.nr_conns - before)
+        return self._accepted - before
 
     def _busy(self) -> int:
-        return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
+        """Return how many connections occupy a thread, or wait for one."""
+        return self._running + len(self._ready)
 
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events; at a stop no longer than idle and silent connections may hold it."""
+        if self.goodbyes:
+            self.goodbyes.turn()
+        if self._ends_at:
+            self._hurry_silent()
         if not self._stopped_at:
             if self.alive:
                 self._share_queue()
             waits = timeout if self._accepting else _LOOK_AGAIN_SECONDS
             super().wait_for_and_dispatch_events(waits)
             return
-        silence_ends = self._stopped_at + SILENCE_SECONDS
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, silence_ends)
-        super().wait_for_and_dispatch_events(0.1 if self._busy() else 0)
+        self._note_held(takes_more=False)
+        super().wait_for_and_dispatch_events(0.1 if self._busy() or self.pending_conns else 0)
         if not self._busy():
             # A request that was on its way has been taken by now: idle connections may go.
             for conn in self.keepalived_conns:
                 conn.timeout = 0.0
 
+    def _hurry_silent(self) -> None:
+        """Before the end, wait for those that have said nothing yet no longer than a stop does."""
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, max(conn.accepted_at, self._ends_at) + conn.patience)
+        # gunicorn looks at the first alone.
+        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
+
     def enqueue_req(self, conn: Any) -> None:
-        """Pass a connection to the threads; what a new one sends is let in before it waits."""
+        """Queue a connection for a thread; a new one once it has something to say."""
+        now = time.monotonic()
         if not hasattr(conn, "patience"):
-            conn.patience = admit(conn.sock)
-        super().enqueue_req(conn)
+            self._accepted += 1
+            conn.patience, conn.accepted_at = admit(conn.sock), now
+            has_something = has_spoken(conn.sock)
+            if has_something is None:
+                self._await_first(conn)
+                return
+            if not has_something:
+                self._forget(conn)
+                return
+        conn.data_ready = True
+        conn.ready_at = now
+        self._ready.append(conn)
+        with self._dispatching:
+            self._dispatch()
+
+    def _await_first(self, conn: Any) -> None:
+        """Wait for the first byte, as long as gunicorn does, but never in a thread."""
+        silence = gthread.DEFAULT_WORKER_DATA_TIMEOUT + self.cfg.keepalive
+        conn.timeout = conn.accepted_at + silence
+        self.pending_conns.append(conn)
+        on_readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
+
+    def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
+        """Queue a connection that has spoken for the first time; its client may also be gone."""
+        if has_spoken(client) is False:
+            self.pending_conns.remove(conn)
+            self.poller.unregister(client)
+            self._forget(conn)
+        else:
+            super().on_pending_socket_readable(conn, client)
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        """Queue a kept connection that speaks again; most clients close it one day."""
+        if has_spoken(client) is False:
+            self.keepalived_conns.remove(conn)
+            self.poller.unregister(client)
+            self._forget(conn)
+        else:
+            super().on_client_socket_readable(conn, client)
+
+    def _forget(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _dispatch(self) -> None:
+        """Pass connections to the pool, as many as may run."""
+        while self._ready and self._running < self.slots:
+            self._running += 1
+            super().enqueue_req(self._ready.popleft())
 
     def handle(self, conn: Any) -> Any:
         """Serve one connection, known to the thread that hangs up on silent clients."""
-        if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
-            conn.sock = WatchedSocket(conn.sock)
-        self._open[conn] = conn.patience
         try:
+            if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
+                conn.sock = WatchedSocket(conn.sock)
+            self._open[conn] = conn.patience
+            # It could have sent what it owes while it waited; not so with TLS, which begins now.
+            since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
+            self._due[conn] = since + HEADER_SECONDS
             return super().handle(conn)
         finally:
             conn.patience = SILENCE_SECONDS
             self._open.pop(conn, None)
+            self._due.pop(conn, None)
+            with self._dispatching:
+                self._running -= 1
+                # Not in the main thread, which may be busy: this one is free at once.
+                self._dispatch()
+                self._write_held()
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Serve a request, whose header is there."""
+        self._due.pop(conn, None)
+        return super().handle_request(req, conn)
+
+    def handle_http2(self, conn: Any) -> Any:
+        """Serve a connection of HTTP/2, which has its own way to wait."""
+        self._due.pop(conn, None)
+        return super().handle_http2(conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """Close or keep a connection; gunicorn waits here for clients that do not hang up."""
-        self._open[conn] = SILENCE_SECONDS
+        """Close or keep a connection."""
+        if conn.sock.fileno() < 0:
+            # Its thread has closed it: gunicorn would count that twice.
+            self.nr_conns -= 1
+            return
         was_alive = self.alive
         if _CLOSES_KEPT and not was_alive:
             self.alive = True
         try:
             super().finish_request(conn, fs)
         finally:
-            self._open.pop(conn, None)
             if not was_alive:
                 self.alive = False

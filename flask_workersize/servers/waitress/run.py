@@ -26,7 +26,7 @@ from ...log import say, say_if_read
 from ...monitor.scaling import Scaler
 from ...runtime.deployment import Deployment
 from ...runtime.meter import Meter
-from ...runtime.polling import wait_readable
+from ...runtime.polling import hung_up, wait_readable
 from ...runtime.scoreboard import Scoreboard
 from ...runtime.snapshot import State
 from ...sizing.settings import SizingSettings
@@ -36,9 +36,12 @@ from ..crowd import Quiet, quiet_waitress, watch_accept
 from ..ending import STUCK_SECONDS, process_end
 from ..health_port import HealthPort, make_monitor
 from ..listeners import announce, close_listeners, open_listeners, remove_socket_file, url_of
+from ..overload import OverloadGate
 from ..proxy import note_kept_connections
+from ..silence import HEADER_SECONDS, established_at, has_spoken
 from ..stopping import SETTLE_SECONDS, admit, block_new_connections
 from ..temporary import open_temporary, use_shared_memory
+from .arrival import Task, TimedParser, WaitressArrival, announce_close
 from .options import WHERE
 
 OUT_OF_MEMORY_STATUS = 75
@@ -49,6 +52,9 @@ _NO_DESCRIPTOR = (
     "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
     "LimitNOFILE=)."
 )
+_GONE_LOOK_SECONDS = 0.25
+"""How often it is looked up which of the waiting clients have closed their connection."""
+
 _HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
 
 
@@ -96,24 +102,45 @@ def _handle_signals(server: _Server, stack: ExitStack) -> None:
 
 
 class _Channel(HTTPChannel):
-    """A connection; once the server stops, its next response announces that it will be closed."""
+    """A connection; its next response announces that it will be closed once the server stops.
+
+    So it does at the limit of connections, while others wait.
+    """
 
     server: Any
+    task_class = Task
+    parser_class = TimedParser
+    is_gone = False
+    """Whether its client has closed it, or its half of it, while its request waited."""
 
     def __init__(self, server: Any, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         self._patience = admit(sock)
+        self._begun_at = established_at(sock)
         super().__init__(server, sock, *args, **kwargs)
 
+    def received(self, data: bytes) -> bool:
+        if self.request is None:
+            self._begun_at = time.monotonic()
+        return super().received(data)
+
+    def owes_header(self) -> bool:
+        """Return whether a header is due that could be here by now: also a new client's first."""
+        if self.requests or time.monotonic() < self._begun_at + HEADER_SECONDS:
+            return False
+        is_new = self.last_activity == self.creation_time
+        is_owed = is_new if self.request is None else not self.request.headers_finished
+        return is_owed and self.socket is not None and has_spoken(self.socket) is None
+
     def service(self) -> None:
-        self.server.owner.note_queue()
-        if self.server.owner.stopped_at:
+        owner: _Server = self.server.owner
+        owner.note_queue()
+        if owner.stopped_at or owner.is_crowded():
             self.announce_close()
         super().service()
 
     def announce_close(self) -> None:
         for request in self.requests:
-            headers: Any = request.headers
-            headers["CONNECTION"] = "close"
+            announce_close(request)
 
     def is_busy(self) -> bool:
         """Return whether the stop has to wait for this connection.
@@ -150,12 +177,15 @@ class _Server:
         self._paused: list[Any] = []
         self._quiet = Quiet()
         self.stopped_at = 0.0
+        self._look_for_gone_at = 0.0
+        self._has_gone = False
         self._has_hup = self._is_woken = False
         row = board.allocate(1)
         assert row is not None
         self._row = row
         row.enter()
-        metered = Meter(wsgi, row, hands_files_over=True)
+        gate = OverloadGate(WaitressArrival(), settings, board)
+        metered = Meter(wsgi, row, hands_files_over=True, gate=gate)
         try:
             created = create_server(metered, map=self._map, sockets=listeners, **options)
         except ValueError as error:
@@ -174,8 +204,28 @@ class _Server:
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
-        """Write down how many requests wait for a thread; the latest writer is right."""
-        self._board.task_queue = len(self._threads.queue)
+        """Write down how many requests wait for a thread; the latest writer is right.
+
+        Those whose client has gone count no more.
+        """
+        queue: Any = self._threads.queue
+        count = len(queue)
+        if self._has_gone:
+            with self._threads.lock:
+                count = sum(not channel.is_gone for channel in queue)
+        self._board.task_queue = count
+
+    def _look_for_gone(self) -> None:
+        now = time.monotonic()
+        if now < self._look_for_gone_at:
+            return
+        self._look_for_gone_at = now + _GONE_LOOK_SECONDS
+        queue: Any = self._threads.queue
+        with self._threads.lock:
+            waiting = {channel.socket: channel for channel in queue}
+        for connection in hung_up(waiting):
+            waiting[connection].is_gone = True
+        self._has_gone = any(channel.is_gone for channel in waiting.values())
 
     def handle_signal(self, signum: int, frame: Any) -> None:
         """Note what a signal asks for: to drain, to stop, to stop at once.
@@ -223,6 +273,7 @@ class _Server:
         self._keep_monitor()
         self._row.beat()
         self._watchdog.beat()
+        self._look_for_gone()
         self.note_queue()
         self._is_woken = False
         if self._has_hup:
@@ -233,10 +284,22 @@ class _Server:
         wasyncore.loop(timeout=seconds, use_poll=self._use_poll, map=self._map, count=1)
         for server in paused:
             server.accepting = True
+        self._hang_up_late()
         for channel in self._channels():
             if channel.will_close:
                 # waitress waits until it can write once more, but the client may never read.
                 channel.handle_close()
+
+    def is_crowded(self) -> bool:
+        """Return whether clients wait at the limit of connections."""
+        is_full = any(server.in_connection_overflow for server in self._servers)
+        return is_full and bool(wait_readable(self._listeners, 0))
+
+    def _hang_up_late(self) -> None:
+        """At the limit of connections, close those that keep others out and do not ask."""
+        if not self.stopped_at and self.is_crowded():
+            for channel in self._channels():
+                channel.will_close |= channel.owes_header()
 
     def _pause(self, server: Any) -> None:
         """Accept nothing for a turn: no descriptor is left, so trying at once would not help."""

@@ -24,12 +24,13 @@ def _compute(seconds: float) -> None:
 def create_app() -> Flask:
     """Create the app; its instance folder is ``COSTLY_INSTANCE``.
 
-    ``COSTLY_LOADS_MB`` are loaded with it.
+    ``COSTLY_LOADS_MB`` are loaded with it; with ``BARE`` it has no extension.
     """
     loaded = bytearray(os.urandom(1)) * (int(os.environ.get("COSTLY_LOADS_MB", "0")) * MB)
     app = Flask("costly", instance_path=os.environ.get("COSTLY_INSTANCE"))
     app.config.from_mapping(WORKERSIZE_HOST="127.0.0.1", WORKERSIZE_PORT=0, LOADED=loaded)
-    WorkerSizing(app)
+    if not os.environ.get("BARE"):
+        WorkerSizing(app)
     count = itertools.count(1)
 
     @app.get("/none")
