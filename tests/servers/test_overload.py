@@ -282,6 +282,17 @@ def test_request_that_has_waited_too_long_is_turned_away(
     assert server.get("/").status == 200
 
 
+def test_nothing_is_turned_away_while_threads_are_free_after_the_start(
+    start: Starter, connect: Clients
+) -> None:
+    """The first request of a worker keeps the next ones waiting only if memory may be too short."""
+    server = serve(start, "gthread", NOW_LMS_QUEUE_SECONDS="0.5")
+    socks = [connect(server), connect(server)]
+    for number, sock in enumerate(socks):
+        send(sock, f"/sleep?name={number}&seconds=0.9")
+    assert [receive(sock).status for sock in socks] == [200, 200]
+
+
 def test_direct_gunicorn_turns_away_and_keeps_the_connection(
     start: Starter, connect: Clients
 ) -> None:
