@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flask_workersize.runtime.polling import wait_readable
-from flask_workersize.servers.overload import since_last_data
+from flask_workersize.servers.stopping import since_last_data
 from tests.servers.clients import PATH, SLOW, Clients, receive, send
 from tests.servers.serving import (
     CONF,
