@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flask_workersize.runtime.polling import wait_readable
-from flask_workersize.servers.overload import since_last_data
+from flask_workersize.servers.stopping import since_last_data
 from tests.servers.clients import PATH, SLOW, Clients, receive, send
 from tests.servers.serving import (
     CONF,
@@ -280,6 +280,17 @@ def test_request_that_has_waited_too_long_is_turned_away(
     assert figures(server, "shed", "served") == (shed_before + 4, held.count + 1)
     assert server.probe("/ready").status == 200
     assert server.get("/").status == 200
+
+
+def test_nothing_is_turned_away_while_threads_are_free_after_the_start(
+    start: Starter, connect: Clients
+) -> None:
+    """The first request of a worker keeps the next ones waiting only if memory may be too short."""
+    server = serve(start, "gthread", NOW_LMS_QUEUE_SECONDS="0.5")
+    socks = [connect(server), connect(server)]
+    for number, sock in enumerate(socks):
+        send(sock, f"/sleep?name={number}&seconds=0.9")
+    assert [receive(sock).status for sock in socks] == [200, 200]
 
 
 def test_direct_gunicorn_turns_away_and_keeps_the_connection(
