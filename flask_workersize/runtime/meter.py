@@ -201,7 +201,12 @@ class _Body:
         self.end = end
 
     def __iter__(self) -> Iterator[bytes]:
-        step = contained(iter)(self._body).__next__
+        try:
+            step = iter(self._body).__next__
+        except Exception:
+            raise
+        except BaseException as error:
+            raise Contained(error) from error
         while True:
             try:
                 part = step()

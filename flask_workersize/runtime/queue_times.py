@@ -89,6 +89,10 @@ class QueueTimes:
 
 def note_wait(cells: memoryview[int], at: int, seconds: float, now_ns: int) -> None:
     """Count a request that has waited; ``at`` is where the words of its slot begin."""
+    if not seconds:
+        # It came within this millisecond, as most do.
+        cells[at] += 1
+        return
     nanoseconds = int(seconds * _NANOSECONDS)
     cells[at + bisect_left(BOUNDS_SECONDS, seconds)] += 1
     cells[at + _SUM] += nanoseconds
