@@ -15,6 +15,7 @@ SLOW = [
     "servers",
     "doctor/test_doctor_command.py",
     "doctor/test_forked.py",
+    "export/test_real_plan.py",
     "measure/test_measure_command.py",
     "resources/test_real_groups.py",
     "test_docker.py",

@@ -58,6 +58,7 @@ ORDER = [
     "extension",
     "gunicorn_conf",
     "cli",
+    "export",
     "doctor",
     "measure",
     "servers",
@@ -212,6 +213,28 @@ def test_only_the_metrics_know_prometheus_client_and_they_are_imported_when_they
     for path in SOURCES:
         at_once = [name for name in imported(path, at_once=True) if within(name, metrics)]
         assert at_once == [], path
+
+
+def test_exports_are_imported_when_they_are_asked_for() -> None:
+    """A server that starts has no use for templates."""
+    exports = f"{PACKAGE}.export"
+    knowing = {
+        module_name(path)
+        for path in SOURCES
+        if room_of(module_name(path)) != "export"
+        and any(within(name, exports) for name in imported(path, at_once=True))
+    }
+    # Themselves imported by their commands alone.
+    assert knowing == {f"{PACKAGE}.cli.check", f"{PACKAGE}.cli.fleet"}
+    cli = imported(ROOT / PACKAGE / "cli" / "__init__.py", at_once=True)
+    assert [name for name in cli if within(name, f"{PACKAGE}.cli")] == []
+
+
+def test_only_one_module_knows_yaml_and_it_is_imported_for_a_file_that_is_yaml() -> None:
+    """Units and files of balancers are checked without the extra."""
+    knowing = {path.name for path in SOURCES if "yaml" in imported(path)}
+    assert knowing == {"nodes.py"}
+    assert [path for path in SOURCES if "yaml" in imported(path, at_once=True)] == []
 
 
 def is_prometheus(name: str) -> bool:

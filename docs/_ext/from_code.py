@@ -6,8 +6,10 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, ClassVar
 
 import click
@@ -34,6 +36,7 @@ from flask_workersize import (
 from flask_workersize.app_state import get_state
 from flask_workersize.cli import serve_prod, workersize
 from flask_workersize.cli.format import explain, shown
+from flask_workersize.export.check.table import RULES
 from flask_workersize.health.metrics import render
 from flask_workersize.health.report import WorkerReport
 from flask_workersize.measure import format
@@ -49,6 +52,9 @@ from flask_workersize.sizing.validators import ServerName
 logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
+HELD_MB = 50
+"""What the app of the docs holds when it is loaded, on whichever machine they are built."""
+
 SHOWN_PID = 4711
 HIERARCHY = "/sys/fs/cgroup"
 
@@ -212,7 +218,8 @@ class DryRun(SphinxDirective):
 class PlanCommand(SphinxDirective):
     """What ``flask workersize plan`` prints on a machine: the command itself is run.
 
-    ``:last: 2`` shows only the last lines, ``:code:`` the language of the output.
+    ``:last: 2`` shows only the last lines, ``:code:`` the language of the output, ``:wrap: 86``
+    breaks lines that are longer. Files that it names are in the folder of the docs.
     """
 
     has_content = True
@@ -220,6 +227,7 @@ class PlanCommand(SphinxDirective):
         **MACHINE,
         "last": directives.positive_int,
         "code": directives.unchanged,
+        "wrap": directives.positive_int,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -236,10 +244,15 @@ class PlanCommand(SphinxDirective):
         app = Flask("lms")
         WorkerSizing(app)
         get_state(app).resources = resources
-        done = app.test_cli_runner().invoke(args=words[start + 1 :], env=environ)
-        if done.exit_code not in (0, 2):
+        get_state(app).held_bytes = HELD_MB * MB
+        with chdir(self.env.srcdir):
+            done = app.test_cli_runner().invoke(args=words[start + 1 :], env=environ)
+        if done.exit_code not in ((1,) if "check" in words else (0, 2)):
             logger.warning("%s: status %s", line, done.exit_code, location=self.get_location())
         output = done.output.rstrip().splitlines()
+        if "wrap" in self.options:
+            width = self.options["wrap"]
+            output = [part for row in output for part in wrap(row, width, subsequent_indent="    ")]
         last = self.options.get("last", len(output))
         shown = output if last >= len(output) else ["...", *output[-last:]]
         return "\n".join(shown if "code" in self.options else [f"$ {line}", *shown])
@@ -433,6 +446,21 @@ class Metrics(SphinxDirective):
         return self.parse_text_to_nodes(list_table(["Metric", "Type", "Meaning"], rows))
 
 
+class CheckRules(SphinxDirective):
+    """A table of the rules of ``flask workersize check``; with the argument ``notes``, the rest."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table from the rules."""
+        rows = [
+            [escape(text) for text in (f"{rule.what}.", rule.why, rule.remedy)]
+            for rule in RULES
+            if rule.is_note == bool(self.arguments)
+        ]
+        return self.parse_text_to_nodes(list_table(["What", "Why", "Remedy"], rows, "30 38 32"))
+
+
 class ReportSchema(SphinxDirective):
     """The JSON Schema of the report."""
 
@@ -499,6 +527,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "settings-table": SettingsTable,
         "settings-reference": SettingsReference,
         "changelog": Changelog,
+        "check-rules": CheckRules,
         "command-help": CommandHelp,
         "plan-command": PlanCommand,
         "capacity-report": Report,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from flask import Flask
 
 from ..log import shown
 from ..sizing.plan import counted
@@ -42,6 +45,23 @@ def connected_before_fork(case: Case) -> Iterable[Finding]:
         )
 
 
+def connections_of_a_worker(app: Flask) -> float | None:
+    """Return how many connections the pools of one worker can open; ``None`` if there are none."""
+    pools = [item.pool for item in Case(app, preload=True, workers=1).engines if _is_counted(item)]
+    if not pools:
+        return None
+    # There is no public name for the overflow. Below 0 it has no end, as has a size of 0.
+    return sum(
+        math.inf if pool._max_overflow < 0 or pool.size() == 0 else pool.size() + pool._max_overflow
+        for pool in pools
+    )
+
+
+def _is_counted(engine: Any) -> bool:
+    """Return whether a server counts the connections of its pool."""
+    return engine.dialect.name not in _IN_PROCESS and hasattr(engine.pool, "checkedin")
+
+
 def pools_multiplied(case: Case) -> Iterable[Finding]:
     """Find pools of connections to a database server, and how many connections they allow."""
     places = {id(engine.pool): ("SQLAlchemy", "create_engine()") for engine in case.engines}
@@ -50,10 +70,9 @@ def pools_multiplied(case: Case) -> Iterable[Finding]:
         main = "Flask-SQLAlchemy", "SQLALCHEMY_ENGINE_OPTIONS"
         places[id(engine.pool)] = main if key is None else bind
     for engine in case.engines:
-        if engine.dialect.name in _IN_PROCESS or not hasattr(engine.pool, "checkedin"):
+        if not _is_counted(engine):
             continue
         name, where = places[id(engine.pool)]
-        # There is no public name for the overflow. Below 0 it has no end, as has a size of 0.
         size, overflow = engine.pool.size(), engine.pool._max_overflow
         total = f"{case.workers} workers × (pool_size {size} + max_overflow {overflow}) can open "
         total += f"{case.workers * (size + overflow)} connections"

@@ -80,8 +80,8 @@ class FirstRequest:
         """Return whether to accept a connection now; from then on that is the first request."""
         now = self._clock()
         if self._began_at is not None:
-            # A worker of several threads serves one alone to begin with.
-            return now >= self._began_at + PATIENCE_SECONDS
+            # A worker of several threads serves one to begin with, unless more of them fit.
+            return now >= self._began_at + PATIENCE_SECONDS or self._fits(beginning=1)
         if now >= self._refused_at + FORGET_SECONDS:
             self._refused_since = now
         # Said before it looks at the others: of two at the same time the second sees the first.
@@ -93,11 +93,16 @@ class FirstRequest:
         self._began_at, self._before = now, peak_resident_memory(os.getpid())
         return True
 
-    def _fits(self) -> bool:
+    def _fits(self, beginning: int = 0) -> bool:
+        """Return whether there is room for a first request, besides ``beginning`` of this worker.
+
+        Where the limit is the machine's, there always is.
+        """
         state = self._read()
         free = critical_share(state) * state.limit_bytes - state.used_bytes
-        others = self._board.first_requests(self._row, PATIENCE_SECONDS)
-        return not state.is_group or may_begin(free, *others, self._planned_bytes)
+        others, most_bytes = self._board.first_requests(self._row, PATIENCE_SECONDS)
+        fits = may_begin(free, beginning + others, most_bytes, self._planned_bytes)
+        return fits or not state.is_group
 
     def is_over(self, holds_any: bool) -> bool:
         """Return whether the first request was served.

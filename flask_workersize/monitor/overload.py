@@ -15,18 +15,25 @@ LONG_SECONDS = 2.0
 """A wait that users notice, and that somebody should do something about."""
 
 
+_PROXIED = " (By X-Request-Start, too: if nobody waits, the clocks of proxy and server differ.)"
+
+
 class OverloadTask(Task):
     """Keeps the waits of the last minute, and logs a line a minute while requests wait too long.
 
-    ``bound_seconds`` is how long a request may have waited, ``None`` for any time.
+    ``bound_seconds`` is how long a request may have waited, ``None`` for any time; ``is_proxied``
+    whether a proxy's time stamps are believed.
     """
 
     interval = float(PERIOD_SECONDS)
 
-    def __init__(self, board: Scoreboard, bound_seconds: float | None) -> None:
+    def __init__(
+        self, board: Scoreboard, bound_seconds: float | None, is_proxied: bool = False
+    ) -> None:
         self._board = board
         self._times = board.queue_times
         self._bound = bound_seconds
+        self._note = _PROXIED if is_proxied else ""
         self._last_minute = LastMinute(self._times)
         self._shed_before = self._times.totals().shed
         self._said_at = float("-inf")
@@ -50,6 +57,7 @@ class OverloadTask(Task):
                 f"requests wait up to {most:.1f} s for a worker that is free. Add threads, workers "
                 "or CPUs (flask workersize measure tells which); NOW_LMS_QUEUE_SECONDS=0.5 turns "
                 "away what has waited longer, instead of computing it for clients that give up."
+                f"{self._note}"
             )
         shed = self._times.totals().shed
         count, self._shed_before = shed - self._shed_before, shed

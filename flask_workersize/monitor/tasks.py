@@ -55,7 +55,7 @@ def make_loop(
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
             ThrottleDetector(gauge.throttling),
-            OverloadTask(board, settings.queue_seconds),
+            OverloadTask(board, settings.queue_seconds, settings.trusted_proxy is not None),
             guard.sampling,
             guard,
             *adapting,

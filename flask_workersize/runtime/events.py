@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 import time
 from typing import NamedTuple
@@ -20,11 +19,15 @@ class Event(NamedTuple):
     text: str
 
 
-class EventLog:
-    """A ring of lines. Make it before the first fork."""
+LOG_BYTES = MOST_EVENTS * _SIZE
+"""What the ring takes."""
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, MOST_EVENTS * _SIZE)
+
+class EventLog:
+    """A ring of lines, in :data:`LOG_BYTES` that all processes share."""
+
+    def __init__(self, memory: memoryview[int]) -> None:
+        self._map = memory
 
     def add(self, text: str, at: float | None = None) -> None:
         """Write a line; the oldest makes room for it, and what is too long is cut."""
@@ -41,7 +44,7 @@ class EventLog:
         """Return the events, the oldest first."""
         found = []
         for place in range(0, MOST_EVENTS * _SIZE, _SIZE):
-            entry = self._map[place : place + _SIZE]
+            entry = bytes(self._map[place : place + _SIZE])
             number, at, length = _HEAD.unpack_from(entry)
             if number:
                 text = entry[_HEAD.size : _HEAD.size + length].decode("utf-8", "replace")

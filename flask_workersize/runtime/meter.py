@@ -286,13 +286,21 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            # Not "yield from", which would close it, too.
-            for part in self._body:  # noqa: UP028
-                yield part
-        except (Exception, GeneratorExit):
+            step = iter(self._body).__next__
+        except Exception:
             raise
         except BaseException as error:
             raise Contained(error) from error
+        while True:
+            try:
+                part = step()
+            except StopIteration:
+                return
+            except Exception:
+                raise
+            except BaseException as error:
+                raise Contained(error) from error
+            yield part
 
     def close(self) -> None:
         try:

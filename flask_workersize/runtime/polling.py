@@ -40,7 +40,7 @@ def hung_up(files: Iterable[_File]) -> list[_File]:
 
     None on systems that do not tell (``POLLRDHUP``, poll(2), Linux).
     """
-    if not hasattr(select, "POLLRDHUP"):
+    if not (hasattr(select, "poll") and hasattr(select, "POLLRDHUP")):
         return []
     by_number = {item if isinstance(item, int) else item.fileno(): item for item in files}
     poll = select.poll()

@@ -7,7 +7,6 @@ go back and nothing has to be kept when a worker ends.
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_left
 from typing import NamedTuple
 
@@ -63,10 +62,10 @@ class QueueRow(NamedTuple):
 
 
 class QueueTimes:
-    """The shared table. Make it before the first fork."""
+    """The table, in words that all processes share: :data:`WORDS` for each slot."""
 
-    def __init__(self, slots: int) -> None:
-        self.cells = memoryview(mmap.mmap(-1, max(slots, 1) * WORDS * 8)).cast("q")
+    def __init__(self, cells: memoryview[int]) -> None:
+        self.cells = cells
 
     def row(self, number: int, slots: int) -> QueueRow:
         """Return the part of one of several workers with so many slots each."""
@@ -90,6 +89,10 @@ class QueueTimes:
 
 def note_wait(cells: memoryview[int], at: int, seconds: float, now_ns: int) -> None:
     """Count a request that has waited; ``at`` is where the words of its slot begin."""
+    if not seconds:
+        # It came within this millisecond, as most do.
+        cells[at] += 1
+        return
     nanoseconds = int(seconds * _NANOSECONDS)
     cells[at + bisect_left(BOUNDS_SECONDS, seconds)] += 1
     cells[at + _SUM] += nanoseconds

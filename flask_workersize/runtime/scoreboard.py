@@ -29,7 +29,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..resources.processes import ProcessMemory, ResidentPeak
-from .events import EventLog
+from .events import LOG_BYTES, EventLog
 from .figures import STORED, SUMMED
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
 from .queue_times import WORDS as QUEUE_WORDS
@@ -169,10 +169,13 @@ class Scoreboard:
         wanted = 2 * max(workers, most_workers) + _SPARE_ROWS
         words = self._row_words + self.most_threads * QUEUE_WORDS
         self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
-        size = (Header.WORDS + self.capacity * self._row_words) * _WORD
-        self.cells = memoryview(mmap.mmap(-1, size)).cast("q")
-        self.queue_times = QueueTimes(self.capacity * self.most_threads)
-        self.events = EventLog()
+        own = Header.WORDS + self.capacity * self._row_words
+        with_queue = own + self.capacity * self.most_threads * QUEUE_WORDS
+        shared: memoryview[int] = memoryview(mmap.mmap(-1, with_queue * _WORD + LOG_BYTES)).cast(
+            "q"
+        )
+        self.cells, self.queue_times = shared[:own], QueueTimes(shared[own:with_queue])
+        self.events = EventLog(shared[with_queue:].cast("B"))
         self.note_queue(None)
         self.planned, self.threads = workers, threads
         self.oom_counted = -1

@@ -7,8 +7,6 @@ What only one server can tell is in :class:`Arrival`; the rule is
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -22,25 +20,7 @@ from ..runtime.snapshot import State
 from ..sizing.settings import SizingSettings
 from .proxy import Trust
 
-_LAST_DATA = struct.Struct("52xI")
-"""``tcpi_last_data_recv`` of ``struct tcp_info`` (Linux, include/uapi/linux/tcp.h), in
-milliseconds."""
-
-_TCP, _TCP_INFO, _INFO_SIZE = socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 0), _LAST_DATA.size
 _JUDGED_KEY = "flask_workersize.waited"
-_IS_LINUX = sys.platform == "linux"
-
-
-def since_last_data(connection: socket.socket) -> float | None:
-    """Return how many seconds ago a TCP connection last brought data; ``None`` if not known."""
-    if not _IS_LINUX:
-        return None
-    try:
-        info = connection.getsockopt(_TCP, _TCP_INFO, _INFO_SIZE)
-    except OSError:
-        # A unix socket, or one that is closed.
-        return None
-    return float(_LAST_DATA.unpack(info)[0]) / 1000
 
 
 def has_hung_up(connection: socket.socket) -> bool:

@@ -43,17 +43,15 @@ def established_at(connection: socket.socket) -> float:
     return now
 
 
-def stop_listening_to(connection: socket.socket) -> bool:
-    """Let whoever waits for the rest of a request get an end, and return whether it waits.
+def stop_listening_to(connection: socket.socket) -> None:
+    """Let whoever waits for the rest of a request get an end, if somebody does.
 
     What has arrived is read all the same.
     """
     if isinstance(connection, WatchedSocket) and not connection.is_awaited:
-        return False
+        return
     # It may be closed meanwhile, which is as good.
     with suppress(OSError, ValueError):
         if not wait_readable([connection], 0):
             # Not SSLSocket's own, which would take the encryption from the thread that reads.
             socket.socket.shutdown(connection, socket.SHUT_RD)
-            return True
-    return False

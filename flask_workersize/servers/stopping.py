@@ -208,6 +208,25 @@ class WatchedSocket(socket.socket):
         return 0.0 if since is None else time.monotonic() - since
 
 
+_LAST_DATA = struct.Struct("52xI")
+"""``tcpi_last_data_recv`` of ``struct tcp_info`` (Linux, include/uapi/linux/tcp.h), in
+milliseconds."""
+
+_TCP, _TCP_INFO, _INFO_SIZE = socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 0), _LAST_DATA.size
+
+
+def since_last_data(connection: socket.socket) -> float | None:
+    """Return how many seconds ago a TCP connection last brought data; ``None`` if not known."""
+    if sys.platform != "linux":
+        return None
+    try:
+        info = connection.getsockopt(_TCP, _TCP_INFO, _INFO_SIZE)
+    except OSError:
+        # A unix socket, or one that is closed.
+        return None
+    return float(_LAST_DATA.unpack(info)[0]) / 1000
+
+
 def silent_seconds(connection: socket.socket) -> float:
     """Return for how long a connection has kept the server waiting, as well as can be measured.
 
@@ -216,11 +235,8 @@ def silent_seconds(connection: socket.socket) -> float:
     """
     if isinstance(connection, WatchedSocket):
         return connection.waited_seconds()
-    if sys.platform != "linux" or connection.family == socket.AF_UNIX:
-        return math.inf
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    milliseconds: int = struct.unpack_from("I", info, 52)[0]
-    return milliseconds / 1000
+    since = since_last_data(connection)
+    return math.inf if since is None else since
 
 
 def hang_up_if_silent(connection: socket.socket, patience: float) -> None:

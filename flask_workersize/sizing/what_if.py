@@ -18,7 +18,7 @@ _UNITS = {"k": 1024, "m": MB, "g": 1024 * MB, "t": 1024 * 1024 * MB}
 def on_another_machine(resources: Resources, cpus: str | None, memory: str | None) -> Resources:
     """Return the resources with the figures of ``--cpus`` and ``--memory``, if they are given."""
     if cpus is not None:
-        resources = replace(resources, cpus=_parse_cpus(cpus), cpu_source="--cpus", cpu_at=None)
+        resources = replace(resources, cpus=parse_cpus(cpus), cpu_source="--cpus", cpu_at=None)
     if memory is not None:
         size = parse_memory(memory)
         resources = replace(resources, memory_limit=size, memory_available=size)
@@ -26,7 +26,8 @@ def on_another_machine(resources: Resources, cpus: str | None, memory: str | Non
     return resources
 
 
-def _parse_cpus(text: str) -> float:
+def parse_cpus(text: str) -> float:
+    """Return a number of CPUs, above 0."""
     if re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}", text.strip()) and float(text) > 0:
         return float(text)
     raise WorkerSizeConfigError("--cpus is not a number above 0, such as 0.5.")

@@ -192,7 +192,15 @@ def test_worker_of_several_threads_serves_one_to_begin_with(server: Server) -> N
 
 def test_nobody_waits_where_the_limit_is_the_machines(server: Server) -> None:
     server.is_group = False
-    assert server.begin(0, 1, 2, 3, 4) == [True] * 5
+    assert server.begin(0, 0, 1, 2, 3, 4) == [True] * 6
+
+
+def test_worker_of_several_threads_serves_as_many_as_surely_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(monkeypatch, used=6, planned=100)
+    assert server.begin(0, 0, 1) == [True, True, True]
+    assert server.begin(2) == [False]
 
 
 def test_worker_that_is_gone_amid_its_first_request_holds_up_nobody(server: Server) -> None:

@@ -58,6 +58,17 @@ def test_without_a_bound_one_line_a_minute_says_what_to_set(
     assert "wait up to 9.0 s" in caplog.messages[1]
 
 
+def test_line_names_the_clock_of_a_proxy_that_is_believed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site(None)
+    site.task = OverloadTask(site.board, None, is_proxied=True)
+    site.run(9.0)
+    assert caplog.messages[0].endswith(
+        " (By X-Request-Start, too: if nobody waits, the clocks of proxy and server differ.)"
+    )
+
+
 def test_with_a_bound_a_line_says_how_many_were_turned_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flask_workersize.runtime.queue_times import (
     BOUNDS_SECONDS,
     PERIOD_SECONDS,
+    WORDS,
     LastMinute,
     QueueTimes,
     note_abandoned,
@@ -18,12 +19,18 @@ from flask_workersize.runtime.queue_times import (
 )
 
 SECOND = 1_000_000_000
+
+
+def table(slots: int) -> QueueTimes:
+    return QueueTimes(memoryview(bytearray(slots * WORDS * 8)).cast("q"))
+
+
 waits = st.floats(0, 100).map(lambda seconds: round(seconds, 3))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), waits)))
 def test_every_wait_is_counted_once_in_its_part(asked: list[tuple[int, float]]) -> None:
-    times = QueueTimes(6)
+    times = table(6)
     starts = [start for number in range(3) for start in times.row(number, 2).starts]
     for slot, seconds in asked:
         note_wait(times.cells, starts[slot], seconds, SECOND)
@@ -38,7 +45,7 @@ def test_every_wait_is_counted_once_in_its_part(asked: list[tuple[int, float]]) 
 
 
 def test_what_was_not_computed_is_counted_in_every_slot() -> None:
-    times = QueueTimes(4)
+    times = table(4)
     for start in (*times.row(0, 2).starts, *times.row(1, 2).starts):
         note_shed(times.cells, start)
     note_abandoned(times.cells, times.row(1, 2).starts[0])
@@ -46,7 +53,7 @@ def test_what_was_not_computed_is_counted_in_every_slot() -> None:
 
 
 def test_slots_do_not_overlap() -> None:
-    times = QueueTimes(6)
+    times = table(6)
     rows = [times.row(number, 2) for number in range(3)]
     starts = [start for row in rows for start in row.starts]
     assert len(set(starts)) == 6
@@ -63,7 +70,7 @@ def test_slots_do_not_overlap() -> None:
 )
 def test_last_minute_is_that_of_a_list(asked: list[tuple[int, float, float]]) -> None:
     """The monitor looks at the beginning of each period; a model keeps every request."""
-    times = QueueTimes(2)
+    times = table(2)
     starts = times.row(0, 2).starts
     last_minute = LastMinute(times)
     now, seen, told = 1000.0, [], None
@@ -87,7 +94,7 @@ def test_last_minute_is_that_of_a_list(asked: list[tuple[int, float, float]]) ->
 
 
 def test_minute_without_a_request_has_no_waits() -> None:
-    times = QueueTimes(1)
+    times = table(1)
     last_minute = LastMinute(times)
     assert last_minute.look(1000) is None
     note_wait(times.cells, 0, 0.5, 1001 * SECOND)

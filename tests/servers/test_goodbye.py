@@ -76,7 +76,7 @@ def test_client_reads_the_answer_while_it_still_sends(goodbyes: Goodbyes, pairs:
 
 
 def test_client_that_has_closed_is_not_waited_for(pairs: Pairs) -> None:
-    goodbyes = Goodbyes(patience=10)
+    goodbyes = Goodbyes()
     client, accepted = pairs()
     client.close()
     goodbyes.take(accepted)

@@ -67,6 +67,22 @@ def test_connections_that_ask_a_moment_later_are_shared_too(server: Server) -> N
         hold(server, [str(number) for number in range(SLOTS)], connections)
 
 
+def test_connections_that_do_not_ask_keep_nobody_out(server: Server) -> None:
+    """They count as if they would, but no more of them than there are threads."""
+    with ExitStack() as stack:
+        connections = [server.connect() for _ in range(5 * SLOTS)]
+        for conn in connections:
+            stack.callback(conn.close)
+        # Else a worker would begin with one of them, and wait for it.
+        hold(server, [str(number) for number in range(SLOTS)], connections[:SLOTS])
+        for conn in connections[SLOTS:]:
+            conn.connect()
+        client = server.connect()
+        client.timeout = 1.5
+        stack.callback(client.close)
+        assert ask(client, "/").status == 200
+
+
 def in_kernel(server: Server) -> int:
     """Return how many connections wait to be accepted (proc(5), "/proc/net/tcp")."""
     port = f"{urlsplit(server.urls[0]).port:04X}"

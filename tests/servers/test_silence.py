@@ -13,7 +13,7 @@ import pytest
 from flask_workersize.runtime.polling import wait_readable
 from flask_workersize.servers.silence import HEADER_SECONDS
 from tests.servers.clients import PATH, SLOW, Clients, is_over, receive, send
-from tests.servers.serving import Server, await_that, serve_prod, starter
+from tests.servers.serving import Server, Starter, await_that, serve_prod, starter
 
 HEALTH_PORT = {"NOW_LMS_HEALTH_PORT": "0"}
 NOT_HELD_SECONDS = 2 * HEADER_SECONDS
@@ -60,10 +60,10 @@ def is_answered(client: socket.socket, within: float = NOT_HELD_SECONDS) -> bool
 def test_silent_clients_do_not_make_a_server_deaf(
     servers: dict[str, Server], connect: Clients, kind: str
 ) -> None:
-    """12 of them: more than workers, slots and, with waitress, connections; 4 begin to speak."""
+    """12 of them: more than workers, slots and, with waitress, connections."""
     server = servers[kind]
     silent = [connect(server) for _ in range(12)]
-    for client in silent[-4:]:
+    for client in silent[-4:] if kind == "sync" else []:
         client.sendall(b"GET ")
     if kind == "sync":
         await_that(lambda: server.live_report()["busy"] == 2, "both workers are occupied")
@@ -72,8 +72,8 @@ def test_silent_clients_do_not_make_a_server_deaf(
     send(client, "/")
     assert is_answered(client)
     if kind == "gthread":
-        # The others hold no thread.
-        assert server.live_report()["busy"] <= 2
+        # They hold no thread.
+        await_that(lambda: server.live_report()["busy"] == 0, "no slot is occupied")
         send(silent[0], "/")
         assert is_answered(silent[0])
 
@@ -139,6 +139,38 @@ def test_client_that_does_not_close_holds_nobody(server: Server, connect: Client
     await_that(lambda: server.live_report()["busy"] == 0, "no worker is occupied", 1.5)
 
 
+def test_kept_connection_makes_room_with_its_next_response(
+    servers: dict[str, Server], connect: Clients
+) -> None:
+    """At waitress' limit of connections idle ones would keep others out until the timeout."""
+    kept = [connect(servers["waitress"]) for _ in range(6)]
+    for client in kept:
+        send(client, "/", close=False)
+        assert receive(client).headers["Connection"] != "close"
+    waiting = connect(servers["waitress"])
+    send(waiting, "/")
+    assert not wait_readable([waiting], 0.5)
+    send(kept[0], "/", close=False)
+    assert receive(kept[0]).headers["Connection"] == "close"
+    assert is_answered(waiting)
+    assert not wait_readable(kept[1:], 0)
+
+
+def test_silent_client_does_not_hold_a_worker_that_is_replaced(
+    start: Starter, connect: Clients
+) -> None:
+    """There is no other worker: nobody is served until it has ended."""
+    config = {"GUNICORN_CMD_ARGS": "--max-requests 1", **PATH, **HEALTH_PORT}
+    server = start(serve_prod(*GUNICORN, "1", "--threads", "2", app=SLOW), None, **config)
+    silent = connect(server.await_ready())
+    # One that is quick is still taken by the worker that ends.
+    for _ in range(3):
+        client = connect(server)
+        send(client, "/")
+        assert is_answered(client, 4)
+    assert is_over(silent)
+
+
 def test_body_that_drips_is_waited_for(servers: dict[str, Server], connect: Clients) -> None:
     """Its request has begun, whoever waits: the app decides how long it reads."""
     head = (
@@ -158,3 +190,12 @@ def test_body_that_drips_is_waited_for(servers: dict[str, Server], connect: Clie
         client.sendall(b"x" * (1000 - sent))
         assert receive(client).json() == {"received": 1000}
     assert all(map(is_answered, waiting))
+
+
+def test_worker_is_not_killed_because_of_a_silent_client(start: Starter, connect: Clients) -> None:
+    """Nobody else waits, but the master does, for the timeout."""
+    server = start(serve_prod(*ARGS["sync"], app=SLOW), None, NOW_LMS_TIMEOUT="6", **PATH)
+    silent = [connect(server) for _ in range(2)]
+    assert all(map(is_over, silent))
+    assert server.get().status == 200
+    assert len(server.booted_pids) == 2

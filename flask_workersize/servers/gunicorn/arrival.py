@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from ..overload import since_last_data
+from ..stopping import since_last_data
 
 
 class GunicornArrival:

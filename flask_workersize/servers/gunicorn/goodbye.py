@@ -15,7 +15,6 @@ import threading
 import time
 from typing import Any
 
-from ...runtime.polling import wait_readable
 from ...runtime.threads import start_thread
 
 QUIET_SECONDS = 2.0
@@ -35,13 +34,11 @@ _TURN_SECONDS = 0.5
 class Goodbyes:
     """Open connections whose clients have their response and have not closed yet.
 
-    :param patience: how many seconds to wait in place first; most clients close at once
     :param has_thread: whether a thread of its own reads, started once it is needed; else the owner
         calls :meth:`turn` when :meth:`fileno` can be read, and at least once a second
     """
 
-    def __init__(self, patience: float = 0.0, has_thread: bool = False) -> None:
-        self._patience = patience
+    def __init__(self, has_thread: bool = False) -> None:
         self._has_thread = has_thread
         self._thread: threading.Thread | None = None
         self._selector = selectors.DefaultSelector()
@@ -72,8 +69,6 @@ class Goodbyes:
         kind = connection.family, connection.type, connection.proto
         plain = socket.socket(*kind, fileno=connection.detach())
         plain.setblocking(False)
-        if self._patience:
-            wait_readable([plain], self._patience)
         if _has_closed(plain):
             plain.close()
         else:

@@ -51,17 +51,14 @@ _PATIENCE_SECONDS = 1.0
 """How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
 busy machine that one may have to wait for a CPU."""
 
-_LATE_LOOK_SECONDS = 1.0
+_SELDOM_SECONDS = 1.0
 """How often a worker looks for clients that keep it waiting; sooner if one is about to."""
 
 _MOMENT_SECONDS = 0.05
 """A connection that waits longer has not just come: there is no worker that takes it at once."""
 
-_GONE_LOOK_SECONDS = 0.25
-"""How often a worker looks which of its waiting clients have closed their connection."""
-
-_GOODBYE_SECONDS = 0.01
-"""How long a worker of one thread waits in place for a client to close."""
+_OFTEN_SECONDS = 0.25
+"""How often it looks for them while there are some, and which clients in its queue have gone."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
@@ -164,25 +161,35 @@ class GracefulWorker(Worker):
         self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
 
     def _hang_up_late(self) -> float:
-        """Close connections that keep others waiting, and return when to look again."""
+        """Close connections that keep others waiting, and return when to look again.
+
+        Those that keep nobody waiting are closed in time, too: the master kills a worker of one
+        thread that has not finished with its client. ``self.timeout`` is half of that time.
+        """
         now = time.monotonic()
         due = self._due.copy()
         late = [connection for connection, until in due.items() if until <= now]
         if late and self._is_in_the_way():
             # Where other workers are free, they take what comes within a moment.
             time.sleep(_MOMENT_SECONDS)
-            if self._is_in_the_way():
-                for connection in late:
-                    # It may have been served meanwhile, and have come back.
-                    if self._due.get(connection, math.inf) <= now:
-                        stop_listening_to(getattr(connection, "sock", connection))
-                return _CUT_EVERY_SECONDS
-        soonest = min(due.values(), default=now + _LATE_LOOK_SECONDS) - now
-        return min(max(soonest, _GONE_LOOK_SECONDS), _LATE_LOOK_SECONDS)
+            if not self._is_in_the_way():
+                late = []
+        elif self.timeout:
+            late = [conn for conn in late if due[conn] <= now + HEADER_SECONDS - self.timeout]
+        else:
+            late = []
+        for connection in late:
+            # It may have been served meanwhile, and have come back.
+            if self._due.get(connection, math.inf) <= now:
+                stop_listening_to(getattr(connection, "sock", connection))
+        if late:
+            return _CUT_EVERY_SECONDS
+        soonest = min(due.values(), default=now + _SELDOM_SECONDS) - now
+        return min(max(soonest, _OFTEN_SECONDS), _SELDOM_SECONDS)
 
     def _hang_up_silent(self) -> None:
         """Keep silent clients from holding others, or a stop, in a thread: the main one waits."""
-        pause = _LATE_LOOK_SECONDS
+        pause = _SELDOM_SECONDS
         while not self.stop_signal.wait(pause):
             pause = self._hang_up_late()
         time.sleep(SILENCE_SECONDS)
@@ -204,7 +211,7 @@ class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
         self._say_goodbye()
 
     def _make_goodbyes(self) -> Goodbyes:
-        return Goodbyes(_GOODBYE_SECONDS, has_thread=True)
+        return Goodbyes(has_thread=True)
 
     def _are_others_waiting(self) -> bool:
         return bool(wait_readable(self.sockets, 0))
@@ -283,6 +290,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     most_threads: int | None = None
     _stopped_at = 0.0
+    _ends_at = 0.0
     _accepted_at = 0.0
     _accepted = 0
     _gone = 0
@@ -322,6 +330,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
+        self._ends_at = time.monotonic()
         self._note_held(takes_more=False)
         if self._server_stops():
             self._drain()
@@ -357,7 +366,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._gone = 0
         elif now >= self._look_for_gone_at:
             self._gone = len(hung_up([conn.sock for conn in self._ready.copy()]))
-            self._look_for_gone_at = now + _GONE_LOOK_SECONDS
+            self._look_for_gone_at = now + _OFTEN_SECONDS
         with self._dispatching:
             self._takes_more = takes_more
             self._write_held()
@@ -366,13 +375,17 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """Write it down in whichever thread something has changed, but one at a time."""
         held = self._busy() - min(self._gone, len(self._ready))
         if self.row is not None and self._takes_more:
-            self.row.note_held(held, self._expected)
+            self.row.note_held(held, self._claimed() - self._busy())
         elif self.row is not None:
             self.row.take_no_more(held)
 
     def _claimed(self) -> int:
-        """Return what this worker holds, with those it has just accepted: most ask at once."""
-        return self._busy() + self._expected
+        """Return what this worker holds, with those it has just accepted: most ask at once.
+
+        They claim no more threads than are free, or silent clients would keep others out.
+        """
+        busy = self._busy()
+        return max(busy, min(busy + self._expected, self.slots))
 
     def _make_room(self) -> None:
         """At the limit of connections, give those that have said nothing yet less time."""
@@ -385,14 +398,16 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         return is_full and bool(self._ready or wait_readable(self.sockets, 0))
 
     def _is_next(self, least: int | None, is_one_free: bool) -> bool:
-        """Return whether one more belongs here, although every thread is busy.
+        """Return whether one more belongs here, although every thread is busy, or claimed.
 
         ``least`` is what the least loaded other worker holds, ``is_one_free`` whether it has just
         ended a request and holds less in a moment.
         """
         held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
-        return least is None or held < least or (held == least and has_waited)
+        # Nobody waits for a thread that is only claimed, here as there.
+        may_share = has_waited or self._busy() < self.slots
+        return least is None or held < least or (held == least and may_share)
 
     def _drain(self) -> None:
         """Accept what is queued as threads become free, since other workers share the queue.
@@ -430,6 +445,8 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """Wait for events; at a stop no longer than idle and silent connections may hold it."""
         if self.goodbyes:
             self.goodbyes.turn()
+        if self._ends_at:
+            self._hurry_silent()
         if not self._stopped_at:
             if self.alive:
                 if self._ready:
@@ -441,17 +458,18 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             super().wait_for_and_dispatch_events(waits)
             return
         self._note_held(takes_more=False)
-        for conn in self.pending_conns:
-            conn.timeout = min(
-                conn.timeout, max(conn.accepted_at, self._stopped_at) + conn.patience
-            )
-        # gunicorn looks at the first alone.
-        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
         super().wait_for_and_dispatch_events(0.1 if self._busy() or self.pending_conns else 0)
         if not self._busy():
             # A request that was on its way has been taken by now: idle connections may go.
             for conn in self.keepalived_conns:
                 conn.timeout = 0.0
+
+    def _hurry_silent(self) -> None:
+        """Before the end, wait for those that have said nothing yet no longer than a stop does."""
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, max(conn.accepted_at, self._ends_at) + conn.patience)
+        # gunicorn looks at the first alone.
+        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
 
     def enqueue_req(self, conn: Any) -> None:
         """Queue a connection for a thread; a new one once it has something to say."""
@@ -510,13 +528,13 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     def handle(self, conn: Any) -> Any:
         """Serve one connection, known to the thread that hangs up on silent clients."""
-        if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
-            conn.sock = WatchedSocket(conn.sock)
-        self._open[conn] = conn.patience
-        # It could have sent what it owes while it waited; not so with TLS, which begins now.
-        since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
-        self._due[conn] = since + HEADER_SECONDS
         try:
+            if not conn.initialized and not isinstance(conn.sock, WatchedSocket):
+                conn.sock = WatchedSocket(conn.sock)
+            self._open[conn] = conn.patience
+            # It could have sent what it owes while it waited; not so with TLS, which begins now.
+            since = time.monotonic() if self.cfg.is_ssl else conn.ready_at
+            self._due[conn] = since + HEADER_SECONDS
             return super().handle(conn)
         finally:
             conn.patience = SILENCE_SECONDS

@@ -102,7 +102,10 @@ def _handle_signals(server: _Server, stack: ExitStack) -> None:
 
 
 class _Channel(HTTPChannel):
-    """A connection; once the server stops, its next response announces that it will be closed."""
+    """A connection; its next response announces that it will be closed once the server stops.
+
+    So it does at the limit of connections, while others wait.
+    """
 
     server: Any
     task_class = Task
@@ -129,8 +132,9 @@ class _Channel(HTTPChannel):
         return is_owed and self.socket is not None and has_spoken(self.socket) is None
 
     def service(self) -> None:
-        self.server.owner.note_queue()
-        if self.server.owner.stopped_at:
+        owner: _Server = self.server.owner
+        owner.note_queue()
+        if owner.stopped_at or owner.is_crowded():
             self.announce_close()
         super().service()
 
@@ -290,10 +294,14 @@ class _Server:
                 # waitress waits until it can write once more, but the client may never read.
                 channel.handle_close()
 
+    def is_crowded(self) -> bool:
+        """Return whether clients wait at the limit of connections."""
+        is_full = any(server.in_connection_overflow for server in self._servers)
+        return is_full and bool(wait_readable(self._listeners, 0))
+
     def _hang_up_late(self) -> None:
         """At the limit of connections, close those that keep others out and do not ask."""
-        is_full = any(server.in_connection_overflow for server in self._servers)
-        if is_full and not self.stopped_at and wait_readable(self._listeners, 0):
+        if not self.stopped_at and self.is_crowded():
             for channel in self._channels():
                 channel.will_close |= channel.owes_header()
 

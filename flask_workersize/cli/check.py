@@ -1,0 +1,83 @@
+"""``flask workersize check``: read the files, and show what is found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flask import Flask
+
+from ..app_state import get_state, prepare
+from ..doctor.engines import connections_of_a_worker
+from ..errors import WorkerSizeConfigError, printable
+from ..export.check.table import Finding
+from ..export.check.workload import Facts
+from ..servers.launch import gunicorn_args
+from ..sizing.plan import counted
+
+_MOST_BYTES = 4 * 1024 * 1024
+
+
+def read_files(names: Iterable[str]) -> dict[str, str]:
+    """Return the text of each file, by its name as it is shown; ``-`` is standard input.
+
+    :raises WorkerSizeConfigError: if one cannot be read
+    """
+    return {printable("<stdin>" if name == "-" else name): _text(name) for name in names}
+
+
+def _text(name: str) -> str:
+    shown = "Standard input" if name == "-" else name
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        else:
+            with Path(name).open("rb") as file:
+                raw = file.read(_MOST_BYTES + 1)
+        if len(raw) <= _MOST_BYTES:
+            return raw.decode("utf-8-sig")
+        problem = f"is larger than {_MOST_BYTES // 2**20} MB. Check it in parts."
+    except UnicodeDecodeError:
+        problem = "is not text in UTF-8. Name manifests, units or files of a balancer."
+    except (OSError, ValueError, AttributeError) as error:
+        # No path holds a zero, and what is closed is None.
+        why = getattr(error, "strerror", None) or "there is none"
+        problem = f"cannot be read ({why}). Name files, or - for standard input."
+    raise WorkerSizeConfigError(f"{shown} {problem}")
+
+
+def facts_of(app: Flask, db_connections: int | None) -> Facts:
+    """Return what is known of an app beside its manifests."""
+    settings, _ = prepare(app)
+    return Facts(
+        settings,
+        app.config,
+        get_state(app).held_bytes,
+        connections_of_a_worker(app),
+        db_connections,
+        gunicorn_args,
+    )
+
+
+def connections(text: str | None) -> int | None:
+    """Return the number of ``--db-connections``."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text):
+        return int(text)
+    raise WorkerSizeConfigError("--db-connections is not a whole number of at least 1.")
+
+
+def as_lines(findings: Sequence[Finding], files: int) -> str:
+    """Return the findings, one line each, and how many there are."""
+    notes = sum(finding.is_note for finding in findings)
+    found = counted(len(findings) - notes, "finding") if len(findings) > notes else "Nothing found"
+    last = f"{found}, {counted(notes, 'note')}; {counted(files, 'file')} checked."
+    return "\n".join([*(printable(str(finding)) for finding in findings), last])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """Return the same as a JSON list."""
+    return json.dumps([finding._asdict() for finding in findings], indent=2)
