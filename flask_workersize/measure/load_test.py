@@ -96,8 +96,8 @@ class LoadTest:
         pids = [item.pid for item in ready]
         if shared := shared_memory(self._process.pid, report.pid or 0, pids):
             meter.note_shared(shared)
-        busy, cpu = report.busy_seconds or 0, report.cpu_seconds or 0
-        totals = Totals(report.served or 0, round(busy * 1e9), round(cpu * 1e9))
+        times = (report.busy_seconds, report.cpu_seconds, report.cpu_wait_seconds)
+        totals = Totals(report.served or 0, *(round((seconds or 0) * 1e9) for seconds in times))
         meter.observe(now, totals, {item.pid: _memory(item) for item in ready})
 
     def _request(self, path: str) -> None:

@@ -49,6 +49,7 @@ class Totals(NamedTuple):
     served: int
     busy_ns: int
     cpu_ns: int
+    cpu_wait_ns: int = 0
 
 
 class TrafficMeter:
@@ -160,7 +161,9 @@ class TrafficMeter:
         if served <= 0:
             return
         cpu = max(now.cpu_ns - before.cpu_ns, 0) / NANOSECONDS
-        wait = max((now.busy_ns - before.busy_ns) / NANOSECONDS - cpu, 0.0)
+        # On a busy machine requests also wait for a CPU, which threads would not make up for.
+        no_cpu = max(now.cpu_wait_ns - before.cpu_wait_ns, 0) / NANOSECONDS
+        wait = max((now.busy_ns - before.busy_ns) / NANOSECONDS - cpu - no_cpu, 0.0)
         self._requests += served
         self._cpu += cpu
         self.cpu_ms.append(1000 * cpu / served)

@@ -68,7 +68,7 @@ def row(running: tuple[float, ...] = (), slots: int = 2, **others: Any) -> Worke
 def snapshot(*rows: WorkerStats, **others: Any) -> Snapshot:
     """Return a server that serves with these workers."""
     values: dict[str, Any] = {"state": State.SERVING, "workers": rows}
-    totals = {"served": 1234, "busy_seconds": 56.5, "cpu_seconds": 12.25}
+    totals = {"served": 1234, "busy_seconds": 56.5, "cpu_seconds": 12.25, "cpu_wait_seconds": 0}
     stored = {**_BLANK.stored, "restarts": 3, "crashed": 1}
     for name, total in totals.items():
         raw, unit = raw_name(name), 1 if name == "served" else 1e9

@@ -49,16 +49,19 @@ class Traffic:
         self.task = LearningTask(self.board, plan(server=server), cpus, os.getpid(), **others)
         self.meter = self.task.meter
         self.now = 0.0
-        self.served, self.busy, self.cpu = 0, 0.0, 0.0
+        self.served, self.busy, self.cpu, self.no_cpu = 0, 0.0, 0.0, 0.0
         self.own = [20, 20]
         self.ledger: dict[int, tuple[int, int | None]] = {}
         self.state = State.SERVING
 
-    def second(self, requests: int, cpu_ms: float = 5, wait_ms: float = 45) -> None:
+    def second(
+        self, requests: int, cpu_ms: float = 5, wait_ms: float = 45, no_cpu_ms: float = 0
+    ) -> None:
         """Let a second pass, with so many requests that cost so much."""
+        self.no_cpu += requests * no_cpu_ms / 1000
         self.served += requests
         self.cpu += requests * cpu_ms / 1000
-        self.busy += requests * (cpu_ms + wait_ms) / 1000
+        self.busy += requests * (cpu_ms + wait_ms + no_cpu_ms) / 1000
         self.now += 1
         self.task.run(self.now, self.seen)
 
@@ -85,6 +88,7 @@ class Traffic:
             served=self.served,
             busy_seconds=self.busy,
             cpu_seconds=self.cpu,
+            cpu_wait_seconds=self.no_cpu,
         )
 
 
@@ -135,6 +139,17 @@ def test_waiting_is_learnt_while_there_is_cpu_time_to_be_had() -> None:
     assert learnt is not None
     assert learnt.wait_ns / 1e6 == pytest.approx(45, rel=0.01)
     assert learnt.requests == 2000
+
+
+def test_time_without_a_cpu_is_no_waiting() -> None:
+    """On a busy machine an app that only computes needs no threads."""
+    traffic = Traffic(cpus=2)
+    traffic.second(0)
+    for _ in range(30):
+        traffic.second(10, cpu_ms=5, wait_ms=1, no_cpu_ms=40)
+    learnt = traffic.meter.stats()
+    assert learnt is not None
+    assert (learnt.cpu_ns / 1e6, learnt.wait_ns / 1e6) == pytest.approx((5, 1), rel=0.01)
 
 
 def test_server_that_is_never_calm_tells_nothing() -> None:
