@@ -138,6 +138,7 @@ class TrafficMeter:
     ) -> SizingProfile:
         """Make a profile of what was seen; requests and a warm worker have to be among it."""
         growth, peaks = self.growth(), self.peaks_mb()
+        boots = _mb(item.first_bytes for item in self.workers.values())
         return SizingProfile.made_now(
             made_by,
             app,
@@ -146,7 +147,8 @@ class TrafficMeter:
             requests=self._requests,
             shared_mb=Estimate.of(self.shared_mb, max(self.shared_mb)),
             alone_mb=Estimate.of(self.alone_mb, max(self.alone_mb)) if self.alone_mb else None,
-            boot_mb=Estimate.of(_mb(item.first_bytes for item in self.workers.values())),
+            # On a busy machine a first sample may come after the first requests.
+            boot_mb=Estimate.of(boots, min(boots)),
             warm_mb=Estimate.of(_mb(item.warm_bytes for item in self.workers.values())),
             peak_mb=Estimate.of(peaks, max(peaks)),
             thread_mb=Estimate.of(thread_mb),
