@@ -181,8 +181,10 @@ def test_neighbour_is_named(server: Server, group: RealGroup) -> None:
         with neighbour(group, 165):
             await_that(lambda: said() != [], "said")
             time.sleep(0.5)
-        (line,) = said()
+        # Once a minute: on a slow machine the neighbour may take as long to end.
+        line, *later = said()
         assert 120 <= held_mb(line, r"other processes \(such as python\S*\)") <= 180
+        assert len(later) <= 1
 
 
 def test_launcher_is_named(server: Server, order: Path) -> None:
@@ -209,6 +211,7 @@ def test_waitress_beside_a_neighbour_stays_and_names_it(
         time.sleep(0.5)
         assert alone.probe("/ready").status == 200
         assert alone.process.poll() is None
-    (line,) = re.findall(r"Warning: memory: .*", alone.stderr)
+    line, *later = re.findall(r"Warning: memory: .*", alone.stderr)
     assert held_mb(line, r"other processes \(such as python\S*\)") > 100
+    assert len(later) <= 1
     assert alone.stop() == 0
