@@ -20,7 +20,9 @@ from .log import say
 from .resources import Resources
 from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
+from .runtime.fork import engines_of
 from .runtime.scoreboard import Scoreboard
+from .sizing.adaptive import AdaptiveBounds, adaptive_bounds, pool_size
 from .sizing.plan import SizingPlan, available_for, compute_plan
 from .sizing.profile_location import ProfileLocation
 from .sizing.settings import DEFAULT_HEALTH_URL, HEALTH_URL_KEY, PLAN_KEY, SizingSettings
@@ -169,6 +171,13 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
             f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
             "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
         )
+
+
+def bounds_of(app: Flask, settings: SizingSettings, plan: SizingPlan) -> AdaptiveBounds | None:
+    """Return the bounds within which an app's size follows the load; ``None`` if it does not."""
+    if settings.sizing != "adaptive":
+        return None
+    return adaptive_bounds(settings, plan, pool_size(engines_of(app)))
 
 
 def is_report_path(path: str) -> bool:

@@ -125,17 +125,15 @@ def serve_prod(
     app = info.load_app()
     options["bind"] = bind or None
     if dry_run:
-        from ..app_state import get_state, prepare
-        from ..runtime.fork import engines_of
+        from ..app_state import bounds_of, get_state, prepare
         from ..servers.launch import check_options
-        from ..sizing.adaptive import pool_size
         from .format import explain
 
         settings, plan = prepare(app, options, _option_names())
         plan, _ = check_options(app, settings, plan)
         resources = get_state(app).resources_for(settings)
-        pool = pool_size(engines_of(app))
-        click.echo(explain(settings, resources, plan, show_all, pool))
+        bounds = bounds_of(app, settings, plan)
+        click.echo(explain(settings, resources, plan, show_all, bounds))
         return
     from ..servers.app_import import AppImport
     from ..servers.launch import launch
@@ -170,9 +168,7 @@ def plan_command(
     With --cpus and --memory it plans for another machine; --workers shows how
     much memory that many workers need. Nothing is started.
     """
-    from ..app_state import get_state, prepare
-    from ..runtime.fork import engines_of
-    from ..sizing.adaptive import pool_size
+    from ..app_state import bounds_of, get_state, prepare
     from ..sizing.plan import compute_plan
     from ..sizing.what_if import on_another_machine
     from .format import as_json, explain
@@ -182,9 +178,9 @@ def plan_command(
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
     plan = compute_plan(settings, resources)
-    pool = pool_size(engines_of(app))
-    table = explain(settings, resources, plan, show_all, pool)
-    click.echo(as_json(settings, resources, plan, pool) if json_ else table)
+    bounds = bounds_of(app, settings, plan)
+    table = explain(settings, resources, plan, show_all, bounds)
+    click.echo(as_json(settings, resources, plan, bounds) if json_ else table)
 
 
 @workersize.command("measure")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import printable
 from ..resources import Resources
-from ..sizing.adaptive import adaptive_bounds, begins
+from ..sizing.adaptive import AdaptiveBounds, begins
 from ..sizing.plan import MB, SizingPlan, counted
 from ..sizing.settings import NAMES, SizingSettings
 from ..sizing.what_if import memory_needed_mb, one_more
@@ -28,14 +28,13 @@ def explain(
     resources: Resources,
     plan: SizingPlan,
     show_all: bool = False,
-    pool: int | None = None,
+    adaptive: AdaptiveBounds | None = None,
 ) -> str:
     """Return the plan in one line, then what was set, found and concluded, with every source.
 
-    Settings that are at their defaults and feed no plan are left out unless ``show_all``. ``pool``
-    is how many connections the smallest database pool allows.
+    Settings that are at their defaults and feed no plan are left out unless ``show_all``;
+    ``adaptive`` are the bounds of a size that follows the load.
     """
-    adaptive = adaptive_bounds(settings, plan, pool)
     rows = {
         "settings:": list(_settings(settings, plan, show_all)),
         "found:": list(_found(resources)),
@@ -73,7 +72,10 @@ def _tables(tables: Mapping[str, Sequence[Row]]) -> Iterable[str]:
 
 
 def as_json(
-    settings: SizingSettings, resources: Resources, plan: SizingPlan, pool: int | None = None
+    settings: SizingSettings,
+    resources: Resources,
+    plan: SizingPlan,
+    adaptive: AdaptiveBounds | None = None,
 ) -> str:
     """Return the same as JSON; of a secret only that it is set."""
     values = settings.model_dump(mode="json")
@@ -96,7 +98,7 @@ def as_json(
         },
         "one_more": one_more(settings, plan),
     }
-    if adaptive := adaptive_bounds(settings, plan, pool):
+    if adaptive:
         told["adapts"] = {
             name: {**getattr(adaptive, name)._asdict(), "reason": reason}
             for name, reason in adaptive.reasons.items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Flask
 
 from ..log import shown
+from ..sizing.adaptive import most_connections
 from ..sizing.plan import counted
 from .finding import Case, Finding
 from .fork_probe import NO_WORKER
@@ -50,11 +50,7 @@ def connections_of_a_worker(app: Flask) -> float | None:
     pools = [item.pool for item in Case(app, preload=True, workers=1).engines if _is_counted(item)]
     if not pools:
         return None
-    # There is no public name for the overflow. Below 0 it has no end, as has a size of 0.
-    return sum(
-        math.inf if pool._max_overflow < 0 or pool.size() == 0 else pool.size() + pool._max_overflow
-        for pool in pools
-    )
+    return sum(map(most_connections, pools))
 
 
 def _is_counted(engine: Any) -> bool:

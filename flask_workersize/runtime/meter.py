@@ -173,6 +173,9 @@ class Meter(Layer):
         if lease is None:
             end = _end_uncounted
         else:
+            if self._cells[lease.slot]:
+                # Nobody has closed the response before.
+                self._turns.end()
             self._cells[lease.slot] = begun
             environ[SLOT_KEY] = lease.slot
             end = partial(self._end, lease, begun, self._turns.begin())
@@ -206,8 +209,8 @@ class Meter(Layer):
             return None
         lease = _Lease(self._free)
         cells, slot, now = self._cells, lease.slot, thread_time_ns()
-        # What it has computed so far, such as to load the app, was for no request.
-        # What another thread has computed here before was.
+        # What it has computed so far, such as to load the app, was for no request; what another
+        # thread has computed here before was.
         cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
         cells[slot + _CPU] = now
         return lease

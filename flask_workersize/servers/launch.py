@@ -13,12 +13,10 @@ from typing import Any
 
 from flask import Flask
 
-from ..app_state import adopt, get_state, prepare
+from ..app_state import adopt, bounds_of, get_state, prepare
 from ..errors import WorkerSizeStartError, one_line_errors
 from ..log import say
 from ..runtime.deployment import Deployment
-from ..runtime.fork import engines_of
-from ..sizing.adaptive import adaptive_bounds, pool_size
 from ..sizing.plan import SizingPlan
 from ..sizing.profile_location import ProfileLocation
 from ..sizing.settings import SizingSettings
@@ -64,7 +62,7 @@ def launch(
     plan, server_options = check_options(app, settings, plan)
     state = get_state(app)
     location = ProfileLocation(app.import_name, app.instance_path)
-    bounds = adaptive_bounds(settings, plan, pool_size(engines_of(app)))
+    bounds = bounds_of(app, settings, plan)
     deployment = Deployment(settings, state.resources, plan, location, state.held_bytes, bounds)
     if app.debug:
         say(logging.WARNING, _DEBUG)

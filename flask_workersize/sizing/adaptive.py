@@ -6,6 +6,7 @@ than :data:`~flask_workersize.sizing.advice.MOST_THREADS`. What the operator has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -92,6 +93,13 @@ def _workers(settings: SizingSettings, plan: SizingPlan) -> tuple[Range, str]:
     return Range(1, max(most, plan.workers)), why
 
 
+def most_connections(pool: Any) -> float:
+    """Return how many connections a pool of SQLAlchemy allows; infinity if it has no end."""
+    # There is no public name for the overflow. Below 0 it has no end, as has a size of 0.
+    size, overflow = pool.size(), pool._max_overflow
+    return math.inf if overflow < 0 or size == 0 else size + overflow
+
+
 def pool_size(engines: list[Any]) -> int | None:
     """Return how many connections the smallest pool of SQLAlchemy allows.
 
@@ -99,10 +107,5 @@ def pool_size(engines: list[Any]) -> int | None:
     :returns: ``None`` if no pool ends
     """
     pools = [engine.pool for engine in engines if hasattr(engine.pool, "checkedin")]
-    # There is no public name for the overflow. Below 0 it has no end, as has a size of 0.
-    sizes = [
-        pool.size() + pool._max_overflow
-        for pool in pools
-        if pool.size() > 0 and pool._max_overflow >= 0
-    ]
-    return min(sizes, default=None)
+    least = min(map(most_connections, pools), default=math.inf)
+    return None if least == math.inf else int(least)

@@ -6,6 +6,7 @@ import pytest
 
 from flask_workersize import SizingSettings, compute_plan
 from flask_workersize.monitor.adaptation import AdaptingTask
+from flask_workersize.monitor.limits import LimitFollower
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryState
 from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
@@ -141,8 +142,20 @@ def test_neighbours_that_compute_do_not_take_threads_from_an_app_that_waits() ->
     assert site.size[1] > 8
 
 
-def test_limit_follower_that_plans_anew_is_the_base_again() -> None:
+def test_workers_for_the_load_and_those_for_the_limits_add_up() -> None:
     site = Site()
     site.board.for_load = 2
     site.board.for_limits = -1
     assert site.board.wanted == 3
+
+
+def test_changed_limit_takes_back_what_the_load_had_asked_for() -> None:
+    """It is found anew, as far as the new limit allows it."""
+    site = Site()
+    settings = SizingSettings(sizing="adaptive", wsgi_server="gunicorn")
+    plan = compute_plan(settings, resources(2, memory_mb=500))
+    site.board.followed_memory, site.board.for_load = 500 * MB, 3
+    small = resources(2, memory_mb=210, memory_limit=210 * MB)
+    follower = LimitFollower(site.board, settings, plan, lambda: (small, 0), site.scaler)
+    follower.run(site.now, site.board.read)
+    assert (site.board.for_limits, site.board.for_load, site.board.wanted) == (-1, 0, 1)

@@ -519,6 +519,14 @@ def test_requests_that_overlap_are_not_alone() -> None:
     assert served.now.served == 3
 
 
+def test_response_that_nobody_closes_does_not_hide_those_that_run_alone() -> None:
+    served = Served(answering([b"done"]))
+    served.ask()
+    for _ in range(3):
+        served.ask().close()
+    assert served.now.alone.requests >= 2
+
+
 def test_thread_that_ends_gives_its_slot_back() -> None:
     served = Served(answering([b"done"]), threads=2)
     for _ in range(5):

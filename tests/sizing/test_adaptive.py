@@ -11,6 +11,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
 from flask_workersize import SizingSettings, compute_plan
+from flask_workersize.cli.format import explain
 from flask_workersize.sizing.adaptive import AdaptiveBounds, adaptive_bounds, begins, pool_size
 from flask_workersize.sizing.advice import MOST_THREADS
 from tests.plain import resources
@@ -37,6 +38,18 @@ def test_workers_adapt_up_to_the_cpu_bound_and_threads_up_to_the_most() -> None:
     assert found.reasons["workers"] == "CPU bound: 2 × 2 CPUs + 1"
     assert found.follows_cpus
     assert str(found) == "adapts: 1 to 5 workers × 1 to 64 threads"
+
+
+def test_plan_shows_the_bounds_and_why() -> None:
+    settings = SizingSettings(sizing="adaptive", wsgi_server="gunicorn")
+    machine = resources(2)
+    plan = compute_plan(settings, machine)
+    lines = explain(settings, machine, plan, adaptive=bounds(pool=15)).splitlines()
+    assert lines[0].endswith("; adapts: 1 to 5 workers × 1 to 15 threads")
+    start = lines.index("adapts:")
+    assert "1 to 5" in lines[start + 1]
+    assert lines[start + 1].endswith("CPU bound: 2 × 2 CPUs + 1")
+    assert lines[start + 2].endswith("the database pool of a worker has 15 connections")
 
 
 def test_numbers_of_the_operator_stay() -> None:

@@ -71,6 +71,7 @@ class GracefulWorker(Worker):
     stop_signal: StopSignal
     row: WorkerRecord | None = None
     goodbyes: Goodbyes
+    _has_goodbye_thread = False
     _asked_to_stop = False
     _in_a_hurry = False
     _alive = True
@@ -85,7 +86,7 @@ class GracefulWorker(Worker):
         self._open: dict[Any, float] = {}
         # Those that owe a header, each with the moment by which it has to be there.
         self._due: dict[Any, float] = {}
-        self.goodbyes = self._make_goodbyes()
+        self.goodbyes = Goodbyes(has_thread=self._has_goodbye_thread)
         util.close_graceful = self.goodbyes.take  # type: ignore[assignment]
         start_thread("stop", self._hang_up_silent)
         self._pid = os.getpid()
@@ -104,12 +105,9 @@ class GracefulWorker(Worker):
         if not value:
             process_end.begin()
 
-    def _make_goodbyes(self) -> Goodbyes:
-        raise NotImplementedError
-
     def _are_others_waiting(self) -> bool:
         """Return whether requests wait at this moment for a thread that is free."""
-        raise NotImplementedError
+        return bool(wait_readable(self.sockets, 0))
 
     def _is_in_the_way(self) -> bool:
         """Return whether a client that is waited for keeps others waiting, or this worker's end."""
@@ -203,18 +201,14 @@ class GracefulWorker(Worker):
 class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
     """gunicorn's sync worker, which serves what is queued before it ends with the server."""
 
+    _has_goodbye_thread = True
+
     def run(self) -> None:
         """Serve until stopped, then what is queued."""
         super().run()
         if self._server_stops():
             self._drain()
         self._say_goodbye()
-
-    def _make_goodbyes(self) -> Goodbyes:
-        return Goodbyes(has_thread=True)
-
-    def _are_others_waiting(self) -> bool:
-        return bool(wait_readable(self.sockets, 0))
 
     def wait(self, timeout: float) -> Any:
         """Wait for connections and signals; gunicorn's takes no descriptor above 1,023."""
@@ -322,9 +316,6 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         super().run()
         self._say_goodbye()
 
-    def _make_goodbyes(self) -> Goodbyes:
-        return Goodbyes()
-
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """Stop accepting only after what is queued was accepted, if the server stops."""
         super().set_accept_enabled(enabled)
@@ -395,7 +386,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     def _are_others_waiting(self) -> bool:
         is_full = self._running >= self.slots
-        return is_full and bool(self._ready or wait_readable(self.sockets, 0))
+        return is_full and (bool(self._ready) or super()._are_others_waiting())
 
     def _is_next(self, least: int | None, is_one_free: bool) -> bool:
         """Return whether one more belongs here, although every thread is busy, or claimed.
