@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-import psutil
-
 from ..log import say
 from ..resources.gauge import MemoryState
+from ..resources.host import CpuTimes, stolen_share
 from ..resources.processes import cpu_seconds
 from ..runtime.layout import NANOSECONDS
 from ..runtime.queue_times import QueueTotals
@@ -34,12 +33,6 @@ LEAST_THREAD_BYTES = MB // 4
 """What a thread needs at least, its stack and its request."""
 
 
-def _idle_seconds() -> float:
-    """Return how long CPUs of this machine have had nothing to compute, summed up."""
-    times = psutil.cpu_times()
-    return float(times.idle + getattr(times, "iowait", 0.0))
-
-
 class _Seen(NamedTuple):
     """What the counters said at one moment."""
 
@@ -47,14 +40,17 @@ class _Seen(NamedTuple):
     workers: dict[int, WorkerStats]
     cpu: dict[int, float]
     queue: QueueTotals
-    idle_seconds: float
+    machine: CpuTimes
+
+
+Clocks = tuple[Callable[[int], float], Callable[[], CpuTimes]]
 
 
 class AdaptingTask(Task):
     """Makes the size follow the load, within its bounds.
 
     ``memory_rules`` are those of the guard, ``None`` if it is off. ``clocks`` are those of the
-    CPU time of a process, and of that which nobody has used, in seconds.
+    CPU time of a process, in seconds, and of the machine.
     """
 
     interval = 1.0
@@ -66,14 +62,17 @@ class AdaptingTask(Task):
         memory_rules: Rules | None,
         scaler: Scaler,
         read_memory: Callable[[], MemoryState],
-        clocks: tuple[Callable[[int], float], Callable[[], float]] = (cpu_seconds, _idle_seconds),
+        clocks: tuple[Callable[[int], float], Callable[[], CpuTimes]] = (
+            cpu_seconds,
+            CpuTimes.read,
+        ),
     ) -> None:
         self._board = board
         self._bounds = bounds
         self._memory_rules = memory_rules or Rules()
         self._scaler = scaler
         self._read_memory = read_memory
-        self._cpu_of, self._idle = clocks
+        self._cpu_of, self._machine = clocks
         self._state = State()
         self._before: _Seen | None = None
 
@@ -109,7 +108,7 @@ class AdaptingTask(Task):
             ready,
             {age: self._cpu_of(row.pid) for age, row in ready.items()},
             self._board.queue_times.totals(),
-            self._idle(),
+            self._machine(),
         )
 
     def _sample(self, before: _Seen, now: _Seen, snapshot: Snapshot) -> Sample:
@@ -121,21 +120,22 @@ class AdaptingTask(Task):
             return sum(max(of(after) - of(earlier), 0) for earlier, after in pairs)
 
         used = [max(now.cpu[age] - before.cpu[age], 0) / seconds for age in both]
-        idle = max(now.idle_seconds - before.idle_seconds, 0) / seconds
+        idle = max(now.machine.idle - before.machine.idle, 0) / seconds
         cpus = self._board.followed_cpus / 1000
         total = sum(used)
         done = more(lambda row: row.served)
         cpu = more(lambda row: row.cpu_ns) / NANOSECONDS
         busy = more(lambda row: row.busy_ns) / NANOSECONDS
-        delay = more(lambda row: row.cpu_wait_ns) / NANOSECONDS
+        stolen = stolen_share(before.machine, now.machine)
+        delay = more(lambda row: row.cpu_wait_ns) / NANOSECONDS + stolen * cpu
         room = max(cpus - total, 0.0)
         if delay >= CONTENDED * busy:
             # Others compute, too: what they leave is all that there is.
             room = min(room, idle)
         alone = Alone(
             more(lambda row: row.alone.requests),
-            more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
-            more(lambda row: row.alone.wait_ns) / NANOSECONDS,
+            alone_cpu := more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
+            max(more(lambda row: row.alone.wait_ns) / NANOSECONDS - stolen * alone_cpu, 0.0),
         )
         if max(used, default=0.0) < UNCROWDED:
             # Whoever wants to compute can: they do not wait for the GIL, alone or not.
@@ -154,7 +154,6 @@ class AdaptingTask(Task):
             cpu_seconds=cpu,
             busy=busy / seconds,
             waited_seconds=waited / asked if asked > 0 else None,
-            proxied_seconds=None,
             cpu_of_group=total / (total + room) if total else 0.0,
             cpu_of_processes=used,
             alone=alone,

@@ -47,9 +47,6 @@ OTHER_APP = 1.4
 """Times by which CPU time for a request differs if the app does other work, where the slots differ,
 too: threads that want to compute cost each other some."""
 
-SPREAD = 1.25
-"""Times as many slots as run at once, if one worker holds all connections: fewer let go of some."""
-
 LEAST_ALONE = 20
 """Requests that ran alone, before they tell what the app needs."""
 
@@ -138,10 +135,8 @@ class Sample:
     """Requests that ran at once, on average."""
 
     waited_seconds: float | None
-    """Mean time that requests waited here before they began; ``None`` if unknown."""
-
-    proxied_seconds: float | None
-    """Mean time since a proxy passed them on; ``None`` if unknown."""
+    """Mean time that requests waited before they began, here or since a proxy that is trusted got
+    them; ``None`` if unknown."""
 
     cpu_of_group: float
     """Share of the CPUs that was used, of what others left of them: 0 to 1."""
@@ -241,9 +236,6 @@ class Mean:
     busy: float
     group: float
     process: float
-    fullest: float
-    """The share of the worker that used most."""
-
     waited: float
 
     @classmethod
@@ -263,10 +255,7 @@ class Mean:
             busy=mean([one.busy for one in samples]),
             group=mean([one.cpu_of_group for one in samples]),
             process=mean([mean(one.cpu_of_processes or (0.0,)) for one in samples]),
-            fullest=mean([max(one.cpu_of_processes, default=0.0) for one in samples]),
-            waited=mean(
-                [max(one.waited_seconds or 0, one.proxied_seconds or 0) for one in samples]
-            ),
+            waited=mean([one.waited_seconds or 0 for one in samples]),
         )
 
     @property
@@ -469,12 +458,8 @@ def _lacks_workers(rules: AdaptingRules, seen: Sample, mean: Mean, waits: bool) 
 def _fewer(
     rules: AdaptingRules, state: State, seen: Sample, mean: Mean, goal: int | None
 ) -> Move | None:
-    """Return a step to fewer slots: if they are in excess, or keep connections in one worker."""
+    """Return a step to fewer slots, if no CPU is left for so many."""
     in_use = f"{mean.group:.0%} of the CPUs in use"
-    spread = math.ceil(SPREAD * mean.busy / seen.workers)
-    is_uneven = mean.group < FULL <= mean.fullest and mean.process < mean.fullest / SPREAD
-    if is_uneven and spread < seen.slots:
-        return _with_slots(rules, seen, spread, f"one worker is full, others are not, {in_use}")
     fewer = math.ceil(seen.slots / 2) if goal is None else goal
     had_more = seen.now < state.kept_up_at + PACE_SECONDS
     is_full = mean.used(_exceeds_core(rules, state)) >= FULL

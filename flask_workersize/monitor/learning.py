@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..log import say
+from ..resources.host import StolenShare
 from ..resources.processes import held_memory, private_memory, process_memory, resident_memory
 from ..runtime.layout import NANOSECONDS
 from ..runtime.scoreboard import Scoreboard
@@ -56,11 +57,15 @@ class TrafficMeter:
     """What requests and workers cost, from the counts and the ledgers of a server.
 
     ``cpus`` is how many CPUs the server has, a quota included; ``None`` if its requests come one
-    after the other, and so never wait for each other.
+    after the other, and so never wait for each other. ``stolen`` returns what a hypervisor stole
+    since its last call, for each second computed.
     """
 
-    def __init__(self, cpus: float | None = None) -> None:
+    def __init__(
+        self, cpus: float | None = None, stolen: Callable[[], float] | None = None
+    ) -> None:
         self._cpus = cpus
+        self._stolen = stolen or StolenShare().read
         self._before: tuple[float, Totals] | None = None
         self._requests = self._calm_requests = 0
         self._cpu = self._calm_wait = 0.0
@@ -76,9 +81,10 @@ class TrafficMeter:
 
         ``workers`` are those that are ready, by any number that names them for good.
         """
+        stolen = self._stolen()
         if self._before is not None:
             begun, before = self._before
-            self._count(before, totals, (now - begun) * max(len(workers), 1), now - begun)
+            self._count(before, totals, (now - begun) * max(len(workers), 1), now - begun, stolen)
         self._before = (now, totals)
         for name, memory in workers.items():
             if memory.first_bytes is None:
@@ -158,13 +164,15 @@ class TrafficMeter:
             wait_ms=Estimate.of(self.wait_ms, 1000 * self._calm_wait / self._calm_requests),
         )
 
-    def _count(self, before: Totals, now: Totals, process_seconds: float, seconds: float) -> None:
+    def _count(
+        self, before: Totals, now: Totals, process_seconds: float, seconds: float, stolen: float
+    ) -> None:
         served = now.served - before.served
         if served <= 0:
             return
         cpu = max(now.cpu_ns - before.cpu_ns, 0) / NANOSECONDS
         # On a busy machine requests also wait for a CPU, which threads would not make up for.
-        no_cpu = max(now.cpu_wait_ns - before.cpu_wait_ns, 0) / NANOSECONDS
+        no_cpu = max(now.cpu_wait_ns - before.cpu_wait_ns, 0) / NANOSECONDS + stolen * cpu
         wait = max((now.busy_ns - before.busy_ns) / NANOSECONDS - cpu - no_cpu, 0.0)
         self._requests += served
         self._cpu += cpu

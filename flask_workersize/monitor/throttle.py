@@ -35,7 +35,9 @@ class ThrottleDetector(Task):
         """Log it, but not too often."""
         before, self._before = self._before, self._read()
         found = self._before
-        if found is None or before is None or found.times <= before.times:
+        # A limit that was set since then may have been exceeded at once, by the one burst there is.
+        times = found.times - (before.times if before else 0) if found else 0
+        if found is None or times <= 0:
             return
         if found.pressure_percent < LEAST_PRESSURE or now < self._said_at + SAY_SECONDS:
             return
@@ -43,6 +45,6 @@ class ThrottleDetector(Task):
         say(
             logging.WARNING,
             f"memory: slowed by the kernel: memory.high ({found.high_bytes // MB} MB) exceeded "
-            f"{found.times - before.times} times; processes waited {found.pressure_percent:.0f} % "
+            f"{times} times; processes waited {found.pressure_percent:.0f} % "
             "of the last 10 s for memory. Raise memory.high, or use memory.max (MemoryMax=) alone.",
         )

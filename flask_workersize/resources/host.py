@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,54 @@ def page_cache(nodes: Path = Path("/sys/devices/system/node")) -> int:
             found = re.findall(r"ctive\(file\): +([0-9]+) kB", file.read_text("ascii"))
             kilobytes += sum(map(int, found))
     return kilobytes * 1024
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """What the CPUs of this machine have done since it was started, summed up, in seconds.
+
+    :param computing: time that processes computed
+    :param idle: time with nothing to compute
+    :param stolen: time that the hypervisor gave to other machines while processes wanted to compute
+    """
+
+    computing: float = 0.0
+    idle: float = 0.0
+    stolen: float = 0.0
+
+    @classmethod
+    def read(cls) -> CpuTimes:
+        """Read them; all are 0 if /proc is hidden (``ProcSubset=pid`` of systemd)."""
+        try:
+            now = psutil.cpu_times()
+        except (psutil.Error, OSError):
+            return cls()
+        idle = now.idle + getattr(now, "iowait", 0.0)
+        computing = now.user + now.system + getattr(now, "nice", 0.0)
+        return cls(computing, idle, getattr(now, "steal", 0.0))
+
+
+class StolenShare:
+    """How much was stolen for each second computed, from one call of :meth:`read` to the next.
+
+    Linux counts neither as CPU time nor as waiting for a CPU what a hypervisor steals from a
+    thread ("steal" in /proc/stat, proc_stat(5)): it looks like waiting for a database.
+    """
+
+    def __init__(self, read: Callable[[], CpuTimes] = CpuTimes.read) -> None:
+        self._read = read
+        self._before = read()
+
+    def read(self) -> float:
+        """Return stolen seconds for each second computed, at least 0."""
+        before, self._before = self._before, self._read()
+        return stolen_share(before, self._before)
+
+
+def stolen_share(before: CpuTimes, now: CpuTimes) -> float:
+    """Return how much was stolen for each second computed between two moments, at least 0."""
+    computed, stolen = now.computing - before.computing, now.stolen - before.stolen
+    return max(stolen, 0.0) / computed if computed > 0 else 0.0
 
 
 def _affinity() -> int | None:

@@ -2,9 +2,18 @@
 
 ``python -m tests.benchmarks.bench_regret`` serves four apps of known cost under control groups of
 256, 512 and 1024 MB and 1 and 2 CPUs, in every sensible shape: workers × threads. The best one is
-the oracle. What rules of thumb choose, and what ``flask workersize measure`` proposes in that very
-group, is compared with it. It prints a table; ``--write FILE`` writes a shorter one as CSV for the
-docs, and ``--plot FILE`` plots it as SVG. It needs root, for the groups, and ``wrk``.
+the oracle. What rules of thumb choose, what ``flask workersize measure`` proposes in that very
+group, and what a server with ``NOW_LMS_SIZING=adaptive`` finds there by itself, is compared with
+it. It prints a table; ``--write FILE`` writes a shorter one as CSV for the docs, and ``--plot
+FILE`` plots it as SVG. It needs root, for the groups, and ``wrk``.
+
+``--oracles FILE`` takes the best shapes from such a CSV instead of searching for them, serves them
+again, and compares the adaptive server with them alone.
+
+The adaptive server starts from the guide's default, without a profile. It gets the load for 20 s,
+and then the same that is measured of the others. It is near enough if its throughput is at least
+0.95 of the oracle's less the spread of the oracle's own runs, and if its p99 is at most 1.25 times
+the longest p99 of the oracle's runs.
 
 A shape that used less than a smaller limit where memory was ample is not run again under it. The
 load is 64 clients. Who has two CPUs shares them with ``wrk`` where the machine has no more.
@@ -13,6 +22,7 @@ load is 64 clients. Who has two CPUs shares them with ``wrk`` where the machine 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
 import signal
@@ -20,7 +30,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -41,7 +51,15 @@ from tests.benchmarks.bench_memory import (
 from tests.plain import MB
 from tests.resources.real_groups import RealGroup
 from tests.servers.clients import PATH
-from tests.servers.serving import Starter, await_that, clean_environ, flask, serve_prod, starter
+from tests.servers.serving import (
+    Server,
+    Starter,
+    await_that,
+    clean_environ,
+    flask,
+    serve_prod,
+    starter,
+)
 
 CLIENTS = 64
 APP = "costly:create_app"
@@ -69,8 +87,16 @@ WARM_SECONDS = 1
 NEAR = 0.95
 """What is to be reached of the oracle's throughput, beyond its own noise."""
 
+LATE = 1.25
+"""Times the longest p99 of the oracle's runs that the p99 of an adaptive server may have."""
+
+FINDS_SECONDS = 20
+"""For how long the adaptive server has the load before it is measured."""
+
 MEASURED = "measured"
+ADAPTIVE = "adaptive"
 _SETTLE_SECONDS = 0.5
+_REST_SECONDS = 1.5
 LATE_SECONDS = 30
 LAUNCHER_MB = 45
 """What the launcher of these small apps holds when it plans."""
@@ -144,19 +170,9 @@ class Bench:
     def run(self, place: Place, shape: Shape, runs: Runs | None = None) -> Runs:
         """Serve once more in this shape, and return all runs of it."""
         runs = self.runs.setdefault((place, shape), Runs() if runs is None else runs)
-        port = free_port()
-        command = serve_prod(
-            "--workers", str(shape[0]), "--threads", str(shape[1]),
-            "--bind", f"127.0.0.1:{port}", server="gunicorn", app=APP,
-        )  # fmt: skip
-        with limited(self._start, place.limit_mb) as group:
-            group.limit_cpus(place.cpus)
-            server = self._start.launch(group.command(command), None, **self._environ("off"))
-            try:
-                await_answer(server, port)
-            except RuntimeError:
-                runs.crashed += max(1, oom_kills(group))
-                return runs
+        fixed = ("--workers", str(shape[0]), "--threads", str(shape[1]))
+
+        def warm_up(server: Server, port: int) -> None:
             # Kept connections stay where they are: all workers are to be there first.
             launcher = psutil.Process(server.pid)
             await_that(lambda: len(launcher.children()) > shape[0], "all workers are there")
@@ -164,6 +180,47 @@ class Bench:
             # What is queued of the first load would be served before the second.
             slots = min(CLIENTS, shape[0] * shape[1])
             load(port, place.app, WARM_SECONDS, slots, LATE_SECONDS)
+
+        self._serve(place, fixed, {}, warm_up, runs)
+        return runs
+
+    def adaptive(self, place: Place, runs: Runs) -> Shape:
+        """Serve with a size that follows the load, note what it reaches, and return its shape."""
+
+        def find(_: Server, port: int) -> None:
+            time.sleep(_SETTLE_SECONDS)
+            load(port, place.app, FINDS_SECONDS, CLIENTS, LATE_SECONDS)
+            # What is queued of it would be served before what is measured.
+            time.sleep(_REST_SECONDS)
+
+        server = self._serve(place, (), {"NOW_LMS_SIZING": ADAPTIVE}, find, runs)
+        moves = re.findall(r"size: .*", server.stderr)
+        self.said[place] = "\n".join([self.said.get(place, ""), *moves])
+        found = re.search(r"gunicorn: (\d+) workers? × (\d+) thread", server.stderr)
+        reached = re.match(r"size: \S+ × \S+ to (\d+) × (\d+)", moves[-1]) if moves else found
+        return (int(reached[1]), int(reached[2])) if reached else (1, 1)
+
+    def _serve(
+        self,
+        place: Place,
+        options: Sequence[str],
+        environ: Mapping[str, str],
+        warm_up: Callable[[Server, int], None],
+        runs: Runs,
+    ) -> Server:
+        port = free_port()
+        address = ("--bind", f"127.0.0.1:{port}")
+        command = serve_prod(*options, *address, server="gunicorn", app=APP)
+        environ = {**self._environ("off"), **environ}
+        with limited(self._start, place.limit_mb) as group:
+            group.limit_cpus(place.cpus)
+            server = self._start.launch(group.command(command), None, **environ)
+            try:
+                await_answer(server, port)
+            except RuntimeError:
+                runs.crashed += max(1, oom_kills(group))
+                return server
+            warm_up(server, port)
             told = load(port, place.app, self._seconds, CLIENTS, LATE_SECONDS)
             runs.rates.append(told.rate)
             runs.p99_ms.append(told.p99_ms)
@@ -173,7 +230,7 @@ class Bench:
             server.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 server.process.wait(LATE_SECONDS)
-        return runs
+        return server
 
     def once(self, place: Place, shape: Shape) -> Runs:
         """Return the runs of a shape, made now if there is none that counts here."""
@@ -260,6 +317,7 @@ class Row:
     :param runs: what happened
     :param share: its throughput as a share of the oracle's
     :param noise: how far the oracle's own runs are apart, as a share of its throughput
+    :param late_ms: the longest p99 of the oracle's runs
     """
 
     place: Place
@@ -268,11 +326,13 @@ class Row:
     runs: Runs
     share: float
     noise: float
+    late_ms: float
 
     @property
     def holds(self) -> bool:
         """Whether it is near enough to the oracle, and nothing was killed."""
-        return self.share >= NEAR - self.noise and not self.runs.crashed
+        is_late = self.rule == ADAPTIVE and self.runs.late > LATE * self.late_ms
+        return self.share >= NEAR - self.noise and not self.runs.crashed and not is_late
 
     def cells(self) -> list[str]:
         """Return the row as text."""
@@ -311,6 +371,26 @@ def _text(shape: Shape) -> str:
     return f"{shape[0]} × {shape[1]}"
 
 
+def adapted(bench: Bench, place: Place, best: Shape) -> list[Row]:
+    """Compare an adaptive server with the best shape of a place, in turns."""
+    runs, shape = Runs(), best
+    for number in range(CLOSE_REPEATS):
+        bench.run(place, best)
+        if number < REPEATS:
+            shape = bench.adaptive(place, runs)
+    oracle = bench.once(place, best)
+    return [
+        row(place, "oracle", best, oracle, oracle),
+        row(place, ADAPTIVE, shape, runs, oracle),
+    ]
+
+
+def row(place: Place, rule: str, shape: Shape, runs: Runs, oracle: Runs) -> Row:
+    """Return the row of a rule."""
+    share = runs.rate / oracle.rate if oracle.rate else 0.0
+    return Row(place, rule, shape, runs, share, oracle.spread, max(oracle.p99_ms, default=0.0))
+
+
 def compare(bench: Bench, place: Place) -> list[Row]:
     """Try every shape in a place, and what each rule chooses there, more than once."""
     tried = {shape: bench.once(place, shape) for shape in shapes()}
@@ -328,35 +408,52 @@ def compare(bench: Bench, place: Place) -> list[Row]:
                 bench.run(place, shape, runs)
     # Of many shapes the best has also had luck: what it reaches again is the measure.
     oracle = bench.once(place, best)
-    top = oracle.rate
-    return [
-        Row(place, rule, shape, runs, runs.rate / top if top else 0.0, oracle.spread)
-        for rule, shape in chosen.items()
-        for runs in [bench.once(place, shape)]
+    rows = [
+        row(place, rule, shape, bench.once(place, shape), oracle) for rule, shape in chosen.items()
     ]
+    runs = Runs()
+    found = [bench.adaptive(place, runs) for _ in range(REPEATS)]
+    return [*rows, row(place, ADAPTIVE, found[-1], runs, oracle)]
+
+
+def oracles(file: Path) -> dict[Place, Shape]:
+    """Return the best shapes that were found before, from a CSV that ``--write`` has written."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return {
+            Place(item["App"], int(item["CPUs"]), int(item["Limit, MB"])): _shape(item["Oracle"])
+            for item in csv.DictReader(lines)
+        }
+
+
+def _shape(text: str) -> Shape:
+    workers, threads = text.split(" × ")
+    return int(workers), int(threads)
 
 
 SUMMARY = [
     "App", "CPUs", "Limit, MB", "Oracle", "Requests/s", "Spread", "p99, ms", "Measured",
-    "Of the oracle", "p99, ms",
+    "Of the oracle", "p99, ms", "Adaptive", "Of the oracle", "p99, ms",
 ]  # fmt: skip
 
 
 def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
     """Yield a line for each place: the oracle, what was measured, and the shares of the rules."""
-    others = [rule for rule in _COLOURS if rule not in ("oracle", MEASURED)]
+    others = [rule for rule in _COLOURS if rule not in ("oracle", MEASURED, ADAPTIVE)]
     yield [*SUMMARY, *others]
     for place in dict.fromkeys(row.place for row in rows):
         of = {row.rule: row for row in rows if row.place == place}
-        oracle, measured = of["oracle"], of[MEASURED]
+        oracle = of["oracle"]
         yield [
             *[place.app, str(place.cpus), str(place.limit_mb)],
             _text(oracle.shape),
             f"{oracle.runs.rate:.0f}",
             f"{oracle.noise:.2f}",
             f"{oracle.runs.late:.0f}",
-            _text(measured.shape),
-            *(_share(measured), f"{measured.runs.late:.0f}"),
+            *[
+                cell
+                for rule in (MEASURED, ADAPTIVE)
+                for cell in (_text(of[rule].shape), _share(of[rule]), f"{of[rule].runs.late:.0f}")
+            ],
             *(_share(of[rule]) for rule in others),
         ]
 
@@ -368,6 +465,7 @@ def _share(row: Row) -> str:
 _COLOURS = {
     "oracle": "#999999",
     MEASURED: "#1a7f37",
+    ADAPTIVE: "#0b7285",
     "the guide's default": "#b35900",
     "gunicorn's default": "#8250df",
     "2n + 1, host's CPUs": "#0969da",
@@ -417,7 +515,8 @@ def plot(rows: Sequence[Row]) -> str:
 
 def verdict(rows: Sequence[Row]) -> Iterator[str]:
     """Yield where the measured plan misses, and how far each rule is from the oracle."""
-    for rule in _COLOURS:
+    present = {row.rule for row in rows}
+    for rule in [rule for rule in _COLOURS if rule in present]:
         these = [row for row in rows if row.rule == rule]
         shares = [row.share for row in these]
         killed = sum(row.runs.crashed for row in these)
@@ -425,10 +524,14 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
             f"{rule:<20} of the oracle: least {min(shares):.2f}, median "
             f"{statistics.median(shares):.2f}; OOM kills {killed}"
         )
-    missed = [row for row in rows if row.rule == MEASURED and not row.holds]
-    yield f"{MEASURED} misses in {len(missed)} of {len({row.place for row in rows})} places"
-    for row in missed:
-        yield f"  {row.place}: {row.share:.2f}, noise {row.noise:.2f}, kills {row.runs.crashed}"
+    for rule in [rule for rule in (MEASURED, ADAPTIVE) if rule in present]:
+        missed = [row for row in rows if row.rule == rule and not row.holds]
+        yield f"{rule} misses in {len(missed)} of {len({row.place for row in rows})} places"
+        for row in missed:
+            yield (
+                f"  {row.place}: {row.share:.2f}, noise {row.noise:.2f}, kills {row.runs.crashed}, "
+                f"p99 {row.runs.late:.0f} ms, the oracle's at most {row.late_ms:.0f}"
+            )
 
 
 def arguments() -> argparse.Namespace:
@@ -444,6 +547,7 @@ def arguments() -> argparse.Namespace:
     add("--cpus", nargs="+", type=int, default=list(CPUS))
     add("--limits", nargs="+", type=int, default=list(LIMITS_MB), metavar="MB")
     add("--seconds", type=int, default=2, help="of load in each run (default: 2)")
+    add("--oracles", type=Path, metavar="FILE", help="best shapes, as --write has written them")
     add("--write", type=Path, metavar="FILE", help="write a shorter table as CSV")
     add("--plot", type=Path, metavar="FILE", help="write the plot as SVG")
     return parser.parse_args()
@@ -454,13 +558,15 @@ def main() -> None:
     args = arguments()
     require_wrk_and_root()
     rows: list[Row] = []
+    known = oracles(args.oracles) if args.oracles else {}
     print(line(HEADER))
     with tempfile.TemporaryDirectory() as folder, starter(Path(folder)) as start:
         bench = Bench(start, Path(folder), args.seconds)
         for app in args.apps:
             for cpus in args.cpus:
                 for limit_mb in sorted(args.limits, reverse=True):
-                    these = compare(bench, Place(app, cpus, limit_mb))
+                    place = Place(app, cpus, limit_mb)
+                    these = adapted(bench, place, known[place]) if known else compare(bench, place)
                     print("\n".join(line(row.cells()) for row in these), flush=True)
                     rows += these
         said = bench.said
@@ -471,7 +577,7 @@ def main() -> None:
         write_csv(list(summary(rows)), args.write)
     if args.plot:
         args.plot.write_text(plot(rows), encoding="utf-8")
-    if any(row.rule == MEASURED and not row.holds for row in rows):
+    if any(row.rule in (MEASURED, ADAPTIVE) and not row.holds for row in rows):
         raise SystemExit(1)
 
 

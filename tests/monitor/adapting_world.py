@@ -378,7 +378,6 @@ class World:
             cpu_seconds=self.off(count.cpu),
             busy=self.off(count.busy / seconds),
             waited_seconds=self.off(waited) if self.tells_waits else None,
-            proxied_seconds=None,
             cpu_of_group=min(1.0, self.off(sum(used) / seconds / self.cpus)),
             cpu_of_processes=tuple(min(1.0, self.off(one / seconds)) for one in used),
             alone=Alone(count.alone, self.off(count.alone_cpu), self.off(count.alone_wait)),

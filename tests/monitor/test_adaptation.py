@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from flask_workersize import SizingSettings, compute_plan
+from flask_workersize.monitor import adapting
 from flask_workersize.monitor.adaptation import AdaptingTask
+from flask_workersize.monitor.adapting import AdaptingRules, Sample
 from flask_workersize.monitor.limits import LimitFollower
 from flask_workersize.monitor.scaling import Scaler
 from flask_workersize.resources.gauge import MemoryState
+from flask_workersize.resources.host import CpuTimes
 from flask_workersize.resources.processes import ProcessMemory, ResidentPeak
 from flask_workersize.runtime.layout import Slot
 from flask_workersize.runtime.queue_times import note_wait
@@ -43,7 +46,8 @@ class Site:
         )
         self.board.state, self.board.guard = State.SERVING, GuardState.OK
         self.board.followed_cpus = 2000
-        self.now, self.used_mb, self.idle, self._idle_total = 1000.0, used_mb, idle, 0.0
+        self.now, self.used_mb, self.idle, self.stolen = 1000.0, used_mb, idle, 0.0
+        self._machine = CpuTimes()
         self.cpu: dict[int, float] = {}
         self.rows: list[WorkerRecord] = []
         self.scaler = Counting(self.board, 1)
@@ -53,7 +57,7 @@ class Site:
             None,
             self.scaler,
             lambda: MemoryState(500 * MB, self.used_mb * MB, is_group=True),
-            (lambda pid: self.cpu.get(pid, 0.0), lambda: self._idle_total),
+            (lambda pid: self.cpu.get(pid, 0.0), lambda: self._machine),
         )
         for age in range(1, plan.workers + 1):
             self.add(age)
@@ -86,7 +90,10 @@ class Site:
                 note_wait(row.queue.cells, row.queue.starts[0], queued, int(self.now * SECOND))
         pid = self.board.read().workers[0].pid
         self.cpu[pid] = self.cpu.get(pid, 0.0) + requests * cpu
-        self._idle_total += self.idle
+        before, computed = self._machine, requests * cpu * len(self.rows)
+        self._machine = CpuTimes(
+            before.computing + computed, before.idle + self.idle, before.stolen + self.stolen
+        )
         self.now += 1
         self.task.run(self.now, self.board.read)
 
@@ -159,3 +166,24 @@ def test_changed_limit_takes_back_what_the_load_had_asked_for() -> None:
     follower = LimitFollower(site.board, settings, plan, lambda: (small, 0), site.scaler)
     follower.run(site.now, site.board.read)
     assert (site.board.for_limits, site.board.for_load, site.board.wanted) == (-1, 0, 1)
+
+
+def test_time_that_a_hypervisor_steals_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """19 requests of 10 ms in each of two workers, which as much again was stolen from."""
+    seen: list[Sample] = []
+
+    def noted(
+        rules: AdaptingRules, state: adapting.State, sample: Sample
+    ) -> tuple[adapting.State, None]:
+        seen.append(sample)
+        return state, None
+
+    monkeypatch.setattr("flask_workersize.monitor.adaptation.adapt", noted)
+    site = Site()
+    site.stolen = 2 * 19 * 0.010
+    for _ in range(2):
+        site.second(19, cpu=0.010, wait=0.010, queued=0.2)
+    assert seen[0].alone.wait_seconds == pytest.approx(0)
+    site.stolen = 0
+    site.second(19, cpu=0.010, wait=0.010, queued=0.2)
+    assert seen[1].alone.wait_seconds == pytest.approx(2 * 19 * 0.010)

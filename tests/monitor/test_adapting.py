@@ -37,7 +37,6 @@ WAITING = Sample(
     cpu_seconds=0.4,
     busy=4,
     waited_seconds=0.7,
-    proxied_seconds=None,
     cpu_of_group=0.2,
     cpu_of_processes=(0.1,) * 4,
     alone=Alone(80, 0.4, 3.6),
@@ -202,12 +201,12 @@ def test_slots_go_to_what_the_app_needs() -> None:
     assert "20% of the CPUs in use; the app waits 9.0 times as long" in move.reason
 
 
-def test_proxied_time_and_slots_that_are_all_busy_count_as_waiting() -> None:
+def test_time_at_a_proxy_and_slots_that_are_all_busy_count_as_waiting() -> None:
     """Behind a balancer nothing waits here."""
     half = replace(WAITING, busy=2, waited_seconds=None)
     assert first(half) is None
     assert first(replace(half, waited_seconds=0.004)) is None
-    assert first(replace(half, proxied_seconds=0.1)) is not None
+    assert first(replace(half, waited_seconds=0.1)) is not None
     assert first(replace(half, busy=4)) is not None
 
 
@@ -293,16 +292,6 @@ def test_full_cpus_need_no_more_slots() -> None:
     move = first(FULL)
     assert move is not None
     assert (move.workers, move.slots) == (4, 8)
-
-
-def test_worker_that_holds_all_connections_lets_go_of_some() -> None:
-    held = replace(
-        FULL, workers=5, wanted=5, busy=40, cpu_of_group=0.6, waited_seconds=0.0,
-        cpu_of_processes=(1.0, 0.05, 0.05, 0.05, 0.05),
-    )  # fmt: skip
-    move = first(held)
-    assert move is not None
-    assert move.slots == 10
 
 
 def obeyed(before: Sample, after: Sample) -> list[Move]:

@@ -92,6 +92,15 @@ class Traffic:
         )
 
 
+def test_time_that_a_hypervisor_steals_is_no_waiting() -> None:
+    """It looks like waiting for a database: neither CPU time nor waiting for a CPU."""
+    meters = {stolen: TrafficMeter(2, lambda stolen=stolen: stolen) for stolen in (0.0, 1.0)}  # type: ignore[misc]
+    for meter in meters.values():
+        meter.observe(0, Totals(0, 0, 0), {})
+        meter.observe(1, Totals(10, 10 * 15_000_000, 10 * 5_000_000), {})
+    assert {stolen: meter.wait_ms[0] for stolen, meter in meters.items()} == {0.0: 10, 1.0: 5}
+
+
 def test_nothing_is_told_before_there_is_enough() -> None:
     traffic = Traffic()
     traffic.second(0)

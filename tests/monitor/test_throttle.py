@@ -54,7 +54,15 @@ def test_what_nobody_notices_is_no_line(caplog: pytest.LogCaptureFixture) -> Non
     site = Site()
     site.run(3, LEAST_PRESSURE - 0.01)
     site.run(3, 100)
+    assert caplog.messages == []
+
+
+def test_limit_that_was_set_and_exceeded_between_two_looks_is_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
     site.found = None
     site.task.run(site.now + 2, look)
-    site.run(9, 100)
     assert caplog.messages == []
+    site.run(9, 100)
+    assert "exceeded 9 times" in caplog.text

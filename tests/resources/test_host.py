@@ -14,7 +14,7 @@ import pytest
 
 from flask_workersize import HostFacts, Resources, detect_resources
 from flask_workersize.resources import host as host_module
-from flask_workersize.resources.host import page_cache
+from flask_workersize.resources.host import CpuTimes, StolenShare, page_cache
 from tests.plain import MB
 
 
@@ -163,3 +163,17 @@ def test_without_arguments_this_machine_is_looked_at() -> None:
     found = detect_resources()
     assert 0 < found.cpus <= (psutil.cpu_count() or 1)
     assert 0 < found.memory_available <= found.memory_limit
+
+
+def test_stolen_time_is_a_share_of_what_was_computed() -> None:
+    moments = [CpuTimes(), CpuTimes(10, 5, 0), CpuTimes(14, 9, 1), CpuTimes(14, 10, 1)]
+    share = StolenShare(iter(moments).__next__)
+    assert [share.read() for _ in range(3)] == [0, 0.25, 0]
+
+
+def test_hidden_proc_steals_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden() -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("psutil.cpu_times", hidden)
+    assert CpuTimes.read() == CpuTimes()

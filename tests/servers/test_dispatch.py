@@ -175,3 +175,23 @@ def test_connection_that_its_thread_has_closed_is_counted_once(worker: Any) -> N
         done.set_result(False)
         worker.finish_request(conn, done)
     assert worker.nr_conns == 2
+
+
+@pytest.mark.parametrize("waits", ["here", "in the kernel"])
+def test_no_connection_is_kept_while_requests_wait_if_the_queue_is_shared(
+    worker: Any, waits: str
+) -> None:
+    """Which worker holds a connection would decide how long its client waits."""
+    keeps = worker.cfg.worker_connections - worker.cfg.threads
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        worker.sockets = [listener]
+        worker.shares_queue = True
+        assert worker.max_keepalived == keeps
+        if waits == "here":
+            worker._ready.append(object())
+        else:
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        assert worker.max_keepalived == -1
+        # gthread's own way otherwise.
+        worker.shares_queue = False
+        assert worker.max_keepalived == keeps

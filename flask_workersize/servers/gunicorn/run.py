@@ -69,6 +69,7 @@ def _serve(load: LoadApp, deployment: Deployment, hooks: Hooks, options: dict[st
     is_threaded = adapts or options["worker_class"] == "gthread"
     worker_class = ThreadWorker if is_threaded else SyncWorker
     ThreadWorker.most_threads = hooks.board.most_threads
+    ThreadWorker.shares_queue = adapts
     options = {**options, "worker_class": worker_class}
     application = _Application(load, hooks, options)
     arbiter = GracefulArbiter(application, hooks, deployment.settings.drain_seconds)

@@ -280,9 +280,13 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     Connections that have something to say queue for a thread, new ones as well as those that were
     kept: the first that spoke is served first. Those that have said nothing yet hold no thread.
+
+    With ``shares_queue`` no connection is kept while requests wait: a client that connects again
+    is at the end of the kernel's queue, and whichever worker has a free thread takes the first.
     """
 
     most_threads: int | None = None
+    shares_queue = False
     _stopped_at = 0.0
     _ends_at = 0.0
     _accepted_at = 0.0
@@ -304,6 +308,16 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     def slots(self) -> int:
         """How many requests may run at once; the pool has room for more threads."""
         return self.cfg.threads if self.row is None else self.row.threads
+
+    @property
+    def max_keepalived(self) -> int:
+        """How many connections are kept; gunicorn asks when it begins a response."""
+        is_shared = self.shares_queue and (self._ready or super()._are_others_waiting())
+        return -1 if is_shared else self._most_kept
+
+    @max_keepalived.setter
+    def max_keepalived(self, most: int) -> None:
+        self._most_kept = most
 
     def get_thread_pool(self) -> futures.ThreadPoolExecutor:
         """Return a pool with room for as many threads as there may ever be."""
@@ -338,7 +352,8 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._make_room()
         self._note_held(can_accept)
         if self.row is not None:
-            can_accept &= self._claimed() < self.slots or self._is_next(*self.row.others())
+            has_free = self._claimed() < self.slots
+            can_accept &= has_free or (not self.shares_queue and self._is_next(*self.row.others()))
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
