@@ -13,7 +13,7 @@ from flask import Flask, current_app
 from pydantic import SecretStr
 
 from .errors import WorkerSizeConfigError
-from .health.endpoint import METRICS_SUFFIX
+from .health.endpoint import FILES, METRICS_SUFFIX
 from .health.measured import MeasuredReport
 from .health.report import CapacityReport
 from .log import say
@@ -189,7 +189,8 @@ def is_report_path(path: str) -> bool:
     urls = [state.report_url for state in map(get_state, list(current.apps)) if state.report_url]
     # WSGI hands over the bytes of a path as latin-1.
     known = [url.encode().decode("latin-1") for url in urls]
-    return path.endswith((*known, *(url + METRICS_SUFFIX for url in known)))
+    suffixes = ("", METRICS_SUFFIX, *(f"/{name}" for name in FILES))
+    return path.endswith(tuple(url + suffix for url in known for suffix in suffixes))
 
 
 def health_url(app: Flask) -> str | None:

@@ -134,6 +134,11 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
     queue_totals: Annotated[QueueTotals | None, SkipJsonSchema()] = Field(None, exclude=True)
     """What the metrics have a histogram of."""
 
+    memory_recycle_percent: int | None = Field(
+        None,
+        description="share of the memory limit above which the memory guard recycles a worker, in "
+        "percent; left out if it is off",
+    )
     processes: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
@@ -184,6 +189,8 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
             advice = next_steps(deployment, now, past) if deployment else []
             shown |= {**live_figures(now), "queue_totals": now.queue_totals}
             shown |= past_figures(now, past, timeout, advice)
+            if deployment and deployment.settings.memory_guard != "off":
+                shown["memory_recycle_percent"] = deployment.settings.memory_recycle_percent
             if details:
                 shown["processes"] = [WorkerReport.of(worker) for worker in now.workers]
                 shown["measured"] = measured
