@@ -13,7 +13,6 @@ from urllib.parse import quote
 from jinja2 import Environment, Template
 from werkzeug.wrappers import Response
 
-from .endpoint import respond
 from .view import view
 
 REFRESH_SECONDS = 5
@@ -54,7 +53,8 @@ def respond_page(body: str, status: int, environ: Mapping[str, Any]) -> Response
         base="./" + quote(path.rpartition(b"/")[2]),
         refresh_seconds=REFRESH_SECONDS,
     )
-    return respond(page, status, "text/html; charset=utf-8", **SAFE)
+    headers = {"Cache-Control": "no-store", **SAFE}
+    return Response(page, status, headers, content_type="text/html; charset=utf-8")
 
 
 def respond_file(name: str, environ: Mapping[str, Any]) -> Response:
@@ -64,9 +64,9 @@ def respond_file(name: str, environ: Mapping[str, Any]) -> Response:
     """
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     content_type = _TYPES[name.rpartition(".")[2]]
-    answer = respond(_read(f"static/{name}"), 200, content_type, **headers)
+    answer = Response(_read(f"static/{name}"), 200, headers, content_type=content_type)
     answer.add_etag()
-    return answer.make_conditional(environ)
+    return answer.make_conditional(dict(environ))
 
 
 @cache
