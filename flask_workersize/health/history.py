@@ -112,6 +112,11 @@ class PastReport(BaseModel):
         description="after so long a running request counts as stuck (NOW_LMS_TIMEOUT); null for "
         "never",
     )
+    memory_recycle_percent: int | None = Field(
+        None,
+        description="share of the memory limit above which the memory guard recycles a worker, in "
+        "percent; null if it is off",
+    )
     rates: RatesReport | None = Field(
         None,
         description="the last ten seconds or so, on average; null right after the start, and where "

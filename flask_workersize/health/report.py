@@ -134,11 +134,6 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
     queue_totals: Annotated[QueueTotals | None, SkipJsonSchema()] = Field(None, exclude=True)
     """What the metrics have a histogram of."""
 
-    memory_recycle_percent: int | None = Field(
-        None,
-        description="share of the memory limit above which the memory guard recycles a worker, in "
-        "percent; left out if it is off",
-    )
     processes: list[WorkerReport] | None = Field(
         None, description="with the token: each worker, in no particular order"
     )
@@ -189,8 +184,7 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
             advice = next_steps(deployment, now, past, measured) if deployment else []
             shown |= {**live_figures(now), "queue_totals": now.queue_totals}
             shown |= past_figures(now, past, timeout, advice)
-            if deployment and deployment.settings.memory_guard != "off":
-                shown["memory_recycle_percent"] = deployment.settings.memory_recycle_percent
+            shown["memory_recycle_percent"] = _recycle_percent(deployment)
             if details:
                 shown["processes"] = [WorkerReport.of(worker) for worker in now.workers]
                 shown["measured"] = measured
@@ -207,6 +201,11 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
     def to_json(self) -> str:
         """Return the report as JSON; what is unset is left out."""
         return self.model_dump_json(exclude_unset=True)
+
+
+def _recycle_percent(deployment: Deployment | None) -> int | None:
+    settings = deployment.settings if deployment else None
+    return settings.memory_recycle_percent if settings and settings.memory_guard != "off" else None
 
 
 def _without_folder(note: str) -> str:

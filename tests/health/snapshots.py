@@ -41,6 +41,7 @@ PAST = {
     "uptime_seconds",
     "running",
     "timeout_seconds",
+    "memory_recycle_percent",
     "rates",
     "history",
     "events",
