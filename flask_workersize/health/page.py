@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 
 from .view import view
 
-REFRESH_SECONDS = 5
+REFRESH_SECONDS = 4
 """How often a page without script asks for itself."""
 
 SAFE = {
