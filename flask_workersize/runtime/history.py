@@ -125,8 +125,8 @@ class Stretch(NamedTuple):
 
     @property
     def requests(self) -> int:
-        """Requests that were served, or turned away."""
-        return self.counted.served + self.counted.refused
+        """Requests that were served, turned away, or have begun at least."""
+        return max(self.counted.served + self.counted.refused, self.counted.queued)
 
     @property
     def mean_seconds(self) -> float | None:
@@ -243,7 +243,8 @@ class LastHour:
 
         entries = self._minutes.read()
         newest = max(entries, default=0)
-        lately = [entry for number, entry in entries.items() if newest - number <= MOST_MINUTES]
+        lately = [entry for number, entry in entries.items() if newest - number < _MINUTES]
+        lately = lately[-(MOST_MINUTES + 1) :]
         if not lately:
             return Past()
         pairs = [pair for pair in pairwise(lately) if pair[0].at_ns < pair[1].at_ns]
