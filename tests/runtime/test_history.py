@@ -178,7 +178,7 @@ def test_monitor_that_was_killed_while_it_wrote_leaves_an_entry_that_heals() -> 
     site.run(75, served=10)
     whole = site.fields("served")
     versions = [
-        place for place in range(0, WORDS, WORDS // (MOST_MINUTES + 6)) if site.cells[place]
+        place for place in range(0, WORDS, WORDS // (MOST_MINUTES + 8)) if site.cells[place]
     ]
     for place in versions:
         site.cells[place] += 1
@@ -242,6 +242,16 @@ def test_rates_are_those_of_the_last_ten_seconds(after: float, seconds: float) -
         assert (rates.counted.served, rates.busy) == (200, pytest.approx(2))
         assert rates.mean_seconds == pytest.approx(0.1)
         assert rates.cpu_seconds == pytest.approx(0.05)
+
+
+def test_rates_are_known_right_after_a_monitor_was_started_again() -> None:
+    site = Site()
+    site.run(5, served=10)
+    site.pass_time(2, served=10)
+    site.note()
+    rates = site.read().rates
+    assert rates is not None
+    assert (rates.seconds, rates.counted.served) == (pytest.approx(7), 70)
 
 
 def test_without_requests_a_request_takes_no_time_that_is_known() -> None:
