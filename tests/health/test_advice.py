@@ -25,7 +25,7 @@ MINUTE = 60 * NANOSECONDS
 UNKNOWN = Past()
 
 
-def deployed(cpus: float = 2, memory_mb: float = 8192, **environ: str) -> Deployment:
+def deployed(cpus: float = 2, memory_mb: float = 8192, /, **environ: str) -> Deployment:
     """Return a deployment of gunicorn, unless told otherwise, on a machine of that size."""
     settings = load({"WSGI_SERVER": "gunicorn", **environ})
     machine = resources(cpus, memory_mb)
@@ -78,7 +78,7 @@ def hour(deployment: Deployment, crowded: int = 9, **figures: Any) -> Past:
     return lasting(*quiet, *[minute(deployment, **{"busy": 1, "waited": 200, **figures})] * crowded)
 
 
-def steps(deployment: Deployment, past: Past = UNKNOWN, **now: Any) -> list[str]:
+def steps(deployment: Deployment, past: Past = UNKNOWN, /, **now: Any) -> list[str]:
     return next_steps(deployment, serving(deployment, **now), past)
 
 
@@ -118,14 +118,14 @@ def test_minute_long_ago_is_no_reason_either() -> None:
 
 
 def test_if_the_cpus_are_full_only_more_of_them_help() -> None:
-    deployment = deployed(cpus=2)
+    deployment = deployed(2)
     assert steps(deployment, hour(deployment, cpu=0.4)) == [
         "requests waited in 15 % of the last hour with the CPUs full: add a replica, or CPUs"
     ]
 
 
 def test_if_others_use_the_cpus_they_are_full_too() -> None:
-    deployment = deployed(cpus=2)
+    deployment = deployed(2)
     delay = {"cpu_wait_ns": 2 * MINUTE}
     (step,) = steps(deployment, hour(deployment, cpu=0.1, **delay))
     assert "with the CPUs full" in step
@@ -133,7 +133,7 @@ def test_if_others_use_the_cpus_they_are_full_too() -> None:
 
 def test_if_cpu_is_left_threads_help() -> None:
     """Of 5 workers × 100 ms, 20 computing, on 2 CPUs: 2 / 0.2 = 10 slots, and twice that."""
-    deployment = deployed(cpus=2)
+    deployment = deployed(2)
     assert steps(deployment, hour(deployment, cpu=0.2)) == [
         "requests waited in 15 % of the last hour while CPU was left: set NOW_LMS_THREADS=4, or "
         "NOW_LMS_SIZING=adaptive"
@@ -141,7 +141,7 @@ def test_if_cpu_is_left_threads_help() -> None:
 
 
 def test_what_was_measured_says_what_to_set() -> None:
-    deployment = deployed(cpus=2)
+    deployment = deployed(2)
     traffic = TrafficStats(5000, 2_000_000, 98_000_000, 40 * MB, 30 * MB)
     measured = MeasuredReport.of(traffic, deployment)
     (step,) = next_steps(
@@ -153,13 +153,13 @@ def test_what_was_measured_says_what_to_set() -> None:
 
 
 def test_if_there_are_as_many_threads_as_help_a_replica_does() -> None:
-    deployment = deployed(cpus=2, WORKERS="2", THREADS="64")
+    deployment = deployed(2, WORKERS="2", THREADS="64")
     (step,) = steps(deployment, hour(deployment, cpu=0.001))
     assert step.endswith("while CPU was left: add a replica")
 
 
 def test_one_process_of_waitress_computes_on_one_cpu() -> None:
-    deployment = deployed(cpus=4, WSGI_SERVER="waitress")
+    deployment = deployed(4, WSGI_SERVER="waitress")
     (step,) = steps(deployment, hour(deployment, cpu=0.12))
     assert "one CPU full" in step
     assert "NOW_LMS_WSGI_SERVER=gunicorn" in step
@@ -178,13 +178,13 @@ def test_one_process_of_waitress_computes_on_one_cpu() -> None:
 def test_workers_that_compute_all_the_time_on_many_cpus_are_too_few(
     environ: dict[str, str], remedy: str
 ) -> None:
-    deployment = deployed(cpus=8, **environ)
+    deployment = deployed(8, **environ)
     (step,) = steps(deployment, hour(deployment, cpu=1))
     assert remedy in step
 
 
 def test_if_memory_bounds_the_workers_memory_helps_or_to_measure() -> None:
-    deployment = deployed(cpus=8, memory_mb=600)
+    deployment = deployed(8, 600)
     assert deployment.plan.limited_by == "memory"
     (step,) = steps(deployment, hour(deployment, cpu=1))
     assert step.endswith(
@@ -194,7 +194,7 @@ def test_if_memory_bounds_the_workers_memory_helps_or_to_measure() -> None:
 
 
 def test_size_that_follows_the_load_does_so() -> None:
-    deployment = deployed(cpus=2, NOW_LMS_SIZING="adaptive")
+    deployment = deployed(2, NOW_LMS_SIZING="adaptive")
     past = hour(deployment, cpu=0.1)
     (step,) = steps(deployment, past)
     assert step.endswith(
@@ -297,11 +297,11 @@ def test_app_that_leaks_is_named_if_each_worker_was_recycled() -> None:
 
 
 def test_plan_that_does_not_fit_is_named() -> None:
-    assert steps(deployed(memory_mb=512, WORKERS="9")) == [
+    assert steps(deployed(2, 512, WORKERS="9")) == [
         "the plan needs 1800 MB, and 512 MB were available: set fewer workers, or give it more "
         "memory"
     ]
-    (step,) = steps(deployed(memory_mb=100))
+    (step,) = steps(deployed(2, 100))
     assert step.endswith("100 MB were available: give it more memory")
 
 
