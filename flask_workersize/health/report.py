@@ -125,10 +125,11 @@ class PlanReport(BaseModel):
 class CapacityReport(PastReport, LiveFigures, PlanReport):
     """The body of ``/_health/capacity``.
 
-    It holds no environment value, no path, no host name and no version. ``sources``,
-    ``warnings``, ``notes``, ``pid``, ``processes`` and ``measured`` are only there with the token.
-    The live figures, from ``workers_alive`` to ``advice``, are there if flask-workersize serves
-    the app: on the port of the app with the token, on the health port for everyone.
+    It holds no path, no host name, no version and no environment value but for numbers that size
+    and time the server. ``sources``, ``warnings``, ``notes``, ``pid``, ``processes`` and
+    ``measured`` are only there with the token. The live figures, from ``workers_alive`` to
+    ``advice``, are there if flask-workersize serves the app: on the port of the app with the token,
+    on the health port for everyone.
     """
 
     queue_totals: Annotated[QueueTotals | None, SkipJsonSchema()] = Field(None, exclude=True)

@@ -125,8 +125,8 @@ class Stretch(NamedTuple):
 
     @property
     def requests(self) -> int:
-        """Requests that were served, or turned away."""
-        return self.counted.served + self.counted.refused
+        """Requests that were served, turned away, or have begun at least."""
+        return max(self.counted.served + self.counted.refused, self.counted.queued)
 
     @property
     def mean_seconds(self) -> float | None:
@@ -195,8 +195,8 @@ class _Ring:
 _MINUTES = MOST_MINUTES + 2
 """What was before the first one, and one that is being replaced."""
 
-_SAMPLES = 4
-"""Samples within 15 seconds."""
+_SAMPLES = 6
+"""Samples that cover the time of the rates, some of them taken by a monitor that was restarted."""
 
 WORDS = (_MINUTES + _SAMPLES) * _ENTRY
 """Words that the history takes."""
@@ -217,14 +217,14 @@ class LastHour:
         """
         at = sample.at_ns / NANOSECONDS
         minute = int((at - SAMPLE_SECONDS / 2) // 60)
-        *_, last = (None, *self._samples.read().values())
+        number, last = next(reversed(self._samples.read().items()), (0, None))
         if last is None:
             # What was before the first minute.
             minute -= 1
         else:
             slot_ns = last.slot_ns + slots * (sample.at_ns - last.at_ns)
             sample = sample._replace(slot_ns=slot_ns)
-        self._samples.write(int(at // SAMPLE_SECONDS), sample)
+        self._samples.write(number + 1, sample)
         before = self._minutes.read().get(minute, sample)
         self._minutes.write(
             minute,
@@ -243,7 +243,8 @@ class LastHour:
 
         entries = self._minutes.read()
         newest = max(entries, default=0)
-        lately = [entry for number, entry in entries.items() if newest - number <= MOST_MINUTES]
+        lately = [entry for number, entry in entries.items() if newest - number < _MINUTES]
+        lately = lately[-(MOST_MINUTES + 1) :]
         if not lately:
             return Past()
         pairs = [pair for pair in pairwise(lately) if pair[0].at_ns < pair[1].at_ns]
