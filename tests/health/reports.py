@@ -79,7 +79,7 @@ LIVE: dict[str, Any] = PLAN | {
         for minute in range(60)
     ],
     "events": [
-        {"at": NOW - 9000.0, "text": "memory limit changed from 384 to 512 MB"},
+        {"at": NOW - 8400.0, "text": "memory limit changed from 384 to 512 MB"},
         {"at": NOW - 3900.5, "text": "worker 4709 was OOM-killed at 212 MB (limit 512 MB)"},
         {"at": NOW - 1260.0, "text": "recycling worker 4710 (grew 34 MB); 361 of 512 MB in use"},
     ],

@@ -371,7 +371,7 @@ def test_last_hour_has_a_bar_a_minute_and_marks_those_in_which_requests_waited()
     waited = [place for place, bar in enumerate(bars) if bar[1].get("class") == "waited"]
     assert waited == list(range(12, 18))
     # A server that has just started fills the picture from the right.
-    (one,) = view(LIVE | {"history": LIVE["history"][:1]}, NOW)["bars"]
+    one: Any = view(LIVE | {"history": LIVE["history"][:1]}, NOW)["bars"][0]
     assert one[1]["x"] == "98.33%"
 
 

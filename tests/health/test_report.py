@@ -290,6 +290,7 @@ def test_what_is_not_known_of_the_past_is_null() -> None:
         "uptime_seconds": 12.346,
         "running": [],
         "timeout_seconds": None,
+        "memory_recycle_percent": None,
         "rates": None,
         "history": None,
         "events": [],
