@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from flask import Flask, current_app
 from pydantic import SecretStr
 
 from .errors import WorkerSizeConfigError
-from .health.endpoint import METRICS_SUFFIX
+from .health.endpoint import FILES, METRICS_SUFFIX
 from .health.measured import MeasuredReport
 from .health.report import CapacityReport
 from .log import say
@@ -21,6 +22,7 @@ from .resources import Resources
 from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.fork import engines_of
+from .runtime.history import Past, Sample
 from .runtime.scoreboard import Scoreboard
 from .sizing.adaptive import AdaptiveBounds, adaptive_bounds, pool_size
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -66,13 +68,15 @@ class WorkerSizingState:
     ) -> CapacityReport:
         """Return what the outside is told, with or without what happens now."""
         plan = self.get_plan()
-        now = measured = None
+        now, measured, past = None, None, Past()
         if live and self.serving and self.deployment and self.board:
             seen = self.board.read(asking)
             # Afterwards: what a worker accepts meanwhile must not be counted twice.
             connections = awaited_connections(self.board.listeners)
             totals = self.board.queue_times.totals()
             now = replace(seen, connections=connections, queue_totals=totals)
+            past = self.board.last_hour.read(Sample.of(seen, totals, time.monotonic_ns()))
+            past = past._replace(events=tuple(self.board.events.read()))
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
             plan,
@@ -80,6 +84,8 @@ class WorkerSizingState:
             detection_notes=self.resources.notes,
             details=details,
             now=now,
+            past=past,
+            deployment=self.deployment,
             measured=measured,
         )
 
@@ -185,7 +191,8 @@ def is_report_path(path: str) -> bool:
     urls = [state.report_url for state in map(get_state, list(current.apps)) if state.report_url]
     # WSGI hands over the bytes of a path as latin-1.
     known = [url.encode().decode("latin-1") for url in urls]
-    return path.endswith((*known, *(url + METRICS_SUFFIX for url in known)))
+    suffixes = ("", METRICS_SUFFIX, *(f"/{name}" for name in FILES))
+    return path.endswith(tuple(url + suffix for url in known for suffix in suffixes))
 
 
 def health_url(app: Flask) -> str | None:

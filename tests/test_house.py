@@ -215,6 +215,13 @@ def test_only_the_metrics_know_prometheus_client_and_they_are_imported_when_they
         assert at_once == [], path
 
 
+def test_page_is_imported_when_it_is_asked_for() -> None:
+    """A server whose report nobody opens in a browser needs no template."""
+    page = f"{PACKAGE}.health.page"
+    for path in SOURCES:
+        assert [name for name in imported(path, at_once=True) if within(name, page)] == [], path
+
+
 def test_exports_are_imported_when_they_are_asked_for() -> None:
     """A server that starts has no use for templates."""
     exports = f"{PACKAGE}.export"

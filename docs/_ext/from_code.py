@@ -137,6 +137,7 @@ def watched(plan: SizingPlan, busy: int, queued: int) -> Snapshot:
         )
     memory = {"memory_limit_bytes": 1024 * MB, "memory_used_bytes": 412 * MB}
     now = replace(seen, workers=tuple(rows), stored={**seen.stored, **memory}, guard=GuardState.OK)
+    now = replace(now, uptime_seconds=3600.0)
     totals = QueueTotals((3400, 150, *[0] * (len(BOUNDS_SECONDS) - 1)), 9_000_000_000, 0, 1)
     connections = queued - now.waiting
     return replace(now, connections=connections, waits=(0.0026, 0.009), queue_totals=totals)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Blueprint, request
+from werkzeug.wrappers import Response
 
 from ..runtime.layer import Layer
-from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint
+from .endpoint import METHODS, Answer, CapacityEndpoint
 
 
 def capacity_blueprint(endpoint: CapacityEndpoint, url: str) -> Blueprint:
     """Return the blueprint that owns the routes, for ``url_for`` and the list of routes."""
     blueprint = Blueprint("workersize", __name__)
-    blueprint.add_url_rule(url, "capacity", lambda: endpoint.report(request.environ))
-    metrics = url + METRICS_SUFFIX
-    blueprint.add_url_rule(metrics, "metrics", lambda: endpoint.metrics(request.environ))
+    for path, answer in endpoint.answers(url).items():
+        name = path.removeprefix(url).strip("/") or "capacity"
+        blueprint.add_url_rule(path, name.replace(".", "_"), _route(answer))
     return blueprint
+
+
+def _route(answer: Answer) -> Callable[[], Response]:
+    return lambda: answer(request.environ)
 
 
 class CapacityShortcut(Layer):
@@ -32,8 +37,7 @@ class CapacityShortcut(Layer):
     def __init__(self, app: WSGIApplication, endpoint: CapacityEndpoint, url: str) -> None:
         super().__init__(app)
         # WSGI hands over the bytes of a path as latin-1.
-        path = url.encode().decode("latin-1")
-        self._answers = {path: endpoint.report, path + METRICS_SUFFIX: endpoint.metrics}
+        self._answers = endpoint.answers(url.encode().decode("latin-1"))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""

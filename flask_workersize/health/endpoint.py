@@ -5,9 +5,12 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response
 
 from ..errors import WorkerSizeConfigError
@@ -17,8 +20,14 @@ from .report import CapacityReport
 METRICS_SUFFIX = "/metrics"
 """What stands behind the path of the report where Prometheus asks."""
 
+FILES = ("page.css", "page.js")
+"""What the page for people loads, behind the path of the report."""
+
 METHODS = ("GET", "HEAD")
 
+
+Answer = Callable[[Mapping[str, Any]], Response]
+"""Answers a request on one path."""
 
 ReportMaker = Callable[[bool, bool, int | None], CapacityReport]
 """Makes the report, with details, with live figures, for the request in a slot."""
@@ -41,6 +50,12 @@ def respond_json(told: Mapping[str, Any], status: int = 200, **headers: str) -> 
     return respond(body, status, **headers)
 
 
+def wants_page(environ: Mapping[str, Any]) -> bool:
+    """Return whether a browser asks: one that prefers HTML, and does not take anything as well."""
+    accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+    return accepted.best_match(["application/json", "text/html"]) == "text/html"
+
+
 class CapacityEndpoint:
     """Answers the report to anyone, and its details to who sends the token."""
 
@@ -55,7 +70,30 @@ class CapacityEndpoint:
         self._is_inside = is_inside
 
     def report(self, environ: Mapping[str, Any]) -> Response:
-        """Answer with the report."""
+        """Answer with the report: as a page if a browser asks, else in JSON."""
+        told = self._report(environ)
+        if wants_page(environ):
+            from .page import respond_page
+
+            told = respond_page(told.get_data(as_text=True), told.status_code, environ)
+        told.vary.add("Accept")
+        return told
+
+    def file(self, name: str, environ: Mapping[str, Any]) -> Response:
+        """Answer with one of ``FILES``, which are the same for everyone."""
+        from .page import respond_file
+
+        return respond_file(name, environ)
+
+    def answers(self, url: str) -> dict[str, Answer]:
+        """Return what is answered on each path.
+
+        :param url: the path of the report
+        """
+        pages = {f"{url}/{name}": partial(self.file, name) for name in FILES}
+        return {url: self.report, url + METRICS_SUFFIX: self.metrics, **pages}
+
+    def _report(self, environ: Mapping[str, Any]) -> Response:
         details = self._is_authorized(environ)
         live = details or self._is_inside
         try:

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response
 
 from ..runtime.snapshot import GuardState, Snapshot, State, WorkerStats
 from ..sizing.settings import DEFAULT_HEALTH_URL
-from .endpoint import METHODS, METRICS_SUFFIX, CapacityEndpoint, respond_json
+from .endpoint import METHODS, Answer, CapacityEndpoint, respond_json
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,11 @@ class ProbeApp:
     ) -> None:
         self._read = read
         self._rules = rules
-        self._answers: dict[str, Callable[[WSGIEnvironment], Response]] = {
+        self._answers: dict[str, Answer] = {
             "/live": lambda environ: self._verdict(rules.not_live),
             "/ready": lambda environ: self._verdict(rules.not_ready),
             "/metrics": endpoint.metrics,
-            DEFAULT_HEALTH_URL: endpoint.report,
-            DEFAULT_HEALTH_URL + METRICS_SUFFIX: endpoint.metrics,
+            **endpoint.answers(DEFAULT_HEALTH_URL),
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

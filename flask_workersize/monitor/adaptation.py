@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..log import say
 from ..resources.gauge import MemoryState
 from ..resources.host import CpuTimes, stolen_share
 from ..resources.processes import cpu_seconds
@@ -193,8 +192,7 @@ class AdaptingTask(Task):
         self._board.for_load += move.workers - wanted
         self._scaler.scale()
         line = f"{_shape(workers, threads)} to {_shape(move.workers, move.slots)}: {move.reason}"
-        self._board.events.add(f"size: {line}")
-        say(logging.INFO, f"size: {line}.")
+        self._board.events.tell(logging.INFO, f"size: {line}.")
 
 
 def _runs_in_parallel() -> bool:

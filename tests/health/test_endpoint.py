@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import socket
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from flask_workersize import CapacityReport, WorkerSizeConfigError, WorkerSizing
 from flask_workersize.app_state import adopt
 from flask_workersize.health.blueprint import CapacityShortcut, capacity_blueprint
 from flask_workersize.health.endpoint import CapacityEndpoint
+from flask_workersize.monitor.history import HistoryTask
 from flask_workersize.runtime.deployment import Deployment, current
 from flask_workersize.runtime.meter import SLOT_KEY, Meter
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State
 from flask_workersize.sizing.plan import compute_plan
-from tests.health.snapshots import DETAILS, LIVE, row
+from tests.health.snapshots import DETAILS, LIVE, PAST, row
 from tests.health.snapshots import live as live_figures
 from tests.plain import SECRET, clear_environment, load, new_app, plan, resources
 
@@ -325,7 +327,7 @@ def test_live_figures_need_the_token_only_where_everybody_comes_and_the_rows_eve
     answer = CapacityEndpoint(maker, lambda: SecretStr(SECRET), is_inside).report(environ)
     assert maker.calls == [(details, live, None)]
     shown = json.loads(answer.data)
-    assert (shown.keys() >= LIVE) is live
+    assert (shown.keys() >= LIVE | PAST) is live
     assert ("processes" in shown) is details
 
 
@@ -367,7 +369,7 @@ def served(app: Flask, deployment: Deployment, board: Scoreboard) -> Client:
 def test_served_app_tells_what_is_happening_now_with_the_token(served: Client) -> None:
     served.get("/").close()
     shown = served.get(URL, headers=BEARER).get_json()
-    assert shown.keys() >= LIVE | DETAILS
+    assert shown.keys() >= LIVE | PAST | DETAILS
     assert (shown["workers_alive"], shown["slots"], shown["served"]) == (1, 2, 1)
     assert shown["busy"] == 0, "the request that asks does not count"
     (worker,) = shown["processes"]
@@ -377,7 +379,7 @@ def test_served_app_tells_what_is_happening_now_with_the_token(served: Client) -
 def test_served_app_tells_anybody_else_only_the_plan(served: Client) -> None:
     shown = served.get(URL).get_json()
     assert shown["serving"] is True
-    assert shown.keys().isdisjoint(LIVE | DETAILS | {"processes"})
+    assert shown.keys().isdisjoint(LIVE | PAST | DETAILS | {"processes"})
 
 
 def test_served_app_tells_of_workers_of_which_it_is_none(served: Client, board: Scoreboard) -> None:
@@ -390,10 +392,31 @@ def test_served_app_tells_of_workers_of_which_it_is_none(served: Client, board: 
     assert [worker["served"] for worker in shown["processes"]] == [0, 1]
 
 
+def test_served_app_tells_of_the_last_hour_with_the_token(
+    served: Client, board: Scoreboard
+) -> None:
+    shown = served.get(URL, headers=BEARER).get_json()
+    assert (shown["history"], shown["rates"], shown["events"]) == (None, None, [])
+    now = time.monotonic()
+    for ago in (20.0, 10.0):
+        HistoryTask(board).run(now - ago, board.read)
+        served.get("/").close()
+    HistoryTask(board).run(now, board.read)
+    board.events.add("size: 2 × 1 to 2 × 2: requests wait", at=1.8e9)
+    shown = served.get(URL, headers=BEARER).get_json()
+    assert sum(point["requests"] for point in shown["history"]) == 2
+    assert shown["rates"]["requests_per_second"] > 0
+    assert shown["events"] == [{"at": 1.8e9, "text": "size: 2 × 1 to 2 × 2: requests wait"}]
+    assert shown["timeout_seconds"] == 120
+    assert 0 < shown["uptime_seconds"] < 60
+    assert shown["advice"] == []
+    assert served.get(URL).get_json().keys().isdisjoint(PAST)
+
+
 def test_app_that_nobody_serves_has_no_live_figures(app: Flask) -> None:
     shown = app.test_client().get(URL, headers=BEARER).get_json()
     assert shown.keys() >= DETAILS
-    assert shown.keys().isdisjoint(LIVE | {"processes"})
+    assert shown.keys().isdisjoint(LIVE | PAST | {"processes"})
 
 
 # Metrics
@@ -498,7 +521,7 @@ def test_nothing_secret_is_told_even_with_the_token(monkeypatch: pytest.MonkeyPa
         *[version(name) for name in ("flask", "gunicorn", "waitress", "pydantic")],
     ]
     assert [secret for secret in secrets if secret in text] == []
-    assert "/" not in text
+    assert "/" not in text.replace(" MB available / 200 MB a worker", "")
 
 
 def test_log_never_shows_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 RULES = ProbeRules(timeout_seconds=120)
 LONG = 120.5
-PATHS = ["/live", "/ready", "/metrics", "/_health/capacity", "/_health/capacity/metrics"]
+REPORTS = ["/live", "/ready", "/metrics", "/_health/capacity", "/_health/capacity/metrics"]
+PATHS = [*REPORTS, "/_health/capacity/page.css", "/_health/capacity/page.js"]
 
 idle = row()
 busy = row((1.0, 2.0))
@@ -295,7 +296,7 @@ def test_head_is_answered_like_get_without_the_body(path: str) -> None:
     assert head.headers["Content-Length"].isdigit()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", REPORTS)
 def test_query_does_not_matter_and_nothing_may_be_stored(path: str) -> None:
     port = Port()
     port.serve()

@@ -10,10 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from flask_workersize import CapacityReport, SizingPlan
+from flask_workersize.runtime.deployment import Deployment
+from flask_workersize.runtime.events import Event
+from flask_workersize.runtime.history import Past, Sample, Stretch
 from flask_workersize.runtime.queue_times import QueueTotals
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
-from tests.health.snapshots import DETAILS, LIVE, live, row
-from tests.plain import MB, plan
+from tests.health.snapshots import DETAILS, LIVE, PAST, live, row
+from tests.plain import MB, load, plan, resources
 
 OPEN = {
     "status",
@@ -29,6 +32,7 @@ OPEN = {
     "estimated_memory_mb",
     "memory_available_mb",
     "cpus",
+    "why",
 }
 ROWS = {"processes", "measured"}
 
@@ -63,6 +67,10 @@ def test_open_report_of_gunicorn() -> None:
         "estimated_memory_mb": 400,
         "memory_available_mb": 1024,
         "cpus": 4.0,
+        "why": {
+            "cpu": "2 × 4 CPUs + 1 = 9",
+            "memory": "1024 MB available / 200 MB a worker = 5",
+        },
     }
 
 
@@ -123,7 +131,7 @@ def test_report_is_frozen() -> None:
 
 def test_schema_describes_every_field() -> None:
     schema = CapacityReport.model_json_schema()
-    assert set(schema["properties"]) == OPEN | LIVE | ROWS | DETAILS
+    assert set(schema["properties"]) == OPEN | LIVE | PAST | ROWS | DETAILS
     assert set(schema["required"]) == OPEN
     assert all(item["description"] for item in schema["properties"].values())
     for part in ("WorkerReport", "MeasuredReport"):
@@ -147,7 +155,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
     queue = {"waits": (0.25, 1.5), "queue_totals": QueueTotals((4, 5), 2_250_000_000, 2, 1)}
     now = live(row((1.0,)), row((2.0, 3.0)), queued=7, **memory, **guard, **queue)
     made = told_of(report(plan(), live=now))
-    assert set(made) == OPEN | LIVE
+    assert set(made) == OPEN | LIVE | PAST
     assert {name: made[name] for name in LIVE} == {
         "workers_alive": 2,
         "slots": 4,
@@ -182,7 +190,7 @@ def test_live_figures_of_no_worker_are_0() -> None:
 
 def test_rows_are_told_only_with_the_details() -> None:
     made = told_of(report(plan(), details=True, live=live(row(), row())))
-    assert set(made) == OPEN | LIVE | ROWS | DETAILS
+    assert set(made) == OPEN | LIVE | PAST | ROWS | DETAILS
     assert len(made["processes"]) == 2
     assert set(told_of(report(plan(), details=True))) == OPEN | DETAILS
 
@@ -269,6 +277,96 @@ def test_status_warns_where_the_memory_guard_cannot_help(guard: GuardState) -> N
     made = report(plan(), live=live(row(), guard=guard))
     assert made.guard == guard.name.lower()
     assert made.status == ("warn" if guard in (GuardState.WARN, GuardState.CRITICAL) else "pass")
+
+
+def test_running_requests_are_told_without_their_worker_the_longest_first() -> None:
+    made = told_of(report(plan(), live=live(row((0.12345, 9.5)), row(), row((3.0,)))))
+    assert made["running"] == [9.5, 3.0, 0.123]
+
+
+def test_what_is_not_known_of_the_past_is_null() -> None:
+    made = told_of(report(plan(), live=live(row(), uptime_seconds=12.3456)))
+    assert {name: made[name] for name in PAST} == {
+        "uptime_seconds": 12.346,
+        "running": [],
+        "timeout_seconds": None,
+        "memory_recycle_percent": None,
+        "rates": None,
+        "history": None,
+        "events": [],
+        "advice": [],
+    }
+
+
+def test_past_is_told_as_it_was() -> None:
+    counted = Sample(
+        at_ns=60 * 10**9,
+        slot_ns=4 * 60 * 10**9,
+        occupied_ns=90 * 10**9,
+        busy_ns=88 * 10**9,
+        cpu_ns=22 * 10**9,
+        served=440,
+        refused=2,
+        queued=442,
+        queue_ns=44 * 10**9,
+        waited=3,
+        queue_most_ns=10**9,
+        used_bytes=321 * MB,
+    )
+    minute = Stretch(1.8e9, counted)
+    past = Past((minute,), minute, minute, (Event(1.7e9, "monitor died; restarting"),))
+    deployment = Deployment(load({"NOW_LMS_TIMEOUT": "30"}), resources(), plan())
+    made = CapacityReport.of(
+        plan(), serving=True, now=live(row()), past=past, deployment=deployment
+    )
+    told = told_of(made)
+    assert told["history"] == [
+        {
+            "at": 1.8e9,
+            "seconds": 60,
+            "slots": 4,
+            "utilization": 0.375,
+            "requests": 442,
+            "waited": 3,
+            "queue_mean_seconds": 0.099548,
+            "queue_most_seconds": 1,
+            "memory_used_mb": 321,
+        }
+    ]
+    assert told["rates"] == {
+        "seconds": 60,
+        "requests_per_second": 7.33,
+        "busy": 1.5,
+        "mean_ms": 200,
+        "cpu_ms": 50,
+    }
+    assert told["events"] == [{"at": 1.7e9, "text": "monitor died; restarting"}]
+    assert told["timeout_seconds"] == 30
+    assert CapacityReport.model_validate_json(made.to_json()) == made.model_copy(
+        update={"queue_totals": None}
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "why"),
+    [
+        (
+            {},
+            {"cpus": 1, "memory_mb": 2048},
+            ("2 × 1 CPU + 1 = 3", "2048 MB available / 200 MB a worker = 10"),
+        ),
+        (
+            {"NOW_LMS_MEMORY_HEADROOM_PERCENT": "30", "WORKERS": "9"},
+            {"cpus": 2.5, "memory_mb": 1000},
+            ("2 × 2.5 CPUs + 1 = 6", "1000 MB available × 70 % / 200 MB a worker = 3"),
+        ),
+    ],
+)
+def test_both_bounds_are_told_with_their_numbers(
+    environ: dict[str, str], options: dict[str, Any], why: tuple[str, str]
+) -> None:
+    told = told_of(report(plan(environ, **options)))["why"]
+    assert (told["cpu"], told["memory"]) == why
 
 
 def test_utilization_has_three_places_and_is_at_most_1() -> None:

@@ -130,6 +130,8 @@ def test_more_memory_means_more_workers_with_one_line(said: Said) -> None:
     assert said() == [
         "INFO memory limit changed from 4096 MB to 8192 MB: scaling from 3 to 6 workers.",
     ]
+    (event,) = site.scaler.board.events.read()
+    assert event.text == "memory limit changed from 4096 MB to 8192 MB: scaling from 3 to 6 workers"
 
 
 def test_less_memory_means_fewer_workers(said: Said) -> None:

@@ -393,6 +393,9 @@ def test_worker_that_has_grown_most_is_recycled_with_one_line(
     match = re.fullmatch(pattern, line)
     assert match
     assert 55 < int(match[1]) < 70
+    # Those who read events are not told the number of a process.
+    (event,) = site.board.events.read()
+    assert event.text == f"memory: recycling a worker (grew {match[1]} MB); 750 of 1000 MB in use"
 
 
 @forks
@@ -911,6 +914,11 @@ def test_other_holders_are_said_within_a_minute_and_the_same_are_not(
     first, second = said()
     assert "but by tmpfs and shared memory: 800 MB." in first
     assert "but by other processes (such as one): 700 MB." in second
+    # Nor the name of another.
+    assert [event.text.partition(" in use. ")[2] for event in site.board.events.read()] == [
+        "Not held by the workers, but by tmpfs and shared memory: 800 MB",
+        "Not held by the workers, but by other processes",
+    ]
 
 
 @forks

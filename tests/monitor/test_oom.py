@@ -103,6 +103,9 @@ def test_worker_that_the_kernel_killed_is_named_with_its_size_and_what_to_set(
         f"ERROR worker {site.pids[2]} was OOM-killed at 212 MB (limit 512 MB, plan 4 × 200 MB). "
         "Set NOW_LMS_WORKERS=1 or NOW_LMS_WORKER_MEMORY_MB=480."
     ]
+    (event,) = site.board.events.read()
+    assert event.text.startswith("a worker was OOM-killed at 212 MB (limit 512 MB, plan 4 × 200 MB")
+    assert site.board.read().workers_advised == 1
     assert site.board.read().stored["oom_kills"] == 1
 
 
@@ -136,6 +139,8 @@ def test_worker_that_was_killed_by_somebody_else_is_not_called_a_kill_for_memory
         f"WARNING 1 worker crashed or got killed by a signal (process {site.pids[2]}); the kernel "
         f"{kernel}."
     ]
+    (event,) = site.board.events.read()
+    assert event.text == f"1 worker crashed or got killed by a signal; the kernel {kernel}"
     assert site.board.read().stored["oom_kills"] == 0
 
 

@@ -56,6 +56,9 @@ def test_without_a_bound_one_line_a_minute_says_what_to_set(
     ]
     site.run(after=SAY_SECONDS)
     assert "wait up to 9.0 s" in caplog.messages[1]
+    # Of a long line the event has what happened.
+    kept = [event.text for event in site.board.events.read()]
+    assert kept[0].startswith("requests wait up to 3.4 s for a worker that is free. Add threads, ")
 
 
 def test_line_names_the_clock_of_a_proxy_that_is_believed(
@@ -86,3 +89,5 @@ def test_with_a_bound_a_line_says_how_many_were_turned_away(
     ]
     site.run()
     assert len(caplog.messages) == 2
+    kept = [event.text for event in site.board.events.read()]
+    assert kept == [line.removesuffix(".") for line in caplog.messages]

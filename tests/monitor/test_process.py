@@ -355,6 +355,9 @@ def test_monitor_that_is_killed_is_started_again_with_one_line(
         assert is_gone(first)
         assert not is_gone(pid_of(monitor))
         assert caplog.messages == ["monitor died (SIGKILL); restarting."]
+        assert [event.text for event in board.events.read()] == [
+            "monitor died (SIGKILL); restarting"
+        ]
         monitor.stop()
 
 

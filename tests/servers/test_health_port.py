@@ -25,6 +25,7 @@ from flask_workersize.servers import health_port
 from flask_workersize.servers.health_port import HealthPort, ProbeServer
 from flask_workersize.sizing.plan import compute_plan
 from tests.children import Children, status_of
+from tests.health.snapshots import PAST
 from tests.plain import load, resources
 from tests.seccomp import CAN_FORBID, forbidding
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, connect_socket, receive, send
@@ -151,6 +152,45 @@ def test_live_figures_need_the_token_on_the_port_of_the_app_and_rows_everywhere(
     for report in (server.live_report(BEARER), server.get("/_health/capacity", BEARER).json()):
         assert set(LIVE) < set(report)
         assert sum(row["slots"] for row in report["processes"]) == report["slots"]
+
+
+@pytest.mark.parametrize("kind", ["waitress", "sync"])
+def test_last_hour_goes_on_if_the_monitor_is_killed(start: Starter, kind: str) -> None:
+    server = start_probed(start, *SERVER_ARGS[kind])
+
+    def counted() -> int:
+        return sum(point["requests"] for point in server.live_report()["history"])
+
+    def serve(count: int) -> None:
+        assert [server.get("/").status for _ in range(count)] == [200] * count
+
+    serve(3)
+    await_that(lambda: counted() == 3, "3 requests")
+    serve(2)
+    server.monitor.kill()
+    serve(2)
+    await_that(lambda: counted() == 7, "7 requests")
+    report = server.live_report()
+    assert [event["text"] for event in report["events"]] == ["monitor died (SIGKILL); restarting"]
+    assert all(0 <= point["utilization"] < 0.5 for point in report["history"])
+    covered = sum(point["seconds"] for point in report["history"])
+    assert report["uptime_seconds"] - 10 < covered < report["uptime_seconds"]
+    assert report["rates"]["requests_per_second"] < 10
+    assert report["advice"] == []
+    # Not for everyone who reaches the app.
+    assert PAST.isdisjoint(server.get("/_health/capacity").json())
+    told = server.get("/_health/capacity", BEARER).json()
+    assert set(told) >= PAST
+    assert (told["history"], told["events"]) == (report["history"], report["events"])
+
+
+def test_worker_that_gunicorn_kills_is_an_event(start: Starter) -> None:
+    server = start_probed(start, *SERVER_ARGS["sync"], NOW_LMS_TIMEOUT="1")
+    with suppress(OSError), closing(server.connect()) as connection:
+        connection.request("GET", "/hold?name=stuck")
+        connection.getresponse()
+    await_that(lambda: server.live_report()["events"] != [], "an event")
+    assert server.live_report()["events"][0]["text"] == "worker killed: no sign of life for 1 s"
 
 
 def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, either: str) -> None:
