@@ -8,6 +8,7 @@ from .common import Group
 from .planning import doctor_command, measure_command, plan_command
 from .replicas import check_command, export_command, fleet_command
 from .serving import serve_prod
+from .watching import top_command
 
 __all__ = ["serve_prod", "workersize"]
 
@@ -24,5 +25,6 @@ for _command in (
     export_command,
     check_command,
     fleet_command,
+    top_command,
 ):
     workersize.add_command(_command)
