@@ -15,7 +15,7 @@ __all__ = ["serve_prod", "workersize"]
 
 @click.group(cls=Group)
 def workersize() -> None:
-    """Plan, measure and check this app."""
+    """Plan, measure, check and watch this app."""
 
 
 for _command in (

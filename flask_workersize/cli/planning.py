@@ -68,7 +68,7 @@ def plan_command(
 @click.option("--write", metavar="FILE", help="Also write the recommended settings to a .env file.")
 @pass_script_info
 def measure_command(info: ScriptInfo, /, **options: Any) -> None:
-    """Measure what the app costs, and plan from that instead of from a guess.
+    """Measure what the app costs, and plan from that.
 
     gunicorn serves the app for real, in processes of its own on a free port of
     the loopback interface. Only the paths that you name are requested, since

@@ -32,7 +32,7 @@ from .common import Ends, load_app, option_names, server_option, sizing_options
 def serve_prod(
     info: ScriptInfo, /, dry_run: bool, show_all: bool, bind: tuple[str, ...], **options: Any
 ) -> None:
-    """Serve the app in production mode, in the size that this machine allows.
+    """Serve the app in production, sized for this machine.
 
     The size is calculated from CPUs and available memory, and for gunicorn
     divided by the threads per worker:

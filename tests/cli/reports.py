@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import cos
 from typing import Any
 
 NOW = 1_800_000_000.0
+
+BUSY = [round(0.5 - 0.4 * cos(minute / 4), 3) for minute in range(24)]
+"""Busy shares of minutes in a row."""
 
 REPORT: dict[str, Any] = {
     "status": "pass",
@@ -55,7 +59,7 @@ REPORT: dict[str, Any] = {
     },
     "history": [
         {"at": NOW - 60 * age, "seconds": 60.0, "slots": 3, "utilization": used, "requests": 10}
-        for age, used in zip((5, 4, 3, 2, 1), (0.0, 0.25, 0.5, 1.0, 0.9), strict=True)
+        for age, used in zip(range(40, 0, -1), [*BUSY, *BUSY[:15], 1.0], strict=True)
     ],
     "events": [
         {"at": NOW - 86400, "text": "recycling worker 4711 (grew 34 MB); 191 of 256 MB in use"},

@@ -6,6 +6,8 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from flask_workersize.cli.top.values import Answer, moment, span
 from tests.cli.reports import NOW, REPORT
 from tests.plain import untimed
 
+ROOT = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8081"
 WIDE = Look()
 COLOUR = re.compile(r"\x1b\[[0-9]+m")
@@ -50,48 +53,18 @@ def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def test_one_instance_is_shown_in_full() -> None:
-    assert shown(REPORT) == [
-        "http://127.0.0.1:8081   ● pass   up 2 d",
-        "gunicorn 3 × 1 · limited by CPU",
-        "now      busy 2 of 3   waiting 0   82 req/s   4.1 ms each (3.2 computing)",
-        "         waited 2 ms, at most 300 ms",
-        "hour     ▁▃▅██ max 100 %",
-        "slots    ■ 2 min, over the timeout!  ■ 3 ms  □",
-        "why      CPU: 2 × 1 CPU + 1 = 3 <- binds",
-        "         memory: (512 MB available × 70 % - 81 MB shared) / 17 MB a worker = 16",
-        "memory   ████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░ 149 of 512 MB",
-        "         planned: 81 MB shared, 17 MB a worker   guard: recycling",
-        "do       requests waited in 14 % of the last hour: add a replica, or",
-        "         NOW_LMS_THREADS=4",
-        "so far   120,433 served   2 recycled   2 replaced",
-        "events   14 Jan 08:00 recycling worker 4711 (grew 34 MB); 191 of 256 MB in use",
-        "         07:55 memory limit changed from 512 to 768 MB: scaling from 3 to 4",
-        "workers       pid    age   served  busy longest   memory of plan sampled",
-        "             4711 66 min    1,234   1/1   2 min    17 MB   102 %     1 s",
+def test_page_shows_what_one_instance_and_several_look_like() -> None:
+    """The outputs of the docs, to the letter."""
+    several = [
+        Answer("http://10.0.0.4:8081", REPORT),
+        Answer("http://10.0.0.5:8081", {**REPORT, "status": "warn", "queued": 4, "advice": []}),
+        Answer("http://10.0.0.6:8081", None, "no answer (connection refused)"),
     ]
-
-
-def test_several_are_shown_in_a_few_lines_each_below_their_sum() -> None:
-    answers = [
-        Answer("http://a:8081", REPORT),
-        Answer("http://b:8081", {**REPORT, "status": "warn", "queued": 4, "advice": []}),
-        Answer("http://c:8081", None, "no answer (connection refused)"),
-    ]
-    assert screen(answers, Look(), NOW) == [
-        "2 of 3 instances answer   busy 4 of 6   waiting 4   165 req/s",
-        "",
-        "http://a:8081   ● pass   up 2 d   gunicorn 3 × 1 · limited by CPU",
-        "now      busy 2 of 3   waiting 0   82 req/s   4.1 ms each (3.2 computing) …",
-        "hour     ▁▃▅██ max 100 %",
-        "do       requests waited in 14 % of the last hour: add a replica, or …",
-        "",
-        "http://b:8081   ● warn   up 2 d   gunicorn 3 × 1 · limited by CPU",
-        "now      busy 2 of 3   waiting 4   82 req/s   4.1 ms each (3.2 computing) …",
-        "hour     ▁▃▅██ max 100 %",
-        "",
-        "http://c:8081: no answer (connection refused)",
-    ]
+    page = (ROOT / "docs" / "top.rst").read_text()
+    blocks = re.findall(r"code-block:: console\n\n((?:    .*\n|\n)+)", page)
+    texts = [dedent(block).strip().partition("\n")[2] for block in blocks]
+    assert "\n".join(shown(REPORT)) in texts
+    assert "\n".join(screen(several, WIDE, NOW)) in texts
 
 
 def test_narrow_terminal_has_it_all_but_the_end_of_the_table() -> None:
@@ -106,7 +79,7 @@ def test_narrow_terminal_has_it_all_but_the_end_of_the_table() -> None:
 def test_terminal_without_the_characters_gets_others() -> None:
     plain = shown(REPORT, Look(is_ascii=True))
     assert all(map(str.isascii, plain))
-    assert "hour     _-=## max 100 %" in plain
+    assert "hour     __..--:=+***###**+=::-..__..--:=+***#### max 100 %" in plain
     assert "slots    # 2 min, over the timeout!  # 3 ms  ." in plain
     assert list(map(len, plain)) == list(map(len, shown(REPORT)))
     assert [can_show(name) for name in ("utf-8", "latin-1", "ascii", None, "no-such")] == [

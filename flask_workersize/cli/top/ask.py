@@ -42,25 +42,28 @@ class Asker:
         if token is not None:
             sent = f"Bearer {token}".encode(errors="surrogateescape")
             self._headers["Authorization"] = sent
+        self._answers = [Answer(target.url, None, "no answer yet") for target in targets]
         self._threads: dict[int, threading.Thread] = {}
-        self._answers: dict[int, Answer] = {}
+        self._started: dict[int, float] = {}
 
-    def ask(self) -> list[Answer]:
-        """Return what each server answers, in their order."""
+    def ask(self, seconds: float = ANSWER_SECONDS + _MARGIN_SECONDS) -> list[Answer]:
+        """Return what each server answers, in their order.
+
+        :param seconds: how long to wait; a server that may still answer after that keeps its answer
+            from before
+        """
+        until = time.monotonic() + seconds
         for number in range(len(self._targets)):
-            old = self._threads.get(number)
-            if old is None or not old.is_alive():
-                self._answers.pop(number, None)
+            if number not in self._threads or not self._threads[number].is_alive():
                 thread = threading.Thread(target=self._note, args=(number,), daemon=True)
-                self._threads[number] = thread
+                self._threads[number], self._started[number] = thread, time.monotonic()
                 thread.start()
-        until = time.monotonic() + ANSWER_SECONDS + _MARGIN_SECONDS
-        for thread in self._threads.values():
+        for number, thread in self._threads.items():
             thread.join(max(0.0, until - time.monotonic()))
-        return [
-            self._answers.get(number) or Answer(target.url, None, _TOO_SLOW)
-            for number, target in enumerate(self._targets)
-        ]
+            age = time.monotonic() - self._started[number]
+            if thread.is_alive() and age > ANSWER_SECONDS + _MARGIN_SECONDS / 2:
+                self._answers[number] = Answer(self._targets[number].url, None, _TOO_SLOW)
+        return list(self._answers)
 
     def _note(self, number: int) -> None:
         self._answers[number] = _answer(self._targets[number], self._headers)

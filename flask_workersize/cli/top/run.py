@@ -21,6 +21,9 @@ from .screen import has_colour, is_live, live_screen
 from .target import Target, checked_token
 
 _NUMBER = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
+_PATIENCE_SECONDS = 1.0
+"""How long a live view waits for the slowest server before it is drawn."""
+
 _LEAST_SECONDS, _MOST_SECONDS = 0.1, 3600.0
 
 
@@ -103,7 +106,7 @@ def _watch(asker: Asker, seconds: float) -> None:
     # Ctrl-C ends it, as top and watch, and so does a terminal that is gone.
     with suppress(KeyboardInterrupt, OSError), live_screen(sys.stdout) as terminal:
         while True:
-            answers = asker.ask()
+            answers = asker.ask(_PATIENCE_SECONDS)
             is_over = False
             while not is_over:
                 look = Look(terminal.size.columns, has_colour(sys.stdout), is_ascii)

@@ -36,22 +36,37 @@ class Target:
         :param path: the path otherwise
         :raises WorkerSizeConfigError: if it is not one
         """
-        if url.startswith("unix:") and url.isprintable() and hasattr(socket, "AF_UNIX"):
-            return cls(url, "unix", url[5:], None, quote(path))
-        try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
-            host, port = parts.hostname, parts.port
-            is_plain = parts.username is None and not parts.fragment and url.isprintable()
-        except ValueError:
-            host, port, is_plain = None, None, False
-        if not host or not is_plain or " " in url or parts.scheme not in ("http", "https"):
+        kind = _unix if url.startswith("unix:") else _http
+        target = kind(url, quote(path)) if url.isprintable() and " " not in url else None
+        if target is None:
+            # What stands before the host may be a password.
+            shown = plain(url.rpartition("@")[2])
             raise WorkerSizeConfigError(
-                f"{plain(url)} is not an address to ask: name one such as http://host:8081 or "
+                f"{shown} is not an address to ask: name one such as http://host:8081 or "
                 "unix:/run/lms.sock, without a user or a password."
             )
-        own = parts.path + (f"?{parts.query}" if parts.query else "")
-        own = quote(own, safe="/?&=%:@!$'()*+,;~-._") if own not in ("", "/") else quote(path)
-        return cls(url, parts.scheme, host, port, own)
+        return target
+
+
+def _unix(url: str, path: str) -> Target | None:
+    place = url.removeprefix("unix:")
+    return Target(url, "unix", place, None, path) if place and hasattr(socket, "AF_UNIX") else None
+
+
+def _http(url: str, path: str) -> Target | None:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    is_known = parts.scheme in ("http", "https") and parts.username is None and not parts.fragment
+    if not host or not is_known:
+        return None
+    if parts.path not in ("", "/"):
+        path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+    if parts.query:
+        path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~")
+    return Target(url, parts.scheme, host, port, path)
 
 
 def checked_token(token: str | None) -> str | None:
