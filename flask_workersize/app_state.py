@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ from .resources import Resources
 from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.fork import engines_of
-from .runtime.history import Past
+from .runtime.history import Past, Sample
 from .runtime.scoreboard import Scoreboard
 from .sizing.adaptive import AdaptiveBounds, adaptive_bounds, pool_size
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -74,7 +75,8 @@ class WorkerSizingState:
             connections = awaited_connections(self.board.listeners)
             totals = self.board.queue_times.totals()
             now = replace(seen, connections=connections, queue_totals=totals)
-            past = Past(events=tuple(self.board.events.read()))
+            past = self.board.last_hour.read(Sample.of(seen, totals, time.monotonic_ns()))
+            past = past._replace(events=tuple(self.board.events.read()))
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
             plan,

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..runtime.events import Event
-from ..runtime.history import Minute, Past, Rates
+from ..runtime.history import Past, Stretch
 from ..runtime.snapshot import Snapshot
 from ..sizing.plan import MB
 
@@ -25,7 +25,7 @@ class HistoryPoint(BaseModel):
     utilization: float = Field(
         ge=0, le=1, description="share of the time that slots were busy, 0 to 1"
     )
-    requests: int = Field(ge=0, description="requests that were served")
+    requests: int = Field(ge=0, description="requests that were served, or turned away")
     waited: int = Field(
         ge=0, description="requests that had waited for more than 0.1 s before the app began"
     )
@@ -39,19 +39,19 @@ class HistoryPoint(BaseModel):
     )
 
     @classmethod
-    def of(cls, minute: Minute) -> Self:
+    def of(cls, minute: Stretch) -> Self:
         """Make the point of a minute."""
         mean, most = minute.queue_mean_seconds, minute.queue_most_seconds
         return cls(
             at=round(minute.at, 3),
             seconds=round(minute.seconds, 3),
-            slots=minute.slots,
+            slots=round(minute.slots),
             utilization=round(minute.utilization, 3),
             requests=minute.requests,
-            waited=minute.waited,
+            waited=minute.counted.waited,
             queue_mean_seconds=None if mean is None else round(mean, 6),
             queue_most_seconds=None if most is None else round(most, 6),
-            memory_used_mb=minute.memory_used_bytes // MB,
+            memory_used_mb=minute.counted.used_bytes // MB,
         )
 
 
@@ -69,13 +69,13 @@ class RatesReport(BaseModel):
     cpu_ms: float | None = Field(description="how much of that it computed, in milliseconds")
 
     @classmethod
-    def of(cls, rates: Rates) -> Self:
-        """Make the report of the rates."""
-        ran, computed = rates.mean_seconds, rates.cpu_seconds
+    def of(cls, lately: Stretch) -> Self:
+        """Make the report of the last seconds."""
+        ran, computed = lately.mean_seconds, lately.cpu_seconds
         return cls(
-            seconds=round(rates.seconds, 3),
-            requests_per_second=round(rates.requests_per_second, 2),
-            busy=round(rates.busy, 3),
+            seconds=round(lately.seconds, 3),
+            requests_per_second=round(lately.counted.served / lately.seconds, 2),
+            busy=round(lately.busy, 3),
             mean_ms=None if ran is None else round(ran * 1000, 3),
             cpu_ms=None if computed is None else round(computed * 1000, 3),
         )
@@ -108,7 +108,9 @@ class PastReport(BaseModel):
         description="how long each request that runs now has run, in seconds, the longest first",
     )
     timeout_seconds: float | None = Field(
-        None, description="how long a request may run (NOW_LMS_TIMEOUT); null for any time"
+        None,
+        description="after so long a running request counts as stuck (NOW_LMS_TIMEOUT); null for "
+        "never",
     )
     rates: RatesReport | None = Field(
         None,

@@ -181,7 +181,7 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         shown["why"] = Bounds(**plan.bounds)
         if now is not None:
             timeout = deployment.settings.timeout or None if deployment else None
-            advice = next_steps(deployment, now, past) if deployment else []
+            advice = next_steps(deployment, now, past, measured) if deployment else []
             shown |= {**live_figures(now), "queue_totals": now.queue_totals}
             shown |= past_figures(now, past, timeout, advice)
             if details:

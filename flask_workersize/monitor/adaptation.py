@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import psutil
 
-from ..log import say
 from ..resources.gauge import MemoryState
 from ..resources.processes import cpu_seconds
 from ..runtime.layout import NANOSECONDS
@@ -194,8 +193,7 @@ class AdaptingTask(Task):
         self._board.for_load += move.workers - wanted
         self._scaler.scale()
         line = f"{_shape(workers, threads)} to {_shape(move.workers, move.slots)}: {move.reason}"
-        self._board.events.add(f"size: {line}")
-        say(logging.INFO, f"size: {line}.")
+        self._board.events.tell(logging.INFO, f"size: {line}.")
 
 
 def _runs_in_parallel() -> bool:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..log import say
 from ..resources import Resources
 from ..resources.processes import private_memory
 from ..runtime.scoreboard import Scoreboard
@@ -94,10 +93,12 @@ class LimitFollower(Task):
             self._board.removed = min(self._board.removed, plan.workers - there)
             self._scaler.scale()
             workers = f"{plan.workers} worker{'' if plan.workers == 1 else 's'}"
-            say(logging.INFO, f"{reason}: scaling from {old_workers} to {workers}.")
+            self._board.events.tell(
+                logging.INFO, f"{reason}: scaling from {old_workers} to {workers}."
+            )
         elif plan.threads != old_threads:
             threads = f"{old_threads} to {plan.threads} threads"
-            say(logging.WARNING, f"{reason}: restart to go from {threads}.")
+            self._board.events.tell(logging.WARNING, f"{reason}: restart to go from {threads}.")
 
 
 def limits_of(resources: Resources) -> tuple[int, int]:

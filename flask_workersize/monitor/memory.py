@@ -13,7 +13,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-from ..log import say
 from ..resources.gauge import MemoryGauge, MemoryState
 from ..resources.holders import NO_HOLDERS
 from ..runtime.scoreboard import Scoreboard
@@ -329,16 +328,23 @@ class GuardTask(Task):
         used = f"{round(seen.used_bytes / MB)} of {round(seen.limit_bytes / MB)} MB in use"
         pid = action.worker.pid if action.worker else 0
         leaving = "stopping the server" if rules.exits else "/ready fails now"
-        line = {
-            Kind.RECYCLE: f"recycling worker {pid} ({reason}); {used}",
-            Kind.REPLACE: f"starting a worker to replace {pid} ({reason}); {used}",
-            Kind.FEWER: f"removing {_workers(action.count)}; {used}. {reason}",
-            Kind.MORE: f"adding a worker ({reason}); {used}",
-            Kind.WARN: f"{used}. {reason}",
-            Kind.EXIT: f"{leaving}; {used}. {reason}",
-        }[kind]
+        advice = self._advice(action, seen, rules)
+
+        def line(worker: str, other: str, reason: str) -> str:
+            what = {
+                Kind.RECYCLE: f"recycling {worker} ({reason}); {used}",
+                Kind.REPLACE: f"starting a worker to replace {other} ({reason}); {used}",
+                Kind.FEWER: f"removing {_workers(action.count)}; {used}. {reason}",
+                Kind.MORE: f"adding a worker ({reason}); {used}",
+                Kind.WARN: f"{used}. {reason}",
+                Kind.EXIT: f"{leaving}; {used}. {reason}",
+            }[kind]
+            return f"memory: {what}.{advice}"
+
+        # Who reads events need not know the names of other processes.
+        event = line("a worker", "another", reason.partition(" (such as ")[0])
         level = logging.INFO if kind in _USUAL else logging.WARNING
-        say(level, f"memory: {line}.{self._advice(action, seen, rules)}")
+        self._board.events.tell(level, line(f"worker {pid}", str(pid), reason), event)
 
     def _advice(self, action: Action, seen: Observation, rules: Rules) -> str:
         """Return what to set if the plan is too large."""

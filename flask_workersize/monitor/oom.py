@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ..log import say
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import Snapshot, WorkerStats
 from ..sizing.plan import MB
@@ -124,11 +123,11 @@ class OomDetector(Task):
         remedy = self._remedy
         sizes = [(row.memory.rss_bytes // MB, row.pid) for row in gone if row.memory]
         size, pid = max(sizes, default=(None, 0))
-        named = f"{'a' if who == 'worker' else 'the'} {who} was OOM-killed"
-        if size is not None:
-            named = f"{who} {pid} was OOM-killed at {size} MB"
+        killed = "was OOM-killed" if size is None else f"was OOM-killed at {size} MB"
         if count > 1:
-            named += f", and {count - 1} more"
+            killed += f", and {count - 1} more"
+        unnamed = f"{'a' if who == 'worker' else 'the'} {who}"
+        named = unnamed if size is None else f"{who} {pid}"
         each_mb = remedy.plan.worker_memory_mb
         planned = f"{remedy.planned} × {each_mb} MB"
         limit = snapshot.stored["memory_limit_bytes"]
@@ -141,7 +140,8 @@ class OomDetector(Task):
         advice = "Give it more memory, or set NOW_LMS_MEMORY_GUARD=exit."
         if not remedy.is_alone:
             advice = remedy.advise(now, limit, others_bytes(snapshot))
-        say(logging.ERROR, f"{named} (limit {limit // MB} MB, plan {planned}). {advice}")
+        line = f"{killed} (limit {limit // MB} MB, plan {planned}). {advice}"
+        self._board.events.tell(logging.ERROR, f"{named} {line}", f"{unnamed} {line}")
 
     def _say_others(self, now: float, count: int) -> None:
         """Log kills of processes that are no workers: removing workers would not help them."""
@@ -150,7 +150,7 @@ class OomDetector(Task):
         self._say_others_again = now + SAY_SECONDS
         what = "a process that is" if count == 1 else f"{count} processes that are"
         limit_mb = self._board.figure("memory_limit_bytes") // MB
-        say(
+        self._board.events.tell(
             logging.WARNING,
             f"memory: {what} not a worker of this server got OOM-killed (limit {limit_mb} MB): "
             "probably a program that the app runs, a neighbour, or the monitor. The workers stay.",
@@ -162,4 +162,5 @@ class OomDetector(Task):
             "does not count OOM kills" if self._board.oom_counted < 0 else "counted no OOM kill"
         )
         workers = f"{count} worker{'' if count == 1 else 's'} crashed or got killed by a signal"
-        say(logging.WARNING, f"{workers} (process {names}); the kernel {kernel}.")
+        line = f"{workers} (process {names}); the kernel {kernel}."
+        self._board.events.tell(logging.WARNING, line, f"{workers}; the kernel {kernel}.")

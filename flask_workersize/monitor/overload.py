@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from ..log import say
 from ..runtime.queue_times import PERIOD_SECONDS, LastMinute
 from ..runtime.scoreboard import Scoreboard
 from .loop import Look, Task
@@ -47,7 +46,7 @@ class OverloadTask(Task):
         most = waits[1] / 1e9
         if line := self._line(most):
             self._said_at = now
-            say(logging.WARNING, line)
+            self._board.events.tell(logging.WARNING, line)
 
     def _line(self, most: float) -> str | None:
         if self._bound is None:

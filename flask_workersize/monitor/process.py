@@ -129,7 +129,8 @@ class Monitor:
         self._died_early = age < 2 * _AGAIN_SECONDS
         if self._life is not None:
             self._forget()
-            say(logging.WARNING, f"monitor died{_cause(self._status)}; restarting.")
+            line = f"monitor died{_cause(self._status)}; restarting."
+            self._board.events.tell(logging.WARNING, line)
         try:
             self.start()
         except (OSError, WorkerSizeStartError) as error:

@@ -67,6 +67,7 @@ class Remedy:
             room = self._share * limit_bytes - others_bytes
             each = max(self.peak_bytes, self._killed_bytes, 1)
             workers = max(1, min(int(room // each), self._most))
+            self._board.workers_advised = workers
             available_mb = self._board.available_mb or self.plan.memory_available_mb
             memory_mb = max(available_mb // workers, 1)
             self._said = f"Set NOW_LMS_WORKERS={workers} or NOW_LMS_WORKER_MEMORY_MB={memory_mb}."
@@ -77,6 +78,7 @@ class Remedy:
         """Forget what was too many, and what was advised, once another number is planned."""
         if self.planned != self._most_of:
             self._most = self._most_of = self.planned
+            self._board.workers_advised = 0
             self._said_at = float("-inf")
 
 

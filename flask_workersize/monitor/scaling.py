@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..log import say
 from ..resources.process_handle import ProcessHandle
 from ..runtime.scoreboard import Scoreboard
 from ..runtime.snapshot import WorkerStats
@@ -144,7 +143,7 @@ class SignalScaler(ArbiterScaler):
         self._sent_at, self._seen = now, ages
         if not self._master.signal(number) and not self._has_said:
             self._has_said = True
-            say(logging.WARNING, REFUSED_WARNING)
+            self._board.events.tell(logging.WARNING, REFUSED_WARNING)
 
     def _wake(self) -> None:
         pass

@@ -14,6 +14,7 @@ from ..runtime.scoreboard import Scoreboard
 from ..sizing.plan import MB
 from ..sizing.settings import SizingSettings
 from .adaptation import AdaptingTask
+from .history import HistoryTask
 from .learning import LearningTask, ProfileWriter
 from .limits import LimitFollower, limits_of
 from .loop import MonitorLoop
@@ -54,10 +55,11 @@ def make_loop(
                 board, settings, plan, lambda: (detect_resources(), held_memory(master)), scaler
             ),
             LearningTask(board, plan, given.cpus, master, _writer(deployment)),
-            ThrottleDetector(gauge.throttling),
+            ThrottleDetector(board.events, gauge.throttling),
             OverloadTask(board, settings.queue_seconds, settings.trusted_proxy is not None),
             guard.sampling,
             guard,
+            HistoryTask(board),
             *adapting,
         ],
     )

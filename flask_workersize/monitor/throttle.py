@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..log import say
 from ..resources.cgroups import Throttling
+from ..runtime.events import EventLog
 from ..sizing.plan import MB
 from .loop import Look, Task
 
@@ -26,7 +26,8 @@ class ThrottleDetector(Task):
 
     interval = INTERVAL_SECONDS
 
-    def __init__(self, read: Callable[[], Throttling | None]) -> None:
+    def __init__(self, events: EventLog, read: Callable[[], Throttling | None]) -> None:
+        self._events = events
         self._read = read
         self._before = read()
         self._said_at = float("-inf")
@@ -40,7 +41,7 @@ class ThrottleDetector(Task):
         if found.pressure_percent < LEAST_PRESSURE or now < self._said_at + SAY_SECONDS:
             return
         self._said_at = now
-        say(
+        self._events.tell(
             logging.WARNING,
             f"memory: slowed by the kernel: memory.high ({found.high_bytes // MB} MB) exceeded "
             f"{found.times - before.times} times; processes waited {found.pressure_percent:.0f} % "

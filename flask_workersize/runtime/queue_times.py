@@ -13,6 +13,11 @@ from typing import NamedTuple
 BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """The upper bounds of the histogram; a last part has what waited longer."""
 
+NOTICED_SECONDS = 0.1
+"""The longest wait that nobody notices."""
+
+_FIRST_NOTICED = BOUNDS_SECONDS.index(NOTICED_SECONDS) + 1
+
 PERIOD_SECONDS = 5
 """For so long a slot remembers its longest wait, and then for once more while the next begins."""
 
@@ -52,6 +57,11 @@ class QueueTotals(NamedTuple):
     def requests(self) -> int:
         """Requests whose wait was known."""
         return sum(self.parts)
+
+    @property
+    def noticed(self) -> int:
+        """Those that had waited for more than :data:`NOTICED_SECONDS`."""
+        return sum(self.parts[_FIRST_NOTICED:])
 
 
 class QueueRow(NamedTuple):

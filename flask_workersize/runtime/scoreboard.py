@@ -31,6 +31,8 @@ from typing import Generic, TypeVar
 from ..resources.processes import ProcessMemory, ResidentPeak
 from .events import LOG_BYTES, EventLog
 from .figures import STORED, SUMMED
+from .history import WORDS as HISTORY_WORDS
+from .history import LastHour
 from .layout import MOST_LISTENERS, NANOSECONDS, TRAFFIC, Cell, Header, Slot
 from .queue_times import WORDS as QUEUE_WORDS
 from .queue_times import QueueTimes
@@ -157,6 +159,9 @@ class Scoreboard:
     for_load = _Word(Header.FOR_LOAD, int)
     """Workers more than planned since the load was followed; only the monitor sets it."""
 
+    workers_advised = _Word(Header.WORKERS_ADVISED, int)
+    """How many workers were recommended last, since so many as planned do not fit; 0 for none."""
+
     threads = _Word(Header.THREADS, int)
     """Requests that may run at once in a worker; only the monitor changes it."""
 
@@ -171,11 +176,12 @@ class Scoreboard:
         self.capacity = max(1, min(wanted, _MOST_BYTES // (words * _WORD)))
         own = Header.WORDS + self.capacity * self._row_words
         with_queue = own + self.capacity * self.most_threads * QUEUE_WORDS
-        shared: memoryview[int] = memoryview(mmap.mmap(-1, with_queue * _WORD + LOG_BYTES)).cast(
-            "q"
-        )
+        with_history = with_queue + HISTORY_WORDS
+        memory = mmap.mmap(-1, with_history * _WORD + LOG_BYTES)
+        shared: memoryview[int] = memoryview(memory).cast("q")
         self.cells, self.queue_times = shared[:own], QueueTimes(shared[own:with_queue])
-        self.events = EventLog(shared[with_queue:].cast("B"))
+        self.last_hour = LastHour(shared[with_queue:with_history])
+        self.events = EventLog(shared[with_history:].cast("B"))
         self.note_queue(None)
         self.planned, self.threads = workers, threads
         self.oom_counted = -1
@@ -278,6 +284,8 @@ class Scoreboard:
             worker = self._read_row(number)
             for name in SUMMED:
                 self.count(name, getattr(worker, name))
+            # Time that threads spent on a request counts, also if that was their end.
+            self.count("busy_ns", round(sum(worker.running_seconds) * NANOSECONDS))
             if self.state < State.STOPPING:
                 self.count("restarts")
             has_left = self.cells[start + Cell.LEFT]
@@ -331,6 +339,8 @@ class Scoreboard:
             slots_most=self._slots_most,
             waits=_waits(cells[Header.QUEUE_MEAN], cells[Header.QUEUE_MOST]),
             uptime_seconds=_seconds(time.monotonic_ns() - cells[Header.STARTED]),
+            cpus=cells[Header.FOLLOWED_CPUS] / 1000,
+            workers_advised=cells[Header.WORKERS_ADVISED],
         )
 
     def _others(self, mine: int) -> tuple[int | None, bool]:

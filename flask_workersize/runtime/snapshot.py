@@ -149,11 +149,13 @@ class TrafficStats(NamedTuple):
 class Snapshot:
     """The table at one moment.
 
-    ``uptime_seconds`` is the time since the deployment was started, ``stored`` has the words of the
-    header by name, ``connections`` those that wait in the kernel for the listeners (``None`` if
-    nobody asked, or the system does not report it), ``waits`` the mean and the longest time that
-    requests of the last minute waited, in seconds, and ``queue_totals`` what was counted of that
-    (``None`` if nobody asked).
+    ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
+    for the listeners (``None`` if nobody asked, or the system does not report it), ``waits`` the
+    mean and the longest time that requests of the last minute waited, in seconds, and
+    ``queue_totals`` what was counted of that (``None`` if nobody asked). ``uptime_seconds`` is the
+    time since the deployment was started, ``cpus`` are those that there were when the limits were
+    last read (0 if nobody reads them), and ``workers_advised`` as many workers as fit into memory
+    if those of the plan do not (else 0).
     """
 
     state: State
@@ -169,11 +171,19 @@ class Snapshot:
     waits: tuple[float, float] | None = None
     queue_totals: QueueTotals | None = None
     uptime_seconds: float = 0.0
+    cpus: float = 0.0
+    workers_advised: int = 0
 
     def total(self, name: str) -> int:
         """Return what all workers have counted, those that have ended included."""
         counted: int = sum(getattr(worker, name) for worker in self.workers)
         return self.stored[name] + counted
+
+    @property
+    def occupied_ns(self) -> int:
+        """Return the time that slots were busy since the start, with requests that still run."""
+        running = sum(ran for row in self.workers for ran in row.running_seconds)
+        return self.total("busy_ns") + round(running * 1e9)
 
     @property
     def queued(self) -> int | None:

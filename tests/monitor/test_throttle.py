@@ -11,6 +11,7 @@ from flask_workersize.monitor.throttle import (
     ThrottleDetector,
 )
 from flask_workersize.resources.cgroups import Throttling
+from flask_workersize.runtime.events import LOG_BYTES, EventLog
 from flask_workersize.runtime.snapshot import Snapshot
 from tests.plain import MB
 
@@ -24,7 +25,8 @@ class Site:
 
     def __init__(self) -> None:
         self.now, self.found = 1000.0, self.figures(0, 0)
-        self.task = ThrottleDetector(lambda: self.found)
+        self.events = EventLog(memoryview(bytearray(LOG_BYTES)))
+        self.task = ThrottleDetector(self.events, lambda: self.found)
 
     @staticmethod
     def figures(times: int, pressure: float) -> Throttling | None:
@@ -48,6 +50,9 @@ def test_limit_that_was_exceeded_is_one_line(caplog: pytest.LogCaptureFixture) -
         "alone."
     )
     assert "exceeded 3 times; processes waited 90 % of" in second
+    assert [event.text for event in site.events.read()] == [
+        line.removesuffix(".") for line in (first, second)
+    ]
 
 
 def test_what_nobody_notices_is_no_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -129,6 +129,9 @@ class Hooks:
 
     def child_exit(self, server: Any, worker: Any) -> None:
         """Take the row of a worker that has ended; see that the monitor is there."""
+        if worker.aborted:
+            # gunicorn has logged it.
+            self.board.events.add(f"worker killed: no sign of life for {self.timeout} s")
         self.board.release(worker.age)
         self.monitor.keep()
 
