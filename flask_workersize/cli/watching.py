@@ -1,4 +1,4 @@
-"""``flask workersize top``: servers, as they are now."""
+"""``flask workersize top``: watch servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def top_command(info: ScriptInfo, /, urls: tuple[str, ...], once: bool, interval
     The report of /_health/capacity in the terminal: slots, queue, rates, the
     last hour, memory, workers, events, and what to do. A URL is a health port,
     such as http://host:8081, or the app's own address; several URLs show a
-    fleet. Without a URL it is the server of this app, and only then the app is
+    fleet. Without a URL it is the server of this app; only then is the app
     loaded.
 
     On the app's own port the live figures need NOW_LMS_HEALTH_TOKEN. It is sent

@@ -1,4 +1,4 @@
-"""flask workersize top: whom it asks, what it makes of answers, and how it uses a terminal."""
+"""flask workersize top: which servers it queries, how it reads answers, the live screen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import pytest
 from click.testing import Result
 
 from flask_workersize import WorkerSizeConfigError, WorkerSizing
-from flask_workersize.cli.top.ask import ANSWER_SECONDS, Asker
+from flask_workersize.cli.top.poll import ANSWER_SECONDS, Poller
 from flask_workersize.cli.top.run import own_server
 from flask_workersize.cli.top.target import Target
 from flask_workersize.cli.top.values import Answer
@@ -103,7 +103,7 @@ def fake(answer: bytes | Handler, path: Path | None = None) -> Iterator[Fake]:
 
 
 def ask(*urls: str, token: str | None = None) -> list[Answer]:
-    return Asker([Target.of(url) for url in urls], token).ask()
+    return Poller([Target.of(url) for url in urls], token).poll()
 
 
 def problem(answer: bytes | Handler) -> str:
@@ -120,7 +120,7 @@ def run(*arguments: str, **environ: str) -> Result:
     return app.test_cli_runner().invoke(args=["workersize", "top", *arguments], env=environ)
 
 
-# Whom it asks
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_is_no_address_is_one_line(url: str) -> None:
     done = run(url)
     assert (done.exit_code, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert "is not an address" in line
+    assert "is not a valid URL" in line
     assert line.isprintable()
     assert SECRET not in line
 
@@ -195,7 +195,7 @@ def test_token_is_sent_to_each_and_shown_nowhere() -> None:
 def test_token_that_no_header_can_hold_is_one_line() -> None:
     done = run("http://127.0.0.1:1", NOW_LMS_HEALTH_TOKEN=f"{SECRET}\nX: y")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: NOW_LMS_HEALTH_TOKEN holds a line break")
+    assert done.stderr.startswith("Error: NOW_LMS_HEALTH_TOKEN contains a line break")
     assert len(done.stderr.splitlines()) == 1
     assert SECRET not in done.stderr
 
@@ -206,7 +206,7 @@ def test_redirect_is_not_followed_and_its_target_gets_no_token() -> None:
         with fake(response("", "302 Found", location)) as server:
             (found,) = ask(server.url, token=SECRET)
     assert found.report is None
-    assert found.problem.startswith("answered 302, a redirect: name the address that it leads to")
+    assert found.problem.startswith("answered 302, a redirect: use its target as the URL")
     assert other.url in found.problem
     assert other.requests == []
 
@@ -285,7 +285,7 @@ def test_app_without_the_extension_is_one_line(tmp_path: Path) -> None:
             assert "not registered with WorkerSizing" in line
 
 
-# What it makes of their answers
+# Answers
 
 
 def test_it_prints_once_where_the_output_is_no_terminal() -> None:
@@ -334,14 +334,14 @@ def stay_silent(client: socket.socket) -> None:
     ("answer", "says"),
     [
         (b"", "connection closed"),
-        (b"\x00\xff garbage\r\n\r\n", "speaks no HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 999 + b"\r\n", "speaks no HTTP"),
-        (response("<html>"), "something else than a report"),
-        (response("{}"), "something else than a report"),
-        (response('{"status":"pass"}'), "something else than a report"),
-        (response("[" * 100_000), "something else than a report"),
-        (response('{"workers":' + "9" * 5000 + "}"), "something else than a report"),
-        (response(b'{"workers":"\xff"}'), "something else than a report"),
+        (b"\x00\xff garbage\r\n\r\n", "not an HTTP server"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 999 + b"\r\n", "not an HTTP server"),
+        (response("<html>"), "not a capacity report"),
+        (response("{}"), "not a capacity report"),
+        (response('{"status":"pass"}'), "not a capacity report"),
+        (response("[" * 100_000), "not a capacity report"),
+        (response('{"workers":' + "9" * 5000 + "}"), "not a capacity report"),
+        (response(b'{"workers":"\xff"}'), "not a capacity report"),
         (response("{}", "404 NOT FOUND"), "answered 404: no report at this path"),
         (response("", "401 UNAUTHORIZED"), "answered 401: NOW_LMS_HEALTH_TOKEN is missing"),
         (response("", "301 Moved"), "answered 301, a redirect"),
@@ -362,8 +362,8 @@ def test_what_is_wrong_with_an_answer_is_a_line(answer: bytes | Handler, says: s
 def test_slow_one_is_given_up_and_keeps_nobody(handler: Handler) -> None:
     started = time.monotonic()
     with fake(handler) as slow, fake(GOOD) as server:
-        asker = Asker([Target.of(slow.url), Target.of(server.url)], None)
-        first, second = asker.ask()
+        poller = Poller([Target.of(slow.url), Target.of(server.url)], None)
+        first, second = poller.poll()
     assert first.problem == f"no answer within {ANSWER_SECONDS:g} s"
     assert second.report == REPORT
     assert time.monotonic() - started < 2 * ANSWER_SECONDS
@@ -407,7 +407,7 @@ def test_certificate_that_nobody_has_signed_is_a_line(tmp_path: Path) -> None:
     assert found.problem.startswith("no answer (certificate not accepted: self")
 
 
-# How it uses a terminal
+# The live screen
 
 
 class Terminal:

@@ -100,7 +100,7 @@ def test_without_the_token_the_plan_is_shown_and_how_to_see_more() -> None:
     report = {name: value for name, value in REPORT.items() if name in names}
     assert "set NOW_LMS_HEALTH_TOKEN" in part("now", report)
     assert part("why", report).startswith("CPU: 2 × 1 CPU + 1 = 3 <- binds")
-    assert "does not serve this app" in part("now", {**report, "serving": False})
+    assert "not served by flask" in part("now", {**report, "serving": False})
 
 
 def test_every_figure_that_it_reads_is_one_of_the_report() -> None:
@@ -119,7 +119,7 @@ def test_every_figure_that_it_reads_is_one_of_the_report() -> None:
         ({"status": "warn"}, "http", "● warn"),
         ({"workers_alive": 2}, "gunicorn", "2 of 3 workers run"),
         ({"workers_alive": 5, "workers_wanted": 5}, "gunicorn", "5 workers now"),
-        ({"limited_by": "explicit"}, "gunicorn", "size is set"),
+        ({"limited_by": "explicit"}, "gunicorn", "fixed size"),
         ({"queued": None}, "now", "waiting ?"),
         ({"rates": None}, "now", "busy 2 of 3"),
         ({"running": [], "busy": 1}, "slots", "■  □  □"),

@@ -6,27 +6,27 @@ from collections.abc import Iterable, Sequence
 
 from .layout import Line, Look, Piece, drawn, flow, words
 from .parts import boxes, counters, events, hour, memory, to_do, why, workers
-from .values import Answer, Told, count, plain, rate, span
+from .values import Answer, Fields, count, plain, rate, span
 
 _LIMITS = {
     "cpu": "limited by CPU",
     "memory": "limited by memory",
-    "explicit": "size is set",
+    "explicit": "fixed size",
     "min_workers": "limited by the minimum",
     "max_workers": "limited by the maximum",
 }
 _STATUS = {"pass": "good", "warn": "warn", "fail": "bad"}
 
-_TOKEN = "Live figures: ask the health port, or set NOW_LMS_HEALTH_TOKEN to the server's token."
-_UNSERVED = "flask-workersize does not serve this app: there are no live figures."
+_TOKEN = "Live figures: use the health port, or set NOW_LMS_HEALTH_TOKEN to the server's token."
+_UNSERVED = "No live figures: this app is not served by flask-workersize."
 
 
 def screen(answers: Sequence[Answer], look: Look, now: float) -> list[str]:
-    """Return what was answered, as lines that are never wider than the terminal.
+    """Return the answers as lines, none wider than the terminal.
 
     One instance is shown in full; of several, each in a few lines, below their sum.
 
-    :param answers: what came from each address
+    :param answers: the answer of each server
     :param look: width and abilities of the terminal
     :param now: seconds since 1970
     """
@@ -42,40 +42,40 @@ def _instance(answer: Answer, look: Look, now: float) -> Iterable[Line]:
     if answer.report is None:
         yield from _failed(answer, look)
         return
-    told = Told(answer.report)
-    yield _title(answer.url, told)
-    yield [(_size(told), "")]
-    if "busy" in told:
-        yield from flow("now", list(_load(told)), look, most=5)
-        yield from hour(told, look)
-        yield from boxes(told, look)
+    report = Fields(answer.report)
+    yield _title(answer.url, report)
+    yield [(_size(report), "")]
+    if "busy" in report:
+        yield from flow("now", list(_load(report)), look, most=5)
+        yield from hour(report, look)
+        yield from boxes(report, look)
     else:
-        is_served = told.is_true("serving")
+        is_served = report.is_true("serving")
         yield from flow("now", words(_TOKEN if is_served else _UNSERVED), look, gap=1)
-    yield from why(told, look)
-    yield from memory(told, look)
-    yield from to_do(told, look)
-    yield from counters(told, look)
-    yield from events(told, look, now)
-    yield from workers(told)
+    yield from why(report, look)
+    yield from memory(report, look)
+    yield from to_do(report, look)
+    yield from counters(report, look)
+    yield from events(report, look, now)
+    yield from workers(report)
 
 
 def _short(answer: Answer, look: Look) -> Iterable[Line]:
-    """Yield an instance among others."""
+    """Yield the few lines of one instance of several."""
     if answer.report is None:
         yield from _failed(answer, look)
         return
-    told = Told(answer.report)
-    yield [*_title(answer.url, told), (f"   {_size(told)}", "")]
-    if "busy" in told:
-        yield from flow("now", list(_load(told)), look, most=1)
-        yield from hour(told, look)
-    for text in told.texts("advice")[:1]:
+    report = Fields(answer.report)
+    yield [*_title(answer.url, report), (f"   {_size(report)}", "")]
+    if "busy" in report:
+        yield from flow("now", list(_load(report)), look, most=1)
+        yield from hour(report, look)
+    for text in report.texts("advice")[:1]:
         yield from flow("do", words(text, "warn"), look, gap=1, most=1)
 
 
 def _failed(answer: Answer, look: Look) -> Iterable[Line]:
-    """Yield why there is no report: one line, if it fits."""
+    """Yield why there is no report, on one line if it fits."""
     start: Line = [(plain(answer.url), "bold"), (": ", "")]
     problem = plain(answer.problem)
     if sum(len(text) for text, _ in start) + len(problem) <= look.width:
@@ -86,11 +86,11 @@ def _failed(answer: Answer, look: Look) -> Iterable[Line]:
 
 
 def _total(answers: Sequence[Answer]) -> Line:
-    """Return the fleet in one line."""
-    reports = [Told(answer.report) for answer in answers if answer.report is not None]
+    """Return the sums over all instances, as one line."""
+    reports = [Fields(answer.report) for answer in answers if answer.report is not None]
 
     def total(name: str, part: str = "") -> float | None:
-        known = [(told.object(part) if part else told).number(name) for told in reports]
+        known = [(report.object(part) if part else report).number(name) for report in reports]
         found = [value for value in known if value is not None]
         return sum(found) if found else None
 
@@ -106,46 +106,46 @@ def _total(answers: Sequence[Answer]) -> Line:
     return line
 
 
-def _title(url: str, told: Told) -> Line:
-    status = told.text("status") or "?"
+def _title(url: str, report: Fields) -> Line:
+    status = report.text("status") or "?"
     style = _STATUS.get(status, "")
-    if told.is_true("draining"):
+    if report.is_true("draining"):
         status, style = "draining", "warn"
-    up = f"   up {span(told.number('uptime_seconds'))}" if "uptime_seconds" in told else ""
+    up = f"   up {span(report.number('uptime_seconds'))}" if "uptime_seconds" in report else ""
     return [(plain(url), "bold"), ("   ● ", style), (status, style), (up, "")]
 
 
-def _size(told: Told) -> str:
-    parts = [f"{told.text('server') or '?'} {_planned(told)}"]
-    limit = told.text("limited_by")
+def _size(report: Fields) -> str:
+    parts = [f"{report.text('server') or '?'} {_planned(report)}"]
+    limit = report.text("limited_by")
     if limit:
         parts.append(_LIMITS.get(limit, f"limited by {limit}"))
-    alive, wanted = told.number("workers_alive"), told.number("workers_wanted")
+    alive, wanted = report.number("workers_alive"), report.number("workers_wanted")
     if alive is not None and wanted is not None and alive != wanted:
         parts.append(f"{count(alive)} of {count(wanted)} workers run")
-    elif alive is not None and alive != told.number("workers"):
+    elif alive is not None and alive != report.number("workers"):
         parts.append(f"{count(alive)} workers now")
     return " · ".join(parts)
 
 
-def _planned(told: Told) -> str:
-    return f"{count(told.number('workers'))} × {count(told.number('threads'))}"
+def _planned(report: Fields) -> str:
+    return f"{count(report.number('workers'))} × {count(report.number('threads'))}"
 
 
-def _load(told: Told) -> Iterable[Piece]:
-    """Yield what happens now: slots, queue, rates."""
-    busy, slots, queued = (told.number(name) for name in ("busy", "slots", "queued"))
+def _load(report: Fields) -> Iterable[Piece]:
+    """Yield slots, queue and rates."""
+    busy, slots, queued = (report.number(name) for name in ("busy", "slots", "queued"))
     is_full = busy is not None and slots is not None and busy >= slots
     yield f"busy {count(busy)} of {count(slots)}", "warn" if is_full else ""
     yield f"waiting {count(queued)}", "warn" if queued else ""
-    rates = told.object("rates")
+    rates = report.object("rates")
     if "requests_per_second" in rates:
         yield f"{rate(rates.number('requests_per_second'))} req/s", ""
     mean, cpu = rates.number("mean_ms"), rates.number("cpu_ms")
     if mean is not None:
         computing = "" if cpu is None else f" ({_milliseconds(cpu)} computing)"
         yield f"{_milliseconds(mean)} ms each{computing}", ""
-    waited, longest = told.number("queue_mean_seconds"), told.number("queue_most_seconds")
+    waited, longest = report.number("queue_mean_seconds"), report.number("queue_most_seconds")
     if waited is not None and longest is not None and longest >= 0.001:
         yield f"waited {span(waited)}, at most {span(longest)}", ""
 

@@ -15,19 +15,19 @@ Line = list[Piece]
 _STYLES = {"bold": "1", "dim": "2", "bad": "31", "good": "32", "warn": "33"}
 
 BARS = "▁▂▃▄▅▆▇█"
-"""From an idle minute to a busy one."""
+"""Idle to busy."""
 
 _ASCII = str.maketrans("▁▂▃▄▅▆▇█░■□●×·→−…", "_.-:=+*#.#.*x|>-~")
 
 LEAST_WIDTH = 20
-"""On a narrower terminal the lines are cut by the terminal itself."""
+"""Narrower terminals cut the lines themselves."""
 
 LABEL_WIDTH = 9
 _GAP = 3
 
 
 class Look(NamedTuple):
-    """How a terminal shows lines: its width in columns, and what it can do."""
+    """Width of a terminal in columns, and what it can show."""
 
     width: int = 80
     has_colour: bool = False
@@ -49,7 +49,7 @@ def can_show(encoding: str | None) -> bool:
 
 
 def drawn(lines: Iterable[Line], look: Look) -> list[str]:
-    """Return lines as text, none wider than the terminal; with escapes only if it has colours."""
+    """Return lines as text, cut to the width; with escapes only if the terminal has colours."""
     return [_drawn(line, look) for line in lines]
 
 
@@ -82,10 +82,10 @@ def _styled(text: str, style: str, look: Look) -> str:
 def flow(
     label: str, pieces: Sequence[Piece], look: Look, gap: int = _GAP, most: int = 3
 ) -> Iterable[Line]:
-    """Yield the lines of a part: its label, then its pieces, on as many lines as they need.
+    """Yield a label and its pieces, on as many lines as they need.
 
-    :param label: what stands in front of the first line
-    :param pieces: none of them is broken; one that is wider than the room is cut
+    :param label: text in front of the first line
+    :param pieces: kept whole; a piece wider than the room is cut
     :param gap: columns between two pieces
     :param most: how many lines there may be; the last one ends with dots if that is too few
     """
@@ -110,7 +110,7 @@ def flow(
 def sentences(
     label: str, texts: Iterable[Sequence[Piece]], look: Look, most: int = 4
 ) -> Iterable[Line]:
-    """Yield texts that are broken between words, the label in front of the first one."""
+    """Yield texts wrapped between words, with the label in front of the first."""
     for number, pieces in enumerate(texts):
         yield from flow("" if number else label, pieces, look, gap=1, most=most)
 

@@ -1,4 +1,4 @@
-"""Which servers are asked, and how often; once, or until somebody ends it."""
+"""Which servers to query and how often: once, or until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from flask import Flask
 
 from ...app_state import get_state, prepare
 from ...errors import WorkerSizeConfigError
-from .ask import Asker
 from .format import screen
 from .layout import Look, can_show
+from .poll import Poller
 from .screen import has_colour, is_live, live_screen
 from .target import Target, checked_token
 
 _NUMBER = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 _PATIENCE_SECONDS = 1.0
-"""How long a live view waits for the slowest server before it is drawn."""
+"""How long the live view waits for slow servers before it redraws."""
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.1, 3600.0
 
 
 def run(targets: Sequence[Target], token: str | None, once: bool, seconds: float) -> None:
-    """Show what servers report: live on a terminal, else once.
+    """Show the reports of servers: live on a terminal, otherwise once.
 
     :param targets: the servers
-    :param token: what is sent to each of them
-    :param once: not live on a terminal either
+    :param token: sent to each of them
+    :param once: print once on a terminal, too
     :param seconds: time between two updates
-    :raises click.exceptions.Exit: after printing once, with 1 if one did not answer
+    :raises click.exceptions.Exit: after printing once; status 1 if a server did not answer
     """
-    asker = Asker(targets, checked_token(token))
+    poller = Poller(targets, checked_token(token))
     if once or not is_live(sys.stdout):
-        _print_once(asker)
+        _print_once(poller)
     else:
-        _watch(asker, seconds)
+        _watch(poller, seconds)
 
 
 def read_seconds(text: str) -> float:
@@ -56,9 +56,9 @@ def read_seconds(text: str) -> float:
 
 
 def own_server(app: Flask) -> tuple[Target, str | None]:
-    """Return where the server of this app reports, and the token that it needs.
+    """Return the address of this app's own server, and its token.
 
-    :raises WorkerSizeConfigError: if neither its health port nor its token is set
+    :raises WorkerSizeConfigError: if neither health port nor token is set
     """
     settings, _ = prepare(app)
     path = get_state(app).report_url
@@ -69,13 +69,13 @@ def own_server(app: Flask) -> tuple[Target, str | None]:
     if token and path and not address.endswith(":0"):
         return Target.of(_reachable(address), path), token
     raise WorkerSizeConfigError(
-        "The server of this app cannot be asked: set NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_TOKEN "
-        "as the server has it, or name a URL, such as flask workersize top http://host:8081."
+        "No address for this app's server: set NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_TOKEN as the "
+        "server does, or name a URL, such as flask workersize top http://host:8081."
     )
 
 
 def _reachable(address: str) -> str:
-    """Return an address to connect to: one that stands for every interface becomes loopback."""
+    """Return a URL to connect to, with loopback instead of an address for every interface."""
     if address.startswith("unix:"):
         return address
     host, _, port = address.rpartition(":")
@@ -91,22 +91,22 @@ _LOOPBACK = {
 }
 
 
-def _print_once(asker: Asker) -> None:
-    answers = asker.ask()
+def _print_once(poller: Poller) -> None:
+    answers = poller.poll()
     width = shutil.get_terminal_size().columns
     look = Look(width, has_colour(sys.stdout), not can_show(sys.stdout.encoding))
     text = "\n".join(screen(answers, look, time.time()))
-    # What the terminal cannot show is no reason to fail.
+    # Characters that the terminal lacks must not be an error.
     click.echo(text.encode(sys.stdout.encoding, "replace"))
     raise click.exceptions.Exit(int(any(answer.report is None for answer in answers)))
 
 
-def _watch(asker: Asker, seconds: float) -> None:
+def _watch(poller: Poller, seconds: float) -> None:
     is_ascii = not can_show(sys.stdout.encoding)
-    # Ctrl-C ends it, as top and watch, and so does a terminal that is gone.
+    # Ctrl-C ends the view normally, as in top and watch; so does a closed terminal.
     with suppress(KeyboardInterrupt, OSError), live_screen(sys.stdout) as terminal:
         while True:
-            answers = asker.ask(_PATIENCE_SECONDS)
+            answers = poller.poll(_PATIENCE_SECONDS)
             is_over = False
             while not is_over:
                 look = Look(terminal.size.columns, has_colour(sys.stdout), is_ascii)

@@ -1,4 +1,4 @@
-"""A terminal that is redrawn in place, and is left as it was found."""
+"""A terminal that is redrawn in place and restored at the end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Screen:
         return os.get_terminal_size(self._descriptor)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show lines in place of what was there, in one piece; what is below its end is left out.
+        """Redraw the screen in one write, without the lines that do not fit.
 
         :raises OSError: if the terminal is gone
         """
@@ -56,13 +56,13 @@ class Screen:
         self.write(_HOME + "\r\n".join(shown) + _REST_OF_SCREEN)
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and return whether the time is over; if not, there is a new size to draw for."""
+        """Wait; return false early if the terminal was resized."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._is_new:
                 self._is_new = False
                 return False
-            # A signal handler may not set what somebody waits for with a lock.
+            # A lock or an event could deadlock with the signal handler.
             time.sleep(min(left, _SLICE_SECONDS))
         return True
 
@@ -73,11 +73,11 @@ class Screen:
             data = data[os.write(self._descriptor, data) :]
 
     def note_size(self, signum: int, frame: Any) -> None:
-        """Note that there is a new size; a signal handler."""
+        """Note a new size (signal handler)."""
         self._is_new = True
 
     def pause(self, signum: int, frame: Any) -> None:
-        """Give the terminal back while the process is stopped, as by Ctrl-Z; a signal handler."""
+        """Restore the terminal while the process is stopped, as by Ctrl-Z (signal handler)."""
         self.write(_LEAVE)
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
@@ -88,12 +88,12 @@ class Screen:
 
 @contextmanager
 def live_screen(stream: TextIO) -> Iterator[Screen]:
-    """Take a terminal, and give it back whatever ends the block, signals included.
+    """Switch to the live screen, and restore the terminal whatever ends the block.
 
     :raises SystemExit: on SIGTERM and SIGHUP, with 128 and the signal's number
     """
     if sys.platform == "win32":
-        # It makes the console understand escapes.
+        # Makes the console interpret escapes.
         os.system("")
     screen = Screen(stream)
     handlers: dict[str, Callable[[int, Any], None]] = dict.fromkeys(_ENDING, _end)

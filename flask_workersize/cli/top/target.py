@@ -1,4 +1,4 @@
-"""Where a report is, and the token that opens it."""
+"""Addresses of reports, and the token for the details."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .values import plain
 
 @dataclass(frozen=True)
 class Target:
-    """Where a report is.
+    """The address of a report.
 
-    :param url: how it is shown
+    :param url: as typed
     :param host: host, or the path of a unix socket if ``scheme`` is "unix"
     :param path: path of the report, quoted
     """
@@ -29,20 +29,20 @@ class Target:
 
     @classmethod
     def of(cls, url: str, path: str = DEFAULT_HEALTH_URL) -> Target:
-        """Read an address, as a person types it.
+        """Parse an address as typed.
 
-        :param url: ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH``; without a scheme it is
-            http; a path of its own wins
-        :param path: the path otherwise
-        :raises WorkerSizeConfigError: if it is not one
+        :param url: ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH``; without a
+            scheme, http
+        :param path: used if the URL has none
+        :raises WorkerSizeConfigError: if it is not valid
         """
         kind = _unix if url.startswith("unix:") else _http
         target = kind(url, quote(path)) if url.isprintable() and " " not in url else None
         if target is None:
-            # What stands before the host may be a password.
+            # The part before the host may be a password.
             shown = plain(url.rpartition("@")[2])
             raise WorkerSizeConfigError(
-                f"{shown} is not an address to ask: name one such as http://host:8081 or "
+                f"{shown} is not a valid URL: use one such as http://host:8081 or "
                 "unix:/run/lms.sock, without a user or a password."
             )
         return target
@@ -70,14 +70,14 @@ def _http(url: str, path: str) -> Target | None:
 
 
 def checked_token(token: str | None) -> str | None:
-    """Return a token that a header can hold.
+    """Return the token, checked for use in a header.
 
     :raises WorkerSizeConfigError: if it cannot be sent
     """
     token = (token or "").strip() or None
     if token is not None and re.search(r"[\x00-\x1f\x7f]", token):
         raise WorkerSizeConfigError(
-            "NOW_LMS_HEALTH_TOKEN holds a line break or a control character, which no header can: "
-            "set the token that the server has."
+            "NOW_LMS_HEALTH_TOKEN contains a line break or a control character, so no header can "
+            "hold it: set the server's token."
         )
     return token

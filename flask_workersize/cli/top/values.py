@@ -1,4 +1,4 @@
-"""What a server has answered, read with care: nothing of it is sure, not even its types."""
+"""Values from a server's answer; neither presence nor type is taken for granted."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import NamedTuple
 from ...errors import printable
 
 _MOST_CHARACTERS = 400
-"""What is shown of a text."""
+"""Characters shown of a text."""
 
 _MOST_NUMBER = 1e12
-"""A larger number is none that this command knows."""
+"""Larger numbers are ignored."""
 
 
 class Answer(NamedTuple):
-    """What came from an address: the report, or why there is none."""
+    """A server's report, or why there is none."""
 
     url: str
     report: Mapping[str, object] | None
     problem: str = ""
 
 
-class Told:
-    """A JSON object from outside: what is missing or of another type counts as not there."""
+class Fields:
+    """A JSON object from outside: a value of another type counts as missing."""
 
     def __init__(self, value: object) -> None:
         self._values: Mapping[str, object] = value if isinstance(value, dict) else {}
@@ -39,7 +39,7 @@ class Told:
         return number(self._values.get(name))
 
     def text(self, name: str) -> str:
-        """Return a text, fit to be shown; empty if there is none."""
+        """Return a printable text; empty if there is none."""
         value = self._values.get(name)
         return plain(value) if isinstance(value, str) else ""
 
@@ -56,17 +56,17 @@ class Told:
         """Return the texts of a list."""
         return [plain(item) for item in self.items(name) if isinstance(item, str)]
 
-    def object(self, name: str) -> Told:
+    def object(self, name: str) -> Fields:
         """Return an object within this one."""
-        return Told(self._values.get(name))
+        return Fields(self._values.get(name))
 
-    def objects(self, name: str) -> list[Told]:
+    def objects(self, name: str) -> list[Fields]:
         """Return the objects of a list."""
-        return [Told(item) for item in self.items(name) if isinstance(item, dict)]
+        return [Fields(item) for item in self.items(name) if isinstance(item, dict)]
 
 
 def number(value: object) -> float | None:
-    """Return a value if it is a number that can be one of ours: 0 or more, and finite."""
+    """Return a value if it is a number in the range of the report: 0 or more, and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < _MOST_NUMBER else None
@@ -75,15 +75,14 @@ def number(value: object) -> float | None:
 def plain(text: str) -> str:
     """Return a text as one line of characters that are each one column wide.
 
-    What a terminal would act on, draw over another character or in two columns, becomes a question
-    mark. A long text is cut.
+    Control characters, combining ones and wide ones become question marks. Long texts are cut.
     """
     return "".join(char if _is_plain(char) else "?" for char in printable(text[:_MOST_CHARACTERS]))
 
 
 def _is_plain(char: str) -> bool:
     is_narrow = unicodedata.east_asian_width(char) not in ("W", "F")
-    # Above the first plane are emoji, whose width depends on the terminal.
+    # The width of emoji, above the first plane, depends on the terminal.
     return is_narrow and char <= "\uffff" and unicodedata.category(char)[0] != "M"
 
 
@@ -115,7 +114,7 @@ def span(seconds: float | None) -> str:
 
 
 def moment(at: float | None, now: float) -> str:
-    """Return a time in the local zone; the day, too, if it is another one.
+    """Return a local time, with the day if it is not today.
 
     :param at: seconds since 1970
     :param now: the same, now

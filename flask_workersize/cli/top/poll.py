@@ -1,4 +1,4 @@
-"""Ask servers for their reports: all at the same time, and each within its time."""
+"""Fetch reports from servers, all at once, with a time limit for each."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ ANSWER_SECONDS = 3.0
 """How long a server may take to answer in full."""
 
 _MOST_BYTES = 1024 * 1024
-"""A report of 1,000 workers has about half of it."""
+"""A report of 1,000 workers is about half as long."""
 
 _MARGIN_SECONDS = 0.5
-"""A name server is asked by the system, which has its own time limit: what takes longer than this
-is left behind."""
+"""Extra time: the system's name lookup has a limit of its own."""
 
 
-class Asker:
-    """Asks the same servers again and again, each in a thread of its own."""
+class Poller:
+    """Fetches reports from the same servers repeatedly, each in its own thread."""
 
     def __init__(self, targets: Sequence[Target], token: str | None) -> None:
         self._targets = targets
@@ -46,11 +45,11 @@ class Asker:
         self._threads: dict[int, threading.Thread] = {}
         self._started: dict[int, float] = {}
 
-    def ask(self, seconds: float = ANSWER_SECONDS + _MARGIN_SECONDS) -> list[Answer]:
-        """Return what each server answers, in their order.
+    def poll(self, seconds: float = ANSWER_SECONDS + _MARGIN_SECONDS) -> list[Answer]:
+        """Return the latest answer of each server, in their order.
 
-        :param seconds: how long to wait; a server that may still answer after that keeps its answer
-            from before
+        :param seconds: how long to wait; a server that may still answer after that keeps its last
+            answer
         """
         until = time.monotonic() + seconds
         for number in range(len(self._targets)):
@@ -73,7 +72,7 @@ _TOO_SLOW = f"no answer within {ANSWER_SECONDS:g} s"
 
 
 def _answer(target: Target, headers: Mapping[str, bytes]) -> Answer:
-    """Return what a server answers, or why it does not."""
+    """Return a server's answer, or why there is none."""
     try:
         return _read(target, headers)
     except TimeoutError:
@@ -81,7 +80,7 @@ def _answer(target: Target, headers: Mapping[str, bytes]) -> Answer:
     except ssl.SSLCertVerificationError as error:
         problem = f"no answer (certificate not accepted: {error.verify_message})"
     except ssl.SSLError as error:
-        problem = f"no answer (TLS: {error.reason or 'failed'}; does it speak https?)"
+        problem = f"no answer (TLS: {error.reason or 'failed'}; perhaps not an https port)"
     except (socket.gaierror, UnicodeError):
         problem = "no answer (host name not found)"
     except RemoteDisconnected:
@@ -89,7 +88,7 @@ def _answer(target: Target, headers: Mapping[str, bytes]) -> Answer:
     except OSError as error:
         problem = f"no answer ({(error.strerror or 'connection failed').lower()})"
     except (HTTPException, ValueError):
-        problem = "no answer (what is there speaks no HTTP)"
+        problem = "no answer (not an HTTP server)"
     return Answer(target.url, None, plain(problem))
 
 
@@ -100,7 +99,7 @@ def _read(target: Target, headers: Mapping[str, bytes]) -> Answer:
         sock = connection.sock
         _limit(sock, until)
         connection.request("GET", target.path, headers=dict(headers))
-        # It asks its socket for nothing but a file.
+        # HTTPResponse only calls makefile() on its socket.
         response = HTTPResponse(cast(Any, _Timed(sock, until)), method="GET")
         with closing(response):
             response.begin()
@@ -109,9 +108,9 @@ def _read(target: Target, headers: Mapping[str, bytes]) -> Answer:
 
 
 def _connection(target: Target) -> HTTPConnection:
-    """Return a connection; it knows no proxy and follows no redirect, as the token is for one."""
+    """Return a connection. http.client uses no proxy and follows no redirect with the token."""
     kind = HTTPSConnection if target.scheme == "https" else HTTPConnection
-    # Without a port it would look for one in an address of IPv6.
+    # Without a port, http.client would take the end of an IPv6 address for one.
     port = kind.default_port if target.port is None else target.port
     return kind(target.host, port, timeout=ANSWER_SECONDS)
 
@@ -131,14 +130,14 @@ class _Unix(HTTPConnection):
 
 
 class _Timed(io.RawIOBase):
-    """What a socket sends, until a moment: a server that sends a byte a second is too slow."""
+    """Reads from a socket until a deadline, so that a slow trickle counts as too slow."""
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         self._sock = sock
         self._until = until
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Return the file that a response is read from."""
+        """Return the file for reading the response."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -161,18 +160,18 @@ def _judged(url: str, status: int, location: str | None, body: bytes) -> Answer:
     report = _parsed(body)
     problem = ""
     if 300 <= status < 400:
-        problem = f"answered {status}, a redirect: name the address that it leads to"
+        problem = f"answered {status}, a redirect: use its target as the URL"
         problem += f" ({location})" if location else ""
     elif status in (401, 403):
-        problem = f"answered {status}: NOW_LMS_HEALTH_TOKEN is missing, or is not the server's"
+        problem = f"answered {status}: NOW_LMS_HEALTH_TOKEN is missing or differs from the server's"
     elif isinstance(report.get("error"), str):
         problem = f"answered {status}: {report['error']}"
     elif status != 200:
-        problem = f"answered {status}: no report at this path; add the right one to the address"
+        problem = f"answered {status}: no report at this path; add the right path to the URL"
     elif len(body) > _MOST_BYTES:
-        problem = "answered more than 1 MB: this is no report"
+        problem = "answered more than 1 MB, which is not a report"
     elif "workers" not in report:
-        problem = "answered something else than a report: check port and path"
+        problem = "the answer is not a capacity report; check port and path"
     return Answer(url, None if problem else report, plain(problem))
 
 
