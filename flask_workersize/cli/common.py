@@ -1,4 +1,4 @@
-"""What all commands share: options, and how their process ends."""
+"""Options that commands share, and the end of their process."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_app(info: ScriptInfo) -> Flask:
-    """Return the app that a command is for.
+    """Load the app of a command.
 
     :raises WorkerSizeConfigError: if it is not registered with the extension
     """
     app = info.load_app()
     if EXTENSION_KEY not in app.extensions:
         raise WorkerSizeConfigError(
-            "This app is not registered with WorkerSizing: perhaps init_app was not called, or for "
-            "another app. Call WorkerSizing(app) where the app is created."
+            "This app is not registered with WorkerSizing; perhaps init_app was not called for it. "
+            "Call WorkerSizing(app) where the app is created."
         )
     return app
 
@@ -40,12 +40,12 @@ server_option = partial(
 
 
 def sizing_options(command: F) -> F:
-    """Add the options that a plan is made from, beside the server."""
+    """Add the options for workers, threads and memory."""
     for add in (
         click.option(
             "--worker-memory-mb",
             metavar="MB",
-            help="Memory that one worker needs, in MB.  [default: 200]",
+            help="Memory per worker, in MB.  [default: 200]",
         ),
         click.option(
             "--threads",
@@ -61,7 +61,7 @@ def sizing_options(command: F) -> F:
 
 
 def option_names() -> dict[str, str]:
-    """Return how each option is called in messages: click can have taken it from a variable."""
+    """Return the name of each option for messages: the flag, or the variable it was read from."""
     context = click.get_current_context()
     names = {}
     for param in context.command.params:
@@ -73,20 +73,20 @@ def option_names() -> dict[str, str]:
 
 
 class Ends(click.Command):
-    """A command whose process ends after it, whatever threads of the app run on.
+    """A command that ends its process, even if threads of the app still run.
 
-    Not if it was handed a loaded app: then the process is another's, such as a test's.
+    If it got a loaded app, as in a test, the process is not ours to end.
     """
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Return the first sentence of the help; the list of commands wraps it, and cuts nothing.
+        """Return the first sentence of the help in full; the list of commands wraps it.
 
-        :param limit: what click would cut it to
+        :param limit: ignored; click would cut the text there
         """
         return super().get_short_help_str(sys.maxsize)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the options; help and a wrong option end the command here."""
+        """Parse the options; help and invalid options end the command here."""
         try:
             return super().make_context(*args, **extra)
         except BaseException:
@@ -110,6 +110,6 @@ def _end_after(ctx: click.Context | None) -> AbstractContextManager[None]:
     if ctx is None or info is None:
         return nullcontext()
     group = ctx.find_root().command
-    # A program's own FlaskGroup makes the app, too.
+    # A project's own FlaskGroup creates the app, too.
     is_made_here = info.create_app in (None, getattr(group, "create_app", None))
     return process_end.bounded() if is_made_here else nullcontext()

@@ -13,9 +13,9 @@ from .common import Ends, load_app, option_names, server_option, sizing_options
 @click.command("plan", cls=Ends)
 @server_option("--server", "--wsgi-server", "wsgi_server")
 @sizing_options
-@click.option("--cpus", metavar="NUMBER", help="Plan for another machine: its CPUs, such as 0.5.")
-@click.option("--memory", metavar="SIZE", help="Its free memory, such as 512M.")
-@click.option("--all", "show_all", is_flag=True, help="Show the settings at their defaults, too.")
+@click.option("--cpus", metavar="NUMBER", help="CPUs of another machine to plan for, such as 0.5.")
+@click.option("--memory", metavar="SIZE", help="Its available memory, such as 512M.")
+@click.option("--all", "show_all", is_flag=True, help="Also show settings at their defaults.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @pass_script_info
 def plan_command(
@@ -27,10 +27,10 @@ def plan_command(
     show_all: bool,
     **options: Any,
 ) -> None:
-    """Show what was set, what was found and where, and which bound won.
+    """Show the plan: settings, resources, and which bound won.
 
-    With --cpus and --memory it plans for another machine; --workers shows how
-    much memory that many workers need. Nothing is started.
+    --cpus and --memory plan for another machine. --workers shows how much memory
+    that many workers need. Nothing is started.
     """
     from ..app_state import bounds_of, get_state, prepare
     from ..sizing.plan import compute_plan
@@ -57,7 +57,7 @@ def plan_command(
     help="Path to request, by GET; may be repeated.  [default: /]",
 )
 @click.option(
-    "--requests", metavar="NUMBER", default="200", help="Requests of each test.  [default: 200]"
+    "--requests", metavar="NUMBER", default="200", help="Requests per test.  [default: 200]"
 )
 @click.option(
     "--concurrency",
@@ -68,13 +68,12 @@ def plan_command(
 @click.option("--write", metavar="FILE", help="Also write the recommended settings to a .env file.")
 @pass_script_info
 def measure_command(info: ScriptInfo, /, **options: Any) -> None:
-    """Measure what the app costs, and plan from that.
+    """Measure the memory and CPU time that the app needs.
 
-    gunicorn serves the app for real, in processes of its own on a free port of
-    the loopback interface. Only the paths that you name are requested, since
-    even a GET may change something. The results are written to a profile, from
-    which later plans are made: workersize-profile.json in the instance folder,
-    or the file that NOW_LMS_SIZING_PROFILE names.
+    gunicorn serves the app in separate processes on a free loopback port. Only
+    the paths that you name are requested, since even a GET may change data.
+    Later plans use the resulting profile: workersize-profile.json in the
+    instance folder, or the file that NOW_LMS_SIZING_PROFILE names.
     """
     from ..errors import WorkerSizeConfigError
     from ..measure.command import measure_app
@@ -84,7 +83,7 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     location = AppImport.of(info)
     if location is None:
         raise WorkerSizeConfigError(
-            "Measuring has to start the app itself: use flask --app ... workersize measure."
+            "The app has to be started for measuring: use flask --app ... workersize measure."
         )
     measure_app(app, location.import_path, **options)
 
@@ -95,9 +94,9 @@ def doctor_command(info: ScriptInfo, /) -> None:
     """Check whether the app is safe with more than one worker.
 
     Each finding is a line with its remedy. The exit status is 1 if something
-    breaks, and 0 otherwise. Nothing is served: the command forks one worker for
-    a moment, to check what it inherits, and loads the app a second time, to
-    check whether its SECRET_KEY stays the same.
+    breaks, and 0 otherwise. Nothing is served: the command briefly forks one
+    worker to check what it inherits, and loads the app again to check whether
+    SECRET_KEY stays the same.
     """
     from ..app_state import get_state, prepare
     from ..doctor import examine

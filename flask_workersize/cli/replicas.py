@@ -1,4 +1,4 @@
-"""``flask workersize export``, ``check`` and ``fleet``: what runs many replicas of the app."""
+"""``flask workersize export``, ``check`` and ``fleet``: many replicas of the app."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from .common import Ends, load_app
 @click.command("export", cls=Ends)
 @click.argument("target", metavar="TARGET")
 @click.option("-o", "--output", metavar="DIR", help="Folder to write to.  [default: stdout]")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
-@click.option("--name", metavar="NAME", default="lms", help="Name of it all.  [default: lms]")
-@click.option("--image", metavar="IMAGE", default="lms:1", help="Its image.  [default: lms:1]")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@click.option("--name", metavar="NAME", default="lms", help="Name of the service.  [default: lms]")
+@click.option(
+    "--image", metavar="IMAGE", default="lms:1", help="Container image.  [default: lms:1]"
+)
 @click.option(
     "--memory",
     metavar="SIZE",
@@ -32,7 +34,7 @@ from .common import Ends, load_app
 @click.option(
     "--autoscale",
     metavar="[cpu|keda|none]",
-    help="What chooses within the bounds, on Kubernetes.  [default: cpu]",
+    help="Autoscaler within the bounds, on Kubernetes.  [default: cpu]",
 )
 @click.option(
     "--drain",
@@ -40,16 +42,18 @@ from .common import Ends, load_app
     default="10",
     help="Seconds to serve after SIGTERM, while /ready fails.  [default: 10]",
 )
-@click.option("--network-policy", is_flag=True, help="Fence the health port, on Kubernetes.")
+@click.option(
+    "--network-policy", is_flag=True, help="Restrict access to the health port, on Kubernetes."
+)
 @pass_script_info
 def export_command(
     info: ScriptInfo, /, target: str, output: str | None, force: bool, **options: Any
 ) -> None:
-    """Write the plan for what runs a fleet.
+    """Export the plan to Compose, Kubernetes, systemd and others.
 
     TARGET is compose (Swarm, too), kubernetes, cloudrun (Knative), systemd,
-    dockerfile, haproxy, nginx, prometheus or grafana. Every derived line has its
-    reason beside it. Files that are there are kept, unless --force is given.
+    dockerfile, haproxy, nginx, prometheus or grafana. Each derived line has its
+    reason in a comment. Existing files are kept, unless --force is given.
     """
     from pathlib import Path
 
@@ -61,9 +65,9 @@ def export_command(
     from ..servers.app_import import AppImport
 
     if target not in TARGETS:
-        raise WorkerSizeConfigError(f"TARGET is none of {', '.join(TARGETS)}.")
+        raise WorkerSizeConfigError(f"TARGET must be one of {', '.join(TARGETS)}.")
     if force and output is None:
-        raise WorkerSizeConfigError("--force is for files: name their folder with -o.")
+        raise WorkerSizeConfigError("--force needs -o, the folder of the files to replace.")
     app = load_app(info)
     settings, _ = prepare(app)
     location = AppImport.of(info)
@@ -82,21 +86,21 @@ def export_command(
 @click.option(
     "--db-connections",
     metavar="NUMBER",
-    help="Connections that the database allows; all pools of all replicas have to fit.",
+    help="Connections that the database allows, for all pools of all replicas.",
 )
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @pass_script_info
 def check_command(
     info: ScriptInfo, /, files: tuple[str, ...], db_connections: str | None, json_: bool
 ) -> None:
-    """Check manifests that you have.
+    """Check existing manifests.
 
     For Kubernetes, Knative, Compose, stacks, systemd, HAProxy and nginx; a dash
     reads standard input, as in helm template . | flask workersize check -. Each
-    finding is a line with its file and line, why it is one, and its remedy. The
+    finding is one line: file and line number, the reason, and the remedy. The
     exit status is 1 if there are findings, 0 if there are only notes, and 2 if a
-    file cannot be read. If the app was measured, that decides what it needs;
-    otherwise a worker is assumed to need the guide's 200 MB. Nothing is started.
+    file cannot be read. The app's needs come from its sizing profile; without
+    one, each worker is assumed to need the guide's 200 MB. Nothing is started.
     """
     from ..export.check.table import check
     from .check import as_json, as_lines, connections, facts_of, read_files
@@ -110,24 +114,24 @@ def check_command(
 
 
 @click.command("fleet", cls=Ends)
-@click.option("--rps", metavar="NUMBER", required=True, help="Requests a second.")
+@click.option("--rps", metavar="NUMBER", required=True, help="Requests per second.")
 @click.option(
     "--service-ms",
     metavar="MS",
-    help="Mean time of a request in ms, without waiting.  [default: from the sizing profile]",
+    help="Mean time of a request in ms, without queueing.  [default: from the sizing profile]",
 )
 @click.option(
     "--p95-wait-ms",
     "wait_ms",
     metavar="MS",
     default="50",
-    help="Wait for a slot that 95 % stay within, in ms.  [default: 50]",
+    help="Longest wait for a slot, in ms, for 95 % of requests.  [default: 50]",
 )
 @click.option(
     "--balancer",
     metavar="[leastconn|random|roundrobin]",
     default="leastconn",
-    help="How requests are spread; a Service of Kubernetes is random.  [default: leastconn]",
+    help="How requests are distributed; a Kubernetes Service is random.  [default: leastconn]",
 )
 @click.option(
     "--instance",
@@ -136,15 +140,15 @@ def check_command(
     multiple=True,
     help="Size of a replica, such as 512M:0.5@7; may be repeated.  [default: this machine]",
 )
-@click.option("--spare", metavar="NUMBER", default="0", help="Replicas on top.  [default: 0]")
+@click.option("--spare", metavar="NUMBER", default="0", help="Extra replicas.  [default: 0]")
 @pass_script_info
 def fleet_command(info: ScriptInfo, /, **options: Any) -> None:
     """Count the replicas that a load needs.
 
-    How many of which plan, what binds, and what they cost if you give prices.
-    The wait is calculated by Erlang's formula: with one queue for all
-    (leastconn), and with one for each replica (random; for roundrobin that is
-    an upper bound). Nothing is started.
+    Shows the replicas, what sets their number, and their cost if you give
+    prices. The wait follows Erlang's formula: with one queue for all replicas
+    (leastconn), or one for each (random; an upper bound for roundrobin).
+    Nothing is started.
     """
     from ..app_state import get_state, prepare
     from .fleet import fleet_lines

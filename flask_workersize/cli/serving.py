@@ -24,10 +24,10 @@ from .common import Ends, load_app, option_names, server_option, sizing_options
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    help="Seconds until a silent worker or an idle connection is ended.  [default: 120]",
+    help="Seconds until a silent worker is killed or an idle connection closed.  [default: 120]",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and its reasons; start nothing.")
-@click.option("--all", "show_all", is_flag=True, help="With --dry-run: show defaults, too.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its reasons, without starting.")
+@click.option("--all", "show_all", is_flag=True, help="With --dry-run: also show defaults.")
 @pass_script_info
 def serve_prod(
     info: ScriptInfo, /, dry_run: bool, show_all: bool, bind: tuple[str, ...], **options: Any
@@ -40,7 +40,7 @@ def serve_prod(
     \b
       min(2 × CPUs + 1, available memory / memory of a worker)
 
-    Every setting has a variable of the environment, such as NOW_LMS_WORKERS for
+    Every setting has an environment variable, such as NOW_LMS_WORKERS for
     --workers; an option wins over it.
     """  # noqa: D301 - click wants the character
     app = load_app(info)
