@@ -43,7 +43,8 @@ def _text(name: str) -> str:
         problem = "is not UTF-8 text. Pass manifests, units or balancer files."
     except (OSError, ValueError, AttributeError) as error:
         # A path with a zero byte, or a closed standard input (None).
-        why = getattr(error, "strerror", None) or "it is closed"
+        unnamed = "it is closed" if name == "-" else "not a valid name"
+        why = getattr(error, "strerror", None) or unnamed
         problem = f"cannot be read ({why}). Pass files, or - for standard input."
     raise WorkerSizeConfigError(f"{shown} {problem}")
 
