@@ -134,7 +134,7 @@ class SizingSettings(BaseSettings):
     memory_guard: Guard = Field(
         "on",
         description='"on" recycles workers before memory runs out, "off" does not, "exit" also '
-        "ends waitress, for the service manager to restart it",
+        "stops waitress so that the service manager restarts it",
     )
     memory_recycle_percent: RecyclePercent = Field(
         70, description="share of the memory limit above which workers are recycled, 1 to 89 %"

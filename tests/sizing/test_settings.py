@@ -376,7 +376,7 @@ def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", ["25%", "25 MB", "%"])
 def test_bound_of_a_worker_is_in_megabytes(text: str) -> None:
     line = refused({"NOW_LMS_WORKER_MEMORY_MAX_MB": text})
-    assert line.startswith("NOW_LMS_WORKER_MEMORY_MAX_MB is not a whole number (own memory above ")
+    assert line.startswith("NOW_LMS_WORKER_MEMORY_MAX_MB is not a whole number (private memory ")
 
 
 @pytest.mark.parametrize(
@@ -711,7 +711,7 @@ def test_quotes_that_are_a_part_of_a_value_are_named_as_the_cause(
     """``docker --env-file`` keeps them, a shell and .env do not."""
     line = refused({variable: f"{quote}{value}{quote}"})
     assert line.startswith(f"{variable} ")
-    assert line.endswith("as docker --env-file keeps them: remove them.")
+    assert line.endswith("(docker --env-file keeps them): remove them.")
     assert "quotes" not in refused({variable: f"{quote}\n{SECRET}"})
 
 
