@@ -259,16 +259,16 @@ def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Pat
 @pytest.mark.parametrize(
     ("status", "location", "expected"),
     [
-        (302, "/login?next=/", "needs a login"),
-        (401, None, "needs a login"),
-        (403, None, "needs a login"),
-        (404, None, "no such page"),
+        (302, "/login?next=/", "A login is required"),
+        (401, None, "A login is required"),
+        (403, None, "A login is required"),
+        (404, None, "No such page"),
         (500, None, "The app fails"),
         (301, "https://127.0.0.1:8080/", "redirects to https"),
         (302, "http://127.0.0.1:8080/start?a=1", "redirects to http://127.0.0.1:8080/start:"),
         (400, None, "does not trust the host"),
         (405, None, "The app refuses the request"),
-        (410, None, "no such page"),
+        (410, None, "No such page"),
         (429, None, "has a rate limit"),
     ],
 )
