@@ -106,7 +106,7 @@ def test_app_that_leaks_is_told_a_bound(start: Starter, tmp_path: Path) -> None:
     assert made.grows
     assert made.growth_mb.value == pytest.approx(500, rel=0.2)
     assert made.growth_mb.low > 400
-    assert re.search(r"it may leak\. .* NOW_LMS_WORKER_MEMORY_MAX_MB=\d+", done.stdout)
+    assert re.search(r"perhaps from a leak\. .* NOW_LMS_WORKER_MEMORY_MAX_MB=\d+", done.stdout)
 
 
 def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_path: Path) -> None:
