@@ -1,4 +1,4 @@
-"""``flask workersize check``: read the files, and show what is found."""
+"""``flask workersize check``: read files and print the findings."""
 
 from __future__ import annotations
 
@@ -40,16 +40,17 @@ def _text(name: str) -> str:
             return raw.decode("utf-8-sig")
         problem = f"is larger than {_MOST_BYTES // 2**20} MB. Check it in parts."
     except UnicodeDecodeError:
-        problem = "is not text in UTF-8. Name manifests, units or files of a balancer."
+        problem = "is not UTF-8 text. Pass manifests, units or balancer files."
     except (OSError, ValueError, AttributeError) as error:
-        # No path holds a zero, and what is closed is None.
-        why = getattr(error, "strerror", None) or "there is none"
-        problem = f"cannot be read ({why}). Name files, or - for standard input."
+        # A path with a zero byte, or a closed standard input (None).
+        unnamed = "it is closed" if name == "-" else "not a valid name"
+        why = getattr(error, "strerror", None) or unnamed
+        problem = f"cannot be read ({why}). Pass files, or - for standard input."
     raise WorkerSizeConfigError(f"{shown} {problem}")
 
 
 def facts_of(app: Flask, db_connections: int | None) -> Facts:
-    """Return what is known of an app beside its manifests."""
+    """Return the facts about an app that its manifests are checked against."""
     settings, _ = prepare(app)
     return Facts(
         settings,

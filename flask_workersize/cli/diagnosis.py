@@ -1,4 +1,4 @@
-"""What the doctor has found, one line a finding."""
+"""The doctor's findings, one per line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def diagnosis(
 ) -> str:
     """Return the findings, their summary, and how many workers are planned.
 
-    ``key_seen`` is whether ``SECRET_KEY`` could be compared with that of another load.
+    ``key_seen``: whether ``SECRET_KEY`` was compared with that of a second load.
     """
     lines = [printable(f"{_LABELS[finding.level]}: {finding}") for finding in findings]
     planned = f"gunicorn with {counted(plan.workers, 'worker')}"

@@ -1,4 +1,4 @@
-"""``flask workersize fleet``: read what is asked for, and show how many replicas it needs."""
+"""``flask workersize fleet``: parse a load and print the replicas that it needs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def fleet_lines(  # noqa: PLR0913
     instances: Sequence[str],
     spare: str,
 ) -> list[str]:
-    """Return how many replicas a load needs, in lines for a person; the options are as typed.
+    """Return the lines about the replicas that a load needs; the options are as typed.
 
     :param settings: the settings here, with the profile if there is one
-    :param plan: the plan here, for where no instance is named
-    :param held_bytes: memory that this process holds with the app loaded, in bytes
+    :param plan: the plan here, if no instance is named
+    :param held_bytes: memory of this process with the app loaded, in bytes
     :raises WorkerSizeConfigError: if an option is not valid
     """
     load = _load(settings, rps, service_ms, wait_ms)
@@ -46,8 +46,8 @@ def fleet_lines(  # noqa: PLR0913
     sizes = sizes or [Instance("this machine", plan)]
     fleets = [count_fleet(load, size, more) for size in sizes]
     return [
-        f"{load.rps:g} requests/s × {1000 * load.service_seconds:g} ms = {load.busy:g} at once on "
-        f"average; 95 % wait at most {1000 * load.wait_seconds:g} ms for a slot.",
+        f"{load.rps:g} requests/s × {1000 * load.service_seconds:g} ms = {load.busy:g} concurrent "
+        f"requests on average; 95 % wait at most {1000 * load.wait_seconds:g} ms for a slot.",
         *_table(fleets, chosen),
         *_notes(load, chosen, more),
     ]
@@ -61,16 +61,16 @@ def _load(settings: SizingSettings, rps: str, service_ms: str | None, wait_ms: s
         service = (costs.cpu_ms + costs.wait_ms) / 1000
     else:
         raise WorkerSizeConfigError(
-            "How long a request takes is not known: measure the app with flask workersize measure, "
-            "or set it with --service-ms, such as --service-ms 120."
+            "The time of a request is unknown: run flask workersize measure, or set --service-ms, "
+            "such as --service-ms 120."
         )
     cpu = None if costs is None else costs.cpu_ms / 1000
     rate, wait = _number("--rps", rps, 10_000_000), _number("--p95-wait-ms", wait_ms, 3_600_000)
     load = Load(rate, service, cpu, wait / 1000)
     if not 0 < load.busy <= MOST_LOAD:
         raise WorkerSizeConfigError(
-            "--rps times the time of a request has to be above 0, and at most "
-            f"{MOST_LOAD:,} requests at once."
+            "--rps times the time of a request must be above 0, and at most "
+            f"{MOST_LOAD:,} concurrent requests."
         )
     return load
 
@@ -88,7 +88,7 @@ def _balancer(text: str) -> Balancer:
     for choice in known:
         if text == choice:
             return choice
-    raise WorkerSizeConfigError(f"--balancer is none of {', '.join(known)}.")
+    raise WorkerSizeConfigError(f"--balancer must be one of {', '.join(known)}.")
 
 
 def _instance(text: str, settings: SizingSettings, held_bytes: int) -> Instance:
@@ -105,8 +105,8 @@ def _instance(text: str, settings: SizingSettings, held_bytes: int) -> Instance:
     plan = container_plan(settings, size.memory_mb, size.cpus, size.loaded_mb)
     if not plan.fits:
         raise WorkerSizeConfigError(
-            f"--instance: {size.memory_mb} MB hold no worker: the loaded app takes "
-            f"{size.loaded_mb} MB. Name one with more memory."
+            f"--instance: no worker fits into {size.memory_mb} MB: the loaded app takes "
+            f"{size.loaded_mb} MB. Use one with more memory."
         )
     return Instance(text, plan, None if price is None else Decimal(price))
 
@@ -140,12 +140,12 @@ def _row(fleet: Fleet, balancer: Balancer, cheapest: Decimal | None) -> tuple[st
 def _notes(load: Load, balancer: Balancer, spare: int) -> Iterable[str]:
     how = {
         "leastconn": "least connections, with one queue, in the balancer (maxconn)",
-        "random": "a random choice, as a Service of Kubernetes makes it: one queue a replica",
-        "roundrobin": "round robin, at most: a random choice is an upper bound",
+        "random": "random choice, as by a Kubernetes Service: one queue per replica",
+        "roundrobin": "round robin: an upper bound, that of random choice",
     }
     extra = f"; {counted(spare, 'replica')} to spare included" if spare else ""
     yield f"replicas: for {how[balancer]}{extra}."
     if load.cpu_seconds is None:
-        yield "Note: CPU time of a request was not measured: run flask workersize measure."
+        yield "Note: the CPU time of a request is unknown: run flask workersize measure."
     else:
-        yield f"CPU: {1000 * load.cpu_seconds:g} ms a request, at {CPU_SHARE:.0%} of the CPUs."
+        yield f"CPU: {1000 * load.cpu_seconds:g} ms per request, at {CPU_SHARE:.0%} of the CPUs."

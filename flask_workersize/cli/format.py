@@ -1,4 +1,4 @@
-"""How a plan came about, as a table or as JSON."""
+"""A plan with its reasons, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..sizing.what_if import memory_needed_mb, one_more
 Row = tuple[str, str, str]
 
 _LEAST_WIDTH, _MOST_WIDTH = 14, 28
-"""How wide the column of the values may be."""
+"""Least and most width of the column of values."""
 
 _ADDRESS = ("host", "port", "bind")
 _UNITS = {"_mb": " MB", "_percent": " %", "_seconds": " s", "timeout": " s"}
@@ -30,10 +30,10 @@ def explain(
     show_all: bool = False,
     adaptive: AdaptiveBounds | None = None,
 ) -> str:
-    """Return the plan in one line, then what was set, found and concluded, with every source.
+    """Return the plan in one line, then settings, resources and bounds, each with its source.
 
-    Settings that are at their defaults and feed no plan are left out unless ``show_all``;
-    ``adaptive`` are the bounds of a size that follows the load.
+    Settings at their defaults that do not affect the plan are only shown with ``show_all``.
+    ``adaptive``: the bounds of an adaptive size.
     """
     rows = {
         "settings:": list(_settings(settings, plan, show_all)),
@@ -55,9 +55,9 @@ def explain(
 
 
 def _tables(tables: Mapping[str, Sequence[Row]]) -> Iterable[str]:
-    """Yield the lines of tables whose columns are alike.
+    """Yield the lines of tables with common column widths.
 
-    A value that is longer than a column can be has its source on the next line.
+    A value longer than the column has its source on the next line.
     """
     lengths = [len(value) for rows in tables.values() for _, value, _ in rows]
     width = max(_LEAST_WIDTH, *(length for length in lengths if length <= _MOST_WIDTH))
@@ -77,7 +77,7 @@ def as_json(
     plan: SizingPlan,
     adaptive: AdaptiveBounds | None = None,
 ) -> str:
-    """Return the same as JSON; of a secret only that it is set."""
+    """Return the same as JSON. Of a secret it only shows that it is set."""
     values = settings.model_dump(mode="json")
     if settings.health_token:
         values["health_token"] = "set"
@@ -103,7 +103,7 @@ def as_json(
             name: {**getattr(adaptive, name)._asdict(), "reason": reason}
             for name, reason in adaptive.reasons.items()
         }
-    # A name of a file need not be UTF-8: what is not, JSON can hold only as an escape.
+    # A file name need not be UTF-8: JSON can only hold the rest as escapes.
     text = json.dumps(told, indent=2, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -128,7 +128,7 @@ def _settings(settings: SizingSettings, plan: SizingPlan, show_all: bool) -> Ite
 
 
 def shown(name: str, value: Any) -> str:
-    """Return the value of a setting with its unit; of a secret only that it is set."""
+    """Return the value of a setting with its unit. Of a secret it only shows that it is set."""
     if value is None:
         return "none"
     if name == "health_token":
@@ -148,7 +148,7 @@ def _found(resources: Resources) -> Iterable[Row]:
 
 
 def _place(source: str, folder: str | None) -> str:
-    """Return the source and the file it was read from."""
+    """Return the source, and the file that it was read from."""
     if folder is None:
         return source
     name = source.partition(":")[2]
@@ -176,7 +176,7 @@ def _needed(settings: SizingSettings, plan: SizingPlan) -> Iterable[str]:
         needs = f"need{'s' if settings.workers == 1 else ''}"
         needed_mb = memory_needed_mb(settings, settings.workers, None, "gunicorn")
         memory = f"{needed_mb} MB available memory"
-        server = "" if plan.server == "gunicorn" else "; that is for gunicorn, waitress has one"
+        server = "" if plan.server == "gunicorn" else " (gunicorn; waitress has one process)"
         yield f"{counted(settings.workers, 'worker')} {needs} {memory}{server}"
     needed = one_more(settings, plan)
     parts = []
@@ -186,4 +186,4 @@ def _needed(settings: SizingSettings, plan: SizingPlan) -> Iterable[str]:
         parts.append(f"{needed['memory_available_mb']} MB available memory")
     if "setting" in needed:
         parts.append(f"a higher {needed['setting']}")
-    yield f"one {needed['what']} more needs {' and '.join(parts) or 'nothing'}"
+    yield f"one more {needed['what']} needs {' and '.join(parts) or 'nothing'}"

@@ -1,1 +1,1 @@
-"""Measure what an app really costs, and plan from that instead of from a guess."""
+"""Measure the memory and CPU time of an app."""

@@ -80,7 +80,7 @@ def _path(text: str) -> str:
     """Return a path as it may stand in a request."""
     if not re.fullmatch(r"/[!-~]*", text) or text.startswith("//"):
         raise WorkerSizeConfigError(
-            "--path is not a path: it has to begin with one slash and contain no space."
+            "--path is not a path: it must begin with one slash and contain no space."
         )
     return text
 

@@ -39,7 +39,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, UnicodeDecodeError):
-            why = "it is no text"
+            why = "it is not text"
         problem = f"The lines cannot be written to {path.name}: {why}. Copy them by hand."
         raise WorkerSizeStartError(problem) from None
 

@@ -115,7 +115,7 @@ class LoadTest:
             return CapacityReport.model_validate_json(body)
         except (OSError, http.client.HTTPException, ValueError):
             raise WorkerSizeStartError(
-                "The server ended while it was measured: a request may have ended it."
+                "The server ended during the measurement; a request may have ended it."
             ) from None
 
 

@@ -66,7 +66,7 @@ def measure(
         check(first.answers)
     if not (meter.cpu_ms and meter.peaks_mb()):
         raise WorkerSizeConfigError(
-            "The workers end after a few requests each: leave out max_requests while measuring."
+            "The workers end after a few requests each: unset max_requests while measuring."
         )
     answers, thread_mb = [first.answers], [0.0]
     if task.threads > 1:
@@ -117,10 +117,10 @@ def _parts(requests: int, most: int) -> Iterable[int]:
 
 
 _REASONS = {
-    404: "There is no such page: choose other paths with --path.",
-    410: "There is no such page: choose other paths with --path.",
-    400: "The app refuses that: perhaps it does not trust the host 127.0.0.1.",
-    429: "The app limits how often it is requested: measure without that limit.",
+    404: "No such page: choose other paths with --path.",
+    410: "No such page: choose other paths with --path.",
+    400: "The app refuses the request: perhaps it does not trust the host 127.0.0.1.",
+    429: "The app has a rate limit: turn it off while measuring.",
 }
 
 
@@ -138,15 +138,15 @@ def check(answers: Answers) -> None:
 
 def _why(statuses: Sequence[int], moved_to: str) -> str:
     if 401 in statuses or 403 in statuses or "login" in moved_to:
-        return "That needs a login: choose paths that are open with --path."
+        return "A login is required: choose open paths with --path."
     if not statuses:
-        return "The server hangs up: see what it logs under flask serve-prod."
+        return "The server closes the connection: see its log under flask serve-prod."
     if statuses[-1] >= 500:
-        return "The app fails: see what it logs under flask serve-prod."
+        return "The app fails: see its log under flask serve-prod."
     if moved_to.startswith("https:"):
-        return "The app insists on https: turn that off while measuring."
+        return "The app redirects to https: turn that off while measuring."
     if statuses[0] < 400:
         address = moved_to.partition("?")[0] or "no address"
-        return f"That leads elsewhere ({address}): choose another path with --path."
+        return f"The path redirects to {address}: choose another path with --path."
     reasons = [_REASONS[status] for status in statuses if status in _REASONS]
-    return next(iter(reasons), "The app refuses that: choose other paths with --path.")
+    return next(iter(reasons), "The app refuses the request: choose other paths with --path.")

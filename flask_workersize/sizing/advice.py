@@ -78,9 +78,9 @@ def advise(
     threads as the slots need.
 
     :param costs: what the app costs
-    :param settings: what the operator asked for; of these the headroom beside a profile, and the
+    :param settings: the operator's settings; of these the headroom beside a profile, and the
         most workers
-    :param resources: what the machine gives
+    :param resources: the machine's resources
     :param server: "gunicorn" or "waitress", whose one process computes on one CPU at a time
     """
     cpus = min(resources.cpus, 1.0) if server == "waitress" else resources.cpus

@@ -35,7 +35,7 @@ Limit = Literal["cpu", "memory", "explicit", "min_workers", "max_workers"]
 
 @dataclass(frozen=True)
 class SizingPlan:
-    """What follows from the settings and the resources; computed once per deployment.
+    """The size of a server, computed once per deployment from settings and resources.
 
     :param server: "gunicorn" or "waitress"
     :param workers: worker processes; 1 for waitress
@@ -56,10 +56,10 @@ class SizingPlan:
     :param warnings: what the operator should change, one sentence each
     :param notes: what the operator may want to know, one sentence each
     :param fits: whether the estimate is within available memory less the headroom
-    :param shared_memory_mb: memory that is needed once, in MB; 0 if that was not measured
-    :param thread_memory_mb: memory of each thread more than the first, in MB; 0 if that was not
+    :param shared_memory_mb: memory needed once for all workers, in MB; 0 if not measured
+    :param thread_memory_mb: memory of each thread after the first, in MB; 0 if not
         measured
-    :param memory_headroom_percent: share of available memory that is left alone
+    :param memory_headroom_percent: share of available memory kept free
     """
 
     server: ServerName
@@ -87,7 +87,7 @@ class SizingPlan:
         return {**asdict(self), "warnings": list(self.warnings), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        """Return what was chosen and why in one line, with the numbers."""
+        """Return the size and its reason in one line, with the numbers."""
         shape = f"{counted(self.workers, 'worker')} × {counted(self.threads, 'thread')}"
         if self.server == "waitress":
             shape = f"{counted(self.threads, 'thread')} in one process"
@@ -95,7 +95,7 @@ class SizingPlan:
 
     @property
     def reason(self) -> str:
-        """Which bound won, and the figures of both."""
+        """The bound that won, and the figures of both."""
         if self.limited_by == "memory":
             return f"memory: {self.memory_formula}; CPU bound {self.cpu_bound}"
         if self.limited_by == "cpu":
@@ -107,7 +107,7 @@ class SizingPlan:
 
     @property
     def cpu_formula(self) -> str:
-        """What ``cpu_bound`` is rounded down from."""
+        """The formula of ``cpu_bound``, before rounding down."""
         return f"2 × {counted(self.cpus, 'CPU')} + 1"
 
     @property
@@ -121,7 +121,7 @@ class SizingPlan:
 
     @property
     def memory_formula(self) -> str:
-        """What ``memory_bound`` is rounded down from."""
+        """The formula of ``memory_bound``, before rounding down."""
         available, own = f"{self.memory_available_mb} MB available", f"{self.worker_memory_mb} MB"
         if self.memory_headroom_percent:
             available += f" × {100 - self.memory_headroom_percent} %"
@@ -137,14 +137,14 @@ class SizingPlan:
 def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:
     """Return the resources that a plan is made from.
 
-    If the app was measured, the plan takes off all that is needed once. What of it the launcher
-    held already was not available any more: it would be taken off twice.
+    If the app was measured, the plan subtracts the shared memory. The part that the launcher
+    already holds is no longer available, and would be subtracted twice.
     """
     return with_held(resources, held_bytes, settings.memory_of_a_worker(1)[0])
 
 
 def with_held(resources: Resources, held_bytes: int, shared_mb: int) -> Resources:
-    """Count as available what is held of the memory that is needed once."""
+    """Count shared memory that is already held as available."""
     available = resources.memory_available + min(held_bytes, shared_mb * MB)
     return replace(resources, memory_available=min(available, resources.memory_limit))
 
@@ -152,10 +152,10 @@ def with_held(resources: Resources, held_bytes: int, shared_mb: int) -> Resource
 def compute_plan(
     settings: SizingSettings, resources: Resources, server: ServerName | None = None
 ) -> SizingPlan:
-    """Compute the plan that follows from settings and resources.
+    """Compute the plan from settings and resources.
 
-    :param settings: what the operator asked for
-    :param resources: what the machine gives
+    :param settings: the operator's settings
+    :param resources: the machine's resources
     :param server: plan for this server instead of ``settings.wsgi_server``
     :returns: the plan; explicit values always win
     """
@@ -202,13 +202,13 @@ def compute_plan(
 
 
 def _memory_bound(settings: SizingSettings, usable: int, server: ServerName) -> int:
-    """Return how many workers fit, times their threads if a worker was measured with them."""
+    """Return how many workers fit; if measured with threads, times the threads."""
     if settings.profile and server == "waitress":
         return settings.profile.costs_for(server).threads_within(usable // MB)
     threads = settings.threads or 1
     shared, own = settings.memory_of_a_worker(threads, server)
     workers = max(usable - shared * MB, 0) // (own * MB)
-    # The guide's division by the threads, which follows, is undone.
+    # Undoes the guide's division by the threads, which follows.
     return workers * threads if settings.profile else workers
 
 
@@ -264,20 +264,20 @@ def _misfit(
     memory: tuple[int, int, int],
     limited_by: Limit,
 ) -> str:
-    """Return why a plan does not fit, and what to do."""
+    """Return why a plan does not fit, and the remedy."""
     workers, own, shared = memory
     available = f"{resources.memory_available // MB} MB available"
     if settings.memory_headroom_percent:
-        available += f", {settings.memory_headroom_percent} % of it left alone"
+        available += f", {settings.memory_headroom_percent} % of it kept free"
     needed = f"{workers} × {own} MB = {shared + workers * own} MB"
     if settings.profile is not None:
         needed = f"{shared} MB shared + {needed}, as measured"
-    what, remedy = "not even one worker fits", "give the machine more memory"
+    what, remedy = "not even one worker fits", "add memory"
     if limited_by in ("explicit", "min_workers") and workers > 1:
         what = settings.source_of("workers" if limited_by == "explicit" else "min_workers")
         what, remedy = f"{what} does not fit", "lower it, or use threads, which share memory"
     elif settings.profile is None:
-        remedy += ", or set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs"
+        remedy += ", or set NOW_LMS_WORKER_MEMORY_MB to the real need of a worker"
     elif own > settings.memory_of_a_worker(1)[1] and settings.threads is not None:
         what = "one worker with its threads does not fit"
         remedy += f", or lower {settings.source_of('threads')}"
@@ -285,18 +285,18 @@ def _misfit(
 
 
 def _group_warnings(resources: Resources, estimate_mb: int) -> Iterator[str]:
-    """Yield what a control group does that is worse than the end of one worker."""
+    """Yield warnings about control groups that do more than kill one worker."""
     limit_mb = resources.memory_limit // MB
     is_high = resources.memory_source.endswith(":memory.high")
     if is_high and estimate_mb > HIGH_SHARE * limit_mb:
         yield (
-            f"memory.high is {limit_mb} MB, for a plan of {estimate_mb} MB: above it the kernel "
+            f"memory.high is {limit_mb} MB for a plan of {estimate_mb} MB: above it the kernel "
             "puts every process to sleep. Use memory.max (MemoryMax=) alone, or "
             "NOW_LMS_MEMORY_HEADROOM_PERCENT=50."
         )
     if resources.is_killed_together:
         yield (
-            "memory.oom.group is set: one OOM kill ends all processes at once. Set "
+            "memory.oom.group is set: one OOM kill takes down all processes. Set "
             "OOMPolicy=continue in the unit, or singleProcessOOMKill for Kubernetes."
         )
 

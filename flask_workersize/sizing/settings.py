@@ -57,7 +57,7 @@ MEASURED = "measured"
 """The source of a number that a profile has."""
 
 MEASURED_HEADROOM_PERCENT = 30
-"""Share of available memory that a plan from a profile leaves alone if none is set, in %.
+"""Share of available memory that a plan from a profile keeps free by default, in %.
 
 The guide leaves nothing, since 200 MB a worker leave enough; a measured number leaves nothing by
 itself. Of the guide's advice ("Leave 20-30% for OS and other processes") it is the part above
@@ -89,28 +89,30 @@ class SizingSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    workers: CountOrAuto = Field(None, description='workers of gunicorn, at least 1, or "auto"')
+    workers: CountOrAuto = Field(None, description='gunicorn workers, at least 1, or "auto"')
     threads: CountOrAuto = Field(None, description='threads per worker, at least 1, or "auto"')
     worker_memory_mb: Positive = Field(
-        DEFAULT_WORKER_MEMORY_MB, description="memory that one worker needs, in MB, at least 1"
+        DEFAULT_WORKER_MEMORY_MB, description="memory per worker, in MB, at least 1"
     )
-    min_workers: Positive = Field(1, description="fewest workers to calculate, at least 1")
-    max_workers: Positive | None = Field(None, description="most workers to calculate, at least 1")
+    min_workers: Positive = Field(1, description="least calculated number of workers, at least 1")
+    max_workers: Positive | None = Field(
+        None, description="largest calculated number of workers, at least 1"
+    )
     memory_headroom_percent: Percent = Field(
         0,
-        description="share of available memory that is left alone, 0 to 99 %; with a sizing "
-        f"profile, {MEASURED_HEADROOM_PERCENT} % if none is set",
+        description="share of available memory kept free, 0 to 99 %; "
+        f"{MEASURED_HEADROOM_PERCENT} % by default with a sizing profile",
     )
     wsgi_server: Server = Field("waitress", description='server, "gunicorn" or "waitress"')
     host: Host = Field("0.0.0.0", description="address to listen on")
-    port: Port = Field(8080, description="port to listen on, 0 to 65535; 0 takes a free one")
+    port: Port = Field(8080, description="port to listen on, 0 to 65535; 0 picks a free one")
     timeout: Seconds = Field(
         120,
-        description="seconds after which gunicorn ends a silent worker, and waitress an idle "
-        "connection, at least 0; 0 is never",
+        description="seconds after which gunicorn kills a silent worker, and waitress closes an "
+        "idle connection, at least 0; 0 means never",
     )
     graceful_timeout: Seconds = Field(
-        30, description="seconds that running requests have to end at a stop, at least 0"
+        30, description="seconds that running requests may take when the server stops, at least 0"
     )
     bind: Addresses = Field(
         None, description="HOST:PORT, [IPV6]:PORT or unix:PATH to listen on, separated by commas"
@@ -120,10 +122,10 @@ class SizingSettings(BaseSettings):
         None, description="addresses or networks of the reverse proxy, separated by commas, or *"
     )
     health_token: SecretStr | None = Field(
-        None, description="bearer token that opens the details of the capacity report"
+        None, description="bearer token for the details of the capacity report"
     )
     health_port: Port | None = Field(
-        None, description="port for probes and metrics, 0 to 65535; 0 takes a free one"
+        None, description="port for probes and metrics, 0 to 65535; 0 picks a free one"
     )
     health_host: Host | None = Field(None, description="address that the health port listens on")
     drain_seconds: Seconds = Field(
@@ -132,13 +134,13 @@ class SizingSettings(BaseSettings):
     memory_guard: Guard = Field(
         "on",
         description='"on" recycles workers before memory runs out, "off" does not, "exit" also '
-        "ends waitress, for the service manager to restart it",
+        "stops waitress so that the service manager restarts it",
     )
     memory_recycle_percent: RecyclePercent = Field(
         70, description="share of the memory limit above which workers are recycled, 1 to 89 %"
     )
     worker_memory_max_mb: Positive | None = Field(
-        None, description="own memory above which a worker is recycled, in MB, at least 1"
+        None, description="private memory above which a worker is recycled, in MB, at least 1"
     )
     sizing_profile: ProfileChoice = Field(
         None, description='profile of the app; "off" for none, "learn" to write it while serving'
@@ -146,17 +148,17 @@ class SizingSettings(BaseSettings):
 
     queue_seconds: Patience | None = Field(
         None,
-        description="seconds that a request may have waited before the app begins; longer ones are "
-        "turned away with status 503. Above 0, a fraction is allowed",
+        description="longest time in seconds that a request may wait for the app; later ones get "
+        "status 503. Above 0, fractions allowed",
     )
 
     sizing: Sizing = Field(
         "guide",
-        description='"guide" keeps the planned size, "adaptive" begins there and follows the load',
+        description='"guide" keeps the planned size, "adaptive" starts there and follows the load',
     )
 
     profile: SizingProfile | None = Field(None, repr=False, exclude=True)
-    """What the app was measured to cost, if the plan is to be made from it."""
+    """The measured profile, if the plan uses it."""
 
     sources: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, by setting."""
@@ -192,8 +194,8 @@ class SizingSettings(BaseSettings):
         :param environ: the environment; ``os.environ`` if left out
         :param config: the config of the app
         :param options: options of a command or function, by setting; ``None`` is not set
-        :param option_source: how such an option is called in messages: a format of ``{name}``, the
-            setting, and ``{option}``, the same with dashes; or the name of each by its setting
+        :param option_source: the name of such an option in messages: a format of ``{name}``, the
+            setting, and ``{option}``, the same with dashes; or a name for each setting
         :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``; called if that is set and the server is
             gunicorn
         :returns: the settings, with the source of each and what the operator should know
@@ -209,7 +211,7 @@ class SizingSettings(BaseSettings):
         return cls(**sources.resolve())
 
     def with_profile(self, location: ProfileLocation | None = None) -> Self:
-        """Return the settings with what the app was measured to cost, if that is known.
+        """Return the settings with the measured profile of the app, if there is one.
 
         :param location: where the profile is if no file is named; ``None`` if the app is not known
         :raises WorkerSizeConfigError: if a file is named that cannot be used
@@ -223,22 +225,22 @@ class SizingSettings(BaseSettings):
         if self.profile_path:
             remedy = QUOTES if found is None and is_quoted(self.profile_path) else REMEDY
             raise WorkerSizeConfigError(
-                f"{self.source_of('sizing_profile')} names a sizing profile that cannot be used: "
+                f"{self.source_of('sizing_profile')} names a sizing profile that is not usable: "
                 f"{found or 'there is no such file'}. {remedy}"
             )
         if found is None:
             return self
         return self._with(
-            f"The sizing profile in the instance folder cannot be used: {found}. {REMEDY}"
+            f"The sizing profile in the instance folder is not usable: {found}. {REMEDY}"
         )
 
     @property
     def profile_path(self) -> str | None:
-        """The file that is named for a profile, whether it is there or not."""
+        """The file named for a profile, existing or not."""
         return None if self.sizing_profile in ("off", "learn") else self.sizing_profile
 
     def measured_by(self, profile: SizingProfile, doubts: tuple[str, ...] = ()) -> Self:
-        """Return the settings with a profile, unless a number for the memory of a worker is set."""
+        """Return the settings with a profile, unless the memory per worker is set."""
         if self.source_of("worker_memory_mb") not in ("default", MEASURED):
             return self
         found = {
@@ -256,13 +258,13 @@ class SizingSettings(BaseSettings):
 
     @property
     def measured_headroom_percent(self) -> int:
-        """Share of available memory that is left alone beside measured numbers, in %."""
+        """Share of available memory kept free with measured numbers, in %."""
         if self.source_of("memory_headroom_percent") == "default":
             return MEASURED_HEADROOM_PERCENT
         return self.memory_headroom_percent
 
     def memory_of_a_worker(self, threads: int, server: ServerName | None = None) -> tuple[int, int]:
-        """Return the memory that is needed once, and that of a worker with its threads, in MB.
+        """Return shared memory, and the memory of a worker with its threads, in MB.
 
         :param threads: threads a worker
         :param server: the server, instead of ``wsgi_server``
@@ -280,7 +282,7 @@ class SizingSettings(BaseSettings):
         *others: PydanticBaseSettingsSource,
         **named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out pydantic's reading of the environment: ours knows where a value is from."""
+        """Replace pydantic's reading of the environment by ours, which records sources."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -292,11 +294,11 @@ class SizingSettings(BaseSettings):
             raise refusal(problem)
         if self.health_port and self.health_port in [port for _, port in self._tcp]:
             source = self.source_of("health_port")
-            raise refusal(f"{source} is a port that the app listens on: choose another one.")
+            raise refusal(f"{source} is already the app's port: choose another one.")
         return self
 
     def _nothing_to_find(self) -> str | None:
-        """Return why there is no size to find, if one is asked for."""
+        """Return why an adaptive size has nothing to find; ``None`` if it has."""
         set_names = [name for name in ("workers", "threads") if getattr(self, name) is not None]
         if self.wsgi_server == "waitress":
             set_names = [name for name in set_names if name == "threads"]
@@ -307,12 +309,12 @@ class SizingSettings(BaseSettings):
         numbers = " and ".join(map(self.source_of, set_names))
         verb = "sets" if len(set_names) == 1 else "set"
         return (
-            f"{self.source_of('sizing')}=adaptive has nothing to find: {numbers} {verb} the size. "
+            f"{self.source_of('sizing')}=adaptive has no effect: {numbers} {verb} the size. "
             "Unset one of them."
         )
 
     def for_platform(self, platform: str) -> Self:
-        """Return the settings that hold on a ``sys.platform``: gunicorn does not run on Windows."""
+        """Return the settings for a ``sys.platform``: gunicorn does not run on Windows."""
         if platform != "win32" or self.wsgi_server != "gunicorn":
             return self
         source = self.source_of("wsgi_server")

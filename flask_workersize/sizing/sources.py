@@ -1,4 +1,4 @@
-"""Where a setting comes from: the sources, from the strongest to the weakest."""
+"""The sources of a setting, and which one wins."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ PREFERRED_PREFIX = "NOW_LMS_"
 CONFIG_PREFIX = "WORKERSIZE_"
 GUNICORN_ARGS = "GUNICORN_CMD_ARGS"
 
-QUOTES = "Its quotes are a part of the value, as docker --env-file keeps them: remove them."
-"""The likely cause of a value that is wrong, or works for nobody, and what to do."""
+QUOTES = "The quotes are part of the value (docker --env-file keeps them): remove them."
+"""Likely cause and remedy for a quoted value."""
 
 ArgsParser = Callable[[str], Mapping[str, Any]]
 """Returns what the text of ``GUNICORN_CMD_ARGS`` sets, by gunicorn's names."""
 
 
 OptionSource = str | Mapping[str, str]
-"""How an option is called in messages: a format of its name, or each by its setting."""
+"""Name of an option in messages: a format, or a name for each setting."""
 
 
 class Layer(IntEnum):
-    """Who sets a value; a smaller number wins."""
+    """Precedence of sources; the smaller number wins."""
 
     OPTION = 0
     GUNICORN_APPLIED_LAST = 1
@@ -42,7 +42,7 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True)
 class SettingValue:
-    """A value that is set, and the name it is set under."""
+    """A value, and where it was set."""
 
     value: Any
     source: str
@@ -50,7 +50,7 @@ class SettingValue:
 
     @property
     def text(self) -> str:
-        """The value as a variable would hold it; gunicorn's parser gives lists and ``True``."""
+        """The value as in a variable; gunicorn's parser returns lists and ``True``."""
         if self.value is True:
             return "on"
         return (",".join(self.value) if isinstance(self.value, list) else str(self.value)).lower()
@@ -58,7 +58,7 @@ class SettingValue:
 
 @dataclass(frozen=True)
 class SettingNames:
-    """The names of one setting: what is not listed follows from the name of its field.
+    """The names of one setting; names not listed follow from the field's name.
 
     ``server_option`` has its key in ``WORKERSIZE_<SERVER>_OPTIONS``, by server.
     """
@@ -88,7 +88,7 @@ class SettingNames:
 
 @dataclass
 class SettingSources:
-    """Everything that may set a value, each source read once."""
+    """All sources of the settings, each read once."""
 
     names: Mapping[str, SettingNames]
     environ: Mapping[str, str]
@@ -97,7 +97,7 @@ class SettingSources:
     option_source: OptionSource
     gunicorn_args: ArgsParser | None = None
     args_win: bool = False
-    """Whether gunicorn itself applies ``GUNICORN_CMD_ARGS``, over all that it gets from us."""
+    """Whether gunicorn applies ``GUNICORN_CMD_ARGS`` itself, on top of our options."""
     warnings: list[str] = field(default_factory=list, init=False)
 
     def resolve(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class SettingSources:
         if not text or self._server != "gunicorn":
             return {}
         if self.gunicorn_args is None:
-            self.warnings.append(f"{GUNICORN_ARGS} is read only for an app: use get_plan().")
+            self.warnings.append(f"{GUNICORN_ARGS} is only read for an app: use get_plan().")
             return {}
         try:
             return self.gunicorn_args(text)
@@ -136,7 +136,7 @@ class SettingSources:
             raise WorkerSizeConfigError(f"{error.message} {QUOTES}") from None
 
     def _candidates(self, name: str) -> Iterator[SettingValue]:
-        """Yield what is set for a setting, the strongest first; what is empty is not set."""
+        """Yield the values of a setting, the strongest first; empty ones do not count."""
         for value, source, layer in sorted(self._all(self.names[name]), key=itemgetter(2)):
             stripped = value.strip() if isinstance(value, str) else value
             if stripped is not None and stripped != "":
@@ -170,11 +170,11 @@ class SettingSources:
                 candidates.remove(link)
                 self.warnings.append(
                     f"{link.source} is skipped: it holds the address of a Kubernetes Service of "
-                    "that name; set enableServiceLinks: false in the pod's spec."
+                    "that name. Set enableServiceLinks: false in the pod's spec."
                 )
         if not candidates:
             return None
-        # Names of the environment that contradict each other; the values are not shown.
+        # Variables that contradict each other; their values are not shown.
         first = candidates[0]
         if Layer.OPTION < first.layer <= Layer.LEGACY:
             rivals = [item for item in candidates if item.layer <= Layer.LEGACY]
@@ -185,9 +185,9 @@ class SettingSources:
         return first
 
     def _warn_of_near_misses(self) -> None:
-        """Warn of a variable that is almost the name of a setting: nobody else would.
+        """Warn about variables that are almost named like a setting.
 
-        What is not that near may be the app's own: NOW LMS has other variables with this prefix.
+        Other names may belong to the app: NOW LMS has more variables with this prefix.
         """
         known = [variable for names in self.names.values() for variable in names.variables]
         for variable in self.environ:
@@ -207,7 +207,7 @@ class SettingSources:
                 self._warn_of_unused(other, bind)
 
     def _warn_of_unused(self, weaker: SettingValue, stronger: SettingValue) -> None:
-        line = f"{weaker.source} is not used: {stronger.source} is the stronger setting."
+        line = f"{weaker.source} is not used: {stronger.source} takes precedence."
         self.warnings.append(line)
 
 
@@ -217,7 +217,7 @@ def is_quoted(value: Any) -> bool:
 
 
 def _is_service_link(found: SettingValue) -> bool:
-    """Return whether Kubernetes has set it, for a Service of that name: nobody asked for it."""
+    """Return whether Kubernetes has set it, for a Service of that name."""
     is_text = isinstance(found.value, str) and found.layer is not Layer.OPTION
     return is_text and re.match(r"(tcp|udp|sctp)://", found.value, re.IGNORECASE) is not None
 
@@ -228,12 +228,12 @@ def config_key(name: str) -> str:
 
 
 def options_key(server: str) -> str:
-    """Return the key in ``app.config`` that holds further options of a server."""
+    """Return the key in ``app.config`` for extra options of a server."""
     return f"{CONFIG_PREFIX}{server.upper()}_OPTIONS"
 
 
 def server_options(config: Mapping[str, Any], server: str) -> Mapping[str, Any]:
-    """Return the further options of a server in ``app.config``; refuse what is no mapping."""
+    """Return the extra options of a server in ``app.config``."""
     options = config.get(options_key(server)) or {}
     if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
         key = options_key(server)

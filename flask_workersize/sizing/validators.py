@@ -1,4 +1,4 @@
-"""What a value has to look like, and the line that refuses one that does not."""
+"""The validators of the settings, and their error messages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..errors import WorkerSizeConfigError
 from .sources import QUOTES, is_quoted
 
 MOST_PROCESSES = 10_000
-"""Most workers, and most threads: beyond it there is a slip of the finger, not a machine."""
+"""Largest number of workers, and of threads: anything more is a typing error."""
 
 YEAR_SECONDS = 365 * 24 * 3600
-"""Longest timeout, in seconds: what is longer is meant as never, which is 0."""
+"""Longest timeout, in seconds; 0 is for never."""
 
 _SWITCH = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
 
 
 def refusal(problem: str) -> PydanticCustomError:
-    """Return the error for a validator to raise; it does not show the value."""
+    """Return an error for a validator to raise, without the value."""
     return PydanticCustomError("refused", "{problem}", {"problem": problem})
 
 
 def _whole_number(value: Any) -> Any:
-    """Accept what is written as a whole number; pydantic would take "4.0" and ``True`` too."""
+    """Accept whole numbers only; pydantic would also accept "4.0" and ``True``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
@@ -40,7 +40,7 @@ def _whole_number(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Accept what is written as a number, with or without a fraction."""
+    """Accept numbers, with or without a fraction."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{0,18}\.?[0-9]{1,18}", value.strip()):
@@ -97,7 +97,7 @@ def _networks(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether the system could have a file of that name."""
+    """Return whether a file could have this name."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -105,7 +105,7 @@ def _is_path(text: str) -> bool:
 
 
 def _profile_choice(value: Any) -> Any:
-    """Accept a path, or a word for none or for learning."""
+    """Accept a path, "off" or "learn"."""
     if _word(value) in ("off", "learn"):
         return _word(value)
     if value is not None and (not isinstance(value, str) or not _is_path(value)):
@@ -149,7 +149,7 @@ _PROBLEMS = {
 def explain(
     error: ValidationError, fields: Mapping[str, FieldInfo], sources: Mapping[str, str]
 ) -> WorkerSizeConfigError:
-    """Turn pydantic's first error into one line that names what was set, and shows no value."""
+    """Turn pydantic's first error into one line with the name of the setting, without its value."""
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return WorkerSizeConfigError(first["ctx"]["problem"])
@@ -165,6 +165,6 @@ def explain(
 
 
 def unknown(problem: str, name: str, known: Iterable[str]) -> WorkerSizeConfigError:
-    """Return the error for a name that is none of those that are known."""
+    """Return the error for an unknown name."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
     return WorkerSizeConfigError(f"{problem}: did you mean {near[0]!r}?")

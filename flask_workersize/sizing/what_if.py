@@ -48,7 +48,7 @@ def memory_needed_mb(
 
     The guide's formula, solved for memory and rounded up.
 
-    :param settings: what the operator asked for, and the profile, if there is one
+    :param settings: the operator's settings, and the profile, if there is one
     :param workers: how many
     :param threads: threads a worker; ``None`` for those of the settings
     :param server: the server

@@ -119,10 +119,10 @@ def test_escapes_in_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
     [
         ("missing.yaml", None, "cannot be read (No such file or directory)"),
         ("a\x1b.yaml", None, "a?.yaml cannot be read"),
-        ("zero\0.yaml", None, "cannot be read (there is none)"),
+        ("zero\0.yaml", None, "cannot be read (not a valid name)"),
         (".", None, "cannot be read (Is a directory)"),
-        ("latin.yaml", b"name: caf\xe9", "is not text in UTF-8"),
-        ("image.png", b"\x89PNG\r\n\x1a\n\x00", "is not text in UTF-8"),
+        ("latin.yaml", b"name: caf\xe9", "is not UTF-8 text"),
+        ("image.png", b"\x89PNG\r\n\x1a\n\x00", "is not UTF-8 text"),
         ("large.yaml", b"a" * (4 * 2**20 + 1), "is larger than 4 MB"),
         ("broken.yaml", b"{{ if .Values }}\nb: 1", "is not valid YAML in line 2"),
         ("tab.yaml", b"a:\n\tb: 1", "is not valid YAML in line 2"),

@@ -98,7 +98,7 @@ def test_explanation_of_all_says_every_value_and_its_source() -> None:
         "<- binds",
         "  limited by               memory",
         "  estimated memory         300 MB         2 × 150 MB",
-        "one worker more needs 563 MB available memory",
+        "one more worker needs 563 MB available memory",
     ]
 
 

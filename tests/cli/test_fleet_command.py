@@ -34,11 +34,12 @@ def lines(*arguments: str) -> list[str]:
 
 def test_example_of_2000_requests_a_second() -> None:
     assert lines("--rps", "2000", "--service-ms", "120") == [
-        "2000 requests/s × 120 ms = 240 at once on average; 95 % wait at most 50 ms for a slot.",
+        "2000 requests/s × 120 ms = 240 concurrent requests on average; "
+        "95 % wait at most 50 ms for a slot.",
         "instance      slots      least connections  random  replicas  binds",
         "this machine  3 (3 × 1)  82                 222     82        slots",
         "replicas: for least connections, with one queue, in the balancer (maxconn).",
-        "Note: CPU time of a request was not measured: run flask workersize measure.",
+        "Note: the CPU time of a request is unknown: run flask workersize measure.",
     ]
 
 
@@ -46,7 +47,7 @@ def test_example_of_2000_requests_a_second() -> None:
     ("balancer", "replicas", "says"),
     [
         ("leastconn", "83", "one queue, in the balancer"),
-        ("random", "223", "as a Service of Kubernetes makes it"),
+        ("random", "223", "as by a Kubernetes Service"),
         ("roundrobin", "223", "an upper bound"),
     ],
 )
@@ -77,25 +78,25 @@ def test_profile_gives_times_and_memory(tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOW_LMS_SIZING_PROFILE", str(path))
         done = lines("--rps", "2000", "--instance", "192M:1")
-    assert done[0].startswith("2000 requests/s × 120 ms = 240 at once")
+    assert done[0].startswith("2000 requests/s × 120 ms = 240 concurrent requests")
     assert done[2].split() == ["192M:1", "3", "(3", "×", "1)", "82", "222", "172", "172", "CPU"]
-    assert done[-1] == "CPU: 60 ms a request, at 70% of the CPUs."
+    assert done[-1] == "CPU: 60 ms per request, at 70% of the CPUs."
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--rps", "many"], "--rps is not a number from 0 to 10,000,000."),
-        (["--rps", "0"], "--rps times the time of a request has to be above 0"),
-        (["--rps", "10000000", "--service-ms", "3600000"], "at most 1,000,000 requests at once"),
+        (["--rps", "0"], "--rps times the time of a request must be above 0"),
+        (["--rps", "10000000", "--service-ms", "3600000"], "at most 1,000,000 concurrent requests"),
         (["--service-ms", "-1"], "--service-ms is not a number"),
         (["--p95-wait-ms", "x"], "--p95-wait-ms is not a number"),
         (["--spare", "1.5"], "--spare is not a whole number"),
-        (["--balancer", "dice"], "--balancer is none of leastconn, random, roundrobin."),
+        (["--balancer", "dice"], "--balancer must be one of leastconn, random, roundrobin."),
         (["--instance", "512M:1:2"], "--instance is not MEMORY"),
         (["--instance", "512M@x"], "--instance is not MEMORY"),
         (["--instance", "512"], "--instance: --memory is not a size"),
-        (["--instance", "100M:1"], "--instance: 100 MB hold no worker"),
+        (["--instance", "100M:1"], "--instance: no worker fits into 100 MB"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], says: str) -> None:

@@ -96,7 +96,7 @@ def test_table_says_what_was_asked_found_and_concluded_and_where_from() -> None:
     assert table["estimated memory"] == ["300 MB", "2 × 150 MB"]
     lines = done.stdout.splitlines()
     assert lines[0].startswith("gunicorn: 2 workers × 1 thread (memory: ")
-    assert "one worker more needs 563 MB available memory" in lines
+    assert "one more worker needs 563 MB available memory" in lines
     assert f"Note: unreadable: {FOLDER}/memory.max" in lines
 
 

@@ -100,7 +100,7 @@ def test_what_cannot_be_written_to_is_one_line(in_the_way: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["helm"], "TARGET is none of compose, kubernetes"),
+        (["helm"], "TARGET must be one of compose, kubernetes"),
         (["--memory", "512"], "--memory is not a size with a unit"),
         (["--memory", "1K"], "--memory is not a size from 1M"),
         (["--memory", "100M"], "100 MB is too little: the loaded app takes 50 MB, and 1 × 200 MB"),
@@ -116,7 +116,7 @@ def test_what_cannot_be_written_to_is_one_line(in_the_way: str, tmp_path: Path) 
         (["--name", "My App"], "--name is not valid"),
         (["--name", "a\nb: c"], "--name is not valid"),
         (["--image", 'lms:1"\n'], "--image is not valid"),
-        (["--force"], "--force is for files"),
+        (["--force"], "--force needs -o"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], says: str) -> None:

@@ -165,7 +165,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "device": (make_endless, "it is no regular file"),
     "folder": (Path.mkdir, "Is a directory"),
     "large": (lambda path: os.truncate(_made(path), 2 * 1024**3), "it is larger than 1024 KB"),
-    "UTF-16": (lambda path: path.write_bytes("A=1".encode("utf-16")), "it is no text"),
+    "UTF-16": (lambda path: path.write_bytes("A=1".encode("utf-16")), "it is not text"),
 }
 
 

@@ -106,7 +106,7 @@ def test_app_that_leaks_is_told_a_bound(start: Starter, tmp_path: Path) -> None:
     assert made.grows
     assert made.growth_mb.value == pytest.approx(500, rel=0.2)
     assert made.growth_mb.low > 400
-    assert re.search(r"it may leak\. .* NOW_LMS_WORKER_MEMORY_MAX_MB=\d+", done.stdout)
+    assert re.search(r"perhaps from a leak\. .* NOW_LMS_WORKER_MEMORY_MAX_MB=\d+", done.stdout)
 
 
 def test_measured_number_is_what_a_plan_has_from_then_on(start: Starter, tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_one_client_alone_needs_one_load_test(start: Starter, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/closed", "/closed answered 302. That needs a login: choose paths that are open"),
-        ("/fails", "/fails answered 500. The app fails: see what it logs under flask serve-prod"),
-        ("/dies", "/dies answered nothing. The server hangs up"),
+        ("/closed", "/closed answered 302. A login is required: choose open paths"),
+        ("/fails", "/fails answered 500. The app fails: see its log under flask serve-prod"),
+        ("/dies", "/dies answered nothing. The server closes the connection"),
     ],
 )
 def test_path_without_a_page_is_one_line(
@@ -167,7 +167,7 @@ def test_path_that_never_answers_is_refused_though_another_does(
     """A typing error would be measured, and replace a good profile."""
     done = measure(start, tmp_path, "--path", "/none", "--path", "/nome", *FEW)
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
-    assert line.startswith("Error: Nothing to measure: /nome answered 404. There is no such page")
+    assert line.startswith("Error: Nothing to measure: /nome answered 404. No such page")
     assert done.status == 2
     assert not (tmp_path / "instance").exists()
 
@@ -184,7 +184,7 @@ def test_workers_that_end_after_a_few_requests_are_one_line(start: Starter, tmp_
     environ = {"GUNICORN_CMD_ARGS": "--max-requests 2"}
     done = measure(start, tmp_path, "--path", "/none", *FEW, **environ)
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
-    assert "leave out max_requests while measuring" in line
+    assert "unset max_requests while measuring" in line
     assert "Traceback" not in done.stderr
     assert done.status == 2
 
@@ -259,17 +259,17 @@ def test_number_that_is_set_stays_and_that_is_said(start: Starter, tmp_path: Pat
 @pytest.mark.parametrize(
     ("status", "location", "expected"),
     [
-        (302, "/login?next=/", "needs a login"),
-        (401, None, "needs a login"),
-        (403, None, "needs a login"),
-        (404, None, "no such page"),
+        (302, "/login?next=/", "A login is required"),
+        (401, None, "A login is required"),
+        (403, None, "A login is required"),
+        (404, None, "No such page"),
         (500, None, "The app fails"),
-        (301, "https://127.0.0.1:8080/", "insists on https"),
-        (302, "http://127.0.0.1:8080/start?a=1", "leads elsewhere (http://127.0.0.1:8080/start)"),
+        (301, "https://127.0.0.1:8080/", "redirects to https"),
+        (302, "http://127.0.0.1:8080/start?a=1", "redirects to http://127.0.0.1:8080/start:"),
         (400, None, "does not trust the host"),
-        (405, None, "The app refuses that"),
-        (410, None, "no such page"),
-        (429, None, "limits how often"),
+        (405, None, "The app refuses the request"),
+        (410, None, "No such page"),
+        (429, None, "has a rate limit"),
     ],
 )
 def test_reason_is_told_from_the_status(status: int, location: str | None, expected: str) -> None:

@@ -257,4 +257,4 @@ def test_stronger_port_wins_over_bind_with_a_warning(start: Starter, name: str) 
         serve_prod("--workers", "1", "--port", "0", server=name), NOW_LMS_BIND="unix:lms.sock"
     )
     assert server.urls[0].startswith("http://127.0.0.1:")
-    assert server.stderr.count("NOW_LMS_BIND is not used: --port is the stronger setting") == 1
+    assert server.stderr.count("NOW_LMS_BIND is not used: --port takes precedence") == 1

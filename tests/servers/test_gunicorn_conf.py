@@ -321,7 +321,7 @@ def test_what_gunicorn_applies_last_is_what_is_said(start: Starter) -> None:
         "GUNICORN_CMD_ARGS --workers wins; unset the other.",
         "GUNICORN_CMD_ARGS --timeout and NOW_LMS_TIMEOUT are set to different values: "
         "GUNICORN_CMD_ARGS --timeout wins; unset the other.",
-        "NOW_LMS_PORT is not used: GUNICORN_CMD_ARGS --bind is the stronger setting.",
+        "NOW_LMS_PORT is not used: GUNICORN_CMD_ARGS --bind takes precedence.",
     ]
     # Its host is that of the address that gunicorn really has.
     assert server.health_url.startswith("http://127.0.0.1:")

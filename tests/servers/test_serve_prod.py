@@ -246,7 +246,7 @@ def test_help_reads_well_even_where_the_settings_are_wrong(start: Starter) -> No
     assert (done.status, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())
     for phrase in (
-        "Serve the app in production mode, in the size that this machine allows.",
+        "Serve the app in production, sized for this machine.",
         "min(2 × CPUs + 1, available memory / memory of a worker)",
         "NOW_LMS_WORKERS for --workers; an option wins over it.",
         "--wsgi-server [waitress|gunicorn] Server to run. [default: waitress]",
@@ -255,9 +255,9 @@ def test_help_reads_well_even_where_the_settings_are_wrong(start: Starter) -> No
         "--bind ADDRESS HOST:PORT, [IPV6]:PORT or unix:PATH",
         "--workers NUMBER Worker processes. [default: calculated]",
         "--threads NUMBER Threads per worker. [default: 1 for gunicorn, calculated for waitress]",
-        "--worker-memory-mb MB Memory that one worker needs, in MB. [default: 200]",
+        "--worker-memory-mb MB Memory per worker, in MB. [default: 200]",
         "--timeout SECONDS",
-        "--dry-run Print the plan and its reasons; start nothing.",
+        "--dry-run Print the plan and its reasons, without starting.",
     ):
         assert phrase in text, phrase
 

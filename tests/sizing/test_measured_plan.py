@@ -165,7 +165,7 @@ def test_plan_that_does_not_fit_says_so_with_the_breakdown() -> None:
     (warning,) = plan(measured(), 2, 70).warnings
     assert warning == (
         "not even one worker fits: 60 MB shared + 1 × 30 MB = 90 MB, as measured, 70 MB available; "
-        "give the machine more memory."
+        "add memory."
     )
 
 
@@ -175,14 +175,14 @@ def test_threads_that_do_not_fit_are_named(server: ServerName) -> None:
     (warning,) = plan(measured(environ), 2, 200, server).warnings
     assert warning.startswith(
         "one worker with its threads does not fit: 60 MB shared + 1 × 156 MB = 216 MB, as measured,"
-        " 200 MB available; give the machine more memory, or lower THREADS"
+        " 200 MB available; add memory, or lower THREADS"
     )
 
 
 def test_no_note_advises_less_headroom_than_there_is() -> None:
     settings = load({"NOW_LMS_WORKERS": "12"}).measured_by(profile())
     made = plan(settings, 2, 512)
-    assert "512 MB available, 30 % of it left alone" in made.warnings[0]
+    assert "512 MB available, 30 % of it kept free" in made.warnings[0]
     assert made.notes == ()
     assert len(plan(measured({"NOW_LMS_WORKERS": "12"}), 2, 512).notes) == 1
 

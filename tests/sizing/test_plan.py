@@ -72,8 +72,8 @@ def test_below_one_worker_one_is_started_with_a_warning(server: ServerName) -> N
     assert small.limited_by == "memory"
     assert not small.fits
     assert small.warnings == (
-        "not even one worker fits: 1 × 200 MB = 200 MB, 100 MB available; give the machine more "
-        "memory, or set NOW_LMS_WORKER_MEMORY_MB to what a worker really needs.",
+        "not even one worker fits: 1 × 200 MB = 200 MB, 100 MB available; add memory, or "
+        "set NOW_LMS_WORKER_MEMORY_MB to the real need of a worker.",
     )
 
 
@@ -156,7 +156,7 @@ def test_minimum_that_does_not_fit_is_warned_of_by_its_name() -> None:
 def test_warning_says_what_the_headroom_leaves_alone() -> None:
     environ = {"WORKERS": "4", "NOW_LMS_MEMORY_HEADROOM_PERCENT": "25"}
     (warning,) = plan(environ, memory_mb=1000).warnings
-    assert "4 × 200 MB = 800 MB, 1000 MB available, 25 % of it left alone" in warning
+    assert "4 × 200 MB = 800 MB, 1000 MB available, 25 % of it kept free" in warning
 
 
 def test_what_fits_to_the_last_byte_is_not_warned_of() -> None:
@@ -411,7 +411,7 @@ def test_limit_that_throttles_is_warned_of_unless_it_is_far_above(
     planned = compute_plan(load({"NOW_LMS_WORKERS": "4"}), found, "gunicorn")
     lines = [line for line in planned.warnings if line.startswith("memory.high is")]
     expected = (
-        "memory.high is 799 MB, for a plan of 800 MB: above it the kernel puts every process to "
+        "memory.high is 799 MB for a plan of 800 MB: above it the kernel puts every process to "
         "sleep. Use memory.max (MemoryMax=) alone, or NOW_LMS_MEMORY_HEADROOM_PERCENT=50."
     )
     assert lines == ([expected] if warns else [])
@@ -420,6 +420,6 @@ def test_limit_that_throttles_is_warned_of_unless_it_is_far_above(
 def test_group_that_is_killed_together_is_warned_of() -> None:
     planned = compute_plan(load(), resources(is_killed_together=True), "gunicorn")
     assert planned.warnings == (
-        "memory.oom.group is set: one OOM kill ends all processes at once. Set "
+        "memory.oom.group is set: one OOM kill takes down all processes. Set "
         "OOMPolicy=continue in the unit, or singleProcessOOMKill for Kubernetes.",
     )

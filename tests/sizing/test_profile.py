@@ -171,7 +171,7 @@ def test_broken_file_in_the_instance_folder_is_one_warning_and_the_guide_s_plan(
     settings = load(profile_location=profile_location)
     assert settings.profile is None
     (warning,) = settings.warnings
-    assert warning.startswith(f"The sizing profile in the instance folder cannot be used: {why}")
+    assert warning.startswith(f"The sizing profile in the instance folder is not usable: {why}")
     assert "flask workersize measure" in warning
     assert SECRET not in warning
     assert "\n" not in warning
@@ -184,7 +184,7 @@ def test_broken_file_that_was_named_is_refused(
     text, why = BROKEN[name]
     profile_location.path.write_text(text)
     line = refused({VARIABLE: str(profile_location.path)})
-    assert line.startswith(f"{VARIABLE} names a sizing profile that cannot be used: {why}")
+    assert line.startswith(f"{VARIABLE} names a sizing profile that is not usable: {why}")
 
 
 @given(text=st.binary(max_size=300))
@@ -247,11 +247,11 @@ def test_what_is_no_file_is_refused_at_once_and_replaced_by_the_next_measuring(
     app.instance_path = profile_location.folder
     WorkerSizing(app)
     told = app.test_cli_runner().invoke(args=["workersize", "plan"])
-    assert f"\nWarning: The sizing profile in the instance folder cannot be used: {why}. " in (
+    assert f"\nWarning: The sizing profile in the instance folder is not usable: {why}. " in (
         told.output
     )
     assert told.exit_code == 0
-    assert f"that cannot be used: {why}." in refused({VARIABLE: str(path)})
+    assert f"that is not usable: {why}." in refused({VARIABLE: str(path)})
     if name == "endless":
         with pytest.raises(OSError, match="It is a device"):
             profile().save(path)
@@ -319,11 +319,11 @@ def test_any_values_give_a_profile_or_a_reason_on_one_line(
 
 def test_file_that_was_named_and_is_not_there_is_refused(tmp_path: Path) -> None:
     line = refused({VARIABLE: str(tmp_path / SECRET)})
-    assert "that cannot be used: there is no such file." in line
+    assert "that is not usable: there is no such file." in line
 
 
 def test_folder_is_no_profile(tmp_path: Path) -> None:
-    assert "cannot be used: Is a directory" in refused({VARIABLE: str(tmp_path)})
+    assert "is not usable: Is a directory" in refused({VARIABLE: str(tmp_path)})
 
 
 def test_no_file_in_the_instance_folder_is_no_news(profile_location: ProfileLocation) -> None:

@@ -200,7 +200,7 @@ def test_adaptive_size_of_which_nothing_is_left_to_find_is_refused(
     environ: dict[str, str], what: str
 ) -> None:
     assert refused({"NOW_LMS_SIZING": "adaptive", **environ}) == (
-        f"NOW_LMS_SIZING=adaptive has nothing to find: {what}. Unset one of them."
+        f"NOW_LMS_SIZING=adaptive has no effect: {what}. Unset one of them."
     )
 
 
@@ -348,13 +348,13 @@ def test_minimum_may_be_the_maximum() -> None:
 def test_health_port_that_is_a_port_of_the_app_is_refused(environ: dict[str, str]) -> None:
     """On another address too: a probe that reaches the app would wait for a worker again."""
     assert refused(environ) == (
-        "NOW_LMS_HEALTH_PORT is a port that the app listens on: choose another one."
+        "NOW_LMS_HEALTH_PORT is already the app's port: choose another one."
     )
 
 
 def test_health_port_of_the_config_that_is_a_port_of_the_app_is_named() -> None:
     line = refused({"PORT": "5000"}, config={"WORKERSIZE_HEALTH_PORT": 5000})
-    assert line.startswith("app.config WORKERSIZE_HEALTH_PORT is a port that the app listens on")
+    assert line.startswith("app.config WORKERSIZE_HEALTH_PORT is already the app's port")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_health_port_may_be_any_other_port(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", ["25%", "25 MB", "%"])
 def test_bound_of_a_worker_is_in_megabytes(text: str) -> None:
     line = refused({"NOW_LMS_WORKER_MEMORY_MAX_MB": text})
-    assert line.startswith("NOW_LMS_WORKER_MEMORY_MAX_MB is not a whole number (own memory above ")
+    assert line.startswith("NOW_LMS_WORKER_MEMORY_MAX_MB is not a whole number (private memory ")
 
 
 @pytest.mark.parametrize(
@@ -711,7 +711,7 @@ def test_quotes_that_are_a_part_of_a_value_are_named_as_the_cause(
     """``docker --env-file`` keeps them, a shell and .env do not."""
     line = refused({variable: f"{quote}{value}{quote}"})
     assert line.startswith(f"{variable} ")
-    assert line.endswith("as docker --env-file keeps them: remove them.")
+    assert line.endswith("(docker --env-file keeps them): remove them.")
     assert "quotes" not in refused({variable: f"{quote}\n{SECRET}"})
 
 

@@ -224,7 +224,7 @@ def test_service_link_is_skipped_with_one_warning(variable: str) -> None:
     settings = load({variable: "tcp://10.0.0.1:80"}, config={"WORKERSIZE_PORT": 5000})
     assert settings.port == 5000
     assert settings.warnings == (
-        f"{variable} is skipped: it holds the address of a Kubernetes Service of that name; set "
+        f"{variable} is skipped: it holds the address of a Kubernetes Service of that name. Set "
         "enableServiceLinks: false in the pod's spec.",
     )
 
@@ -235,7 +235,7 @@ def test_service_link_in_the_health_port_is_skipped_with_one_warning() -> None:
     assert settings.health_port is None
     assert settings.warnings == (
         "NOW_LMS_HEALTH_PORT is skipped: it holds the address of a Kubernetes Service of that "
-        "name; set enableServiceLinks: false in the pod's spec.",
+        "name. Set enableServiceLinks: false in the pod's spec.",
     )
 
 
@@ -361,7 +361,7 @@ def test_command_args_are_parsed_once_and_only_for_gunicorn(
 def test_command_args_that_nothing_can_parse_are_warned_of() -> None:
     environ = {**GUNICORN, "GUNICORN_CMD_ARGS": "-w 3"}
     assert SizingSettings.load(environ=environ).warnings == (
-        "GUNICORN_CMD_ARGS is read only for an app: use get_plan().",
+        "GUNICORN_CMD_ARGS is only read for an app: use get_plan().",
     )
 
 
@@ -422,7 +422,7 @@ def test_option_for_port_or_host_wins_over_the_bind_variable(
 ) -> None:
     settings = load({"NOW_LMS_BIND": "unix:/run/lms.sock"}, options={name: value})
     assert settings.addresses == (address,)
-    assert settings.warnings == (f"NOW_LMS_BIND is not used: --{name} is the stronger setting.",)
+    assert settings.warnings == (f"NOW_LMS_BIND is not used: --{name} takes precedence.",)
 
 
 @pytest.mark.parametrize(
@@ -489,9 +489,7 @@ def test_address_that_is_not_used_because_gunicorn_has_another_is_said(name: str
     variable = f"NOW_LMS_{name.upper()}"
     found, warnings = resolved_last(GUNICORN_CMD_ARGS="-b a:1", **{variable: "9"})
     assert found["bind"] == ["a:1"]
-    assert warnings == (
-        f"{variable} is not used: GUNICORN_CMD_ARGS --bind is the stronger setting.",
-    )
+    assert warnings == (f"{variable} is not used: GUNICORN_CMD_ARGS --bind takes precedence.",)
 
 
 def test_port_of_the_platform_beside_an_address_for_gunicorn_is_no_contradiction() -> None:
