@@ -108,3 +108,13 @@ def test_sizes_beside_those_of_the_guide_are_calculated(row: dict[str, str]) -> 
     found = plan(environ, cpus, memory, cast(ServerName, row["Server"]))
     size = f"{found.workers} × {found.threads}, {found.estimated_memory_mb} MB"
     assert row["Workers × threads"] == size
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_benchmark_is_described(path: Path) -> None:
+    """``open_loop`` is the load of another one."""
+    if path.stem not in ("__init__", "open_loop"):
+        page = (DOCS / "benchmarks.rst").read_text(encoding="utf-8")
+        assert re.search(rf"python -m tests\.benchmarks\.{path.stem}\b", page)
