@@ -21,6 +21,7 @@ from .resources import Resources
 from .resources.backlog import awaited_connections
 from .runtime.deployment import Deployment, current
 from .runtime.fork import engines_of
+from .runtime.history import Past
 from .runtime.scoreboard import Scoreboard
 from .sizing.adaptive import AdaptiveBounds, adaptive_bounds, pool_size
 from .sizing.plan import SizingPlan, available_for, compute_plan
@@ -66,13 +67,14 @@ class WorkerSizingState:
     ) -> CapacityReport:
         """Return what the outside is told, with or without what happens now."""
         plan = self.get_plan()
-        now = measured = None
+        now, measured, past = None, None, Past()
         if live and self.serving and self.deployment and self.board:
             seen = self.board.read(asking)
             # Afterwards: what a worker accepts meanwhile must not be counted twice.
             connections = awaited_connections(self.board.listeners)
             totals = self.board.queue_times.totals()
             now = replace(seen, connections=connections, queue_totals=totals)
+            past = Past(events=tuple(self.board.events.read()))
             measured = MeasuredReport.of(now.traffic, self.deployment) if now.traffic else None
         return CapacityReport.of(
             plan,
@@ -80,6 +82,8 @@ class WorkerSizingState:
             detection_notes=self.resources.notes,
             details=details,
             now=now,
+            past=past,
+            deployment=self.deployment,
             measured=measured,
         )
 

@@ -10,12 +10,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from ..runtime.deployment import Deployment
 from ..runtime.figures import LiveFigures, live_figures
+from ..runtime.history import Past
 from ..runtime.queue_times import QueueTotals
 from ..runtime.snapshot import GuardState, Snapshot, WorkerStats
 from ..sizing.plan import MB, Limit, SizingPlan
 from ..sizing.validators import ServerName
+from .advice import next_steps
+from .history import PastReport, past_figures
 from .measured import MeasuredReport
+
+_NO_PAST = Past()
 
 
 class WorkerReport(BaseModel):
@@ -71,6 +77,15 @@ class WorkerReport(BaseModel):
         )
 
 
+class Bounds(BaseModel):
+    """The two bounds of the plan."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cpu: str = Field(description="by CPU, with its numbers")
+    memory: str = Field(description="by memory, with its numbers")
+
+
 class PlanReport(BaseModel):
     """What was planned."""
 
@@ -102,14 +117,17 @@ class PlanReport(BaseModel):
         ge=0, description="memory that was available at planning time, in MB"
     )
     cpus: float = Field(gt=0, description="CPUs that were available at planning time")
+    why: Bounds = Field(
+        description="both bounds, as formulas; limited_by says which one set the size"
+    )
 
 
-class CapacityReport(LiveFigures, PlanReport):
+class CapacityReport(PastReport, LiveFigures, PlanReport):
     """The body of ``/_health/capacity``.
 
     It holds no environment value, no path, no host name and no version. ``sources``,
     ``warnings``, ``notes``, ``pid``, ``processes`` and ``measured`` are only there with the token.
-    The live figures, from ``workers_alive`` to ``oom_kills``, are there if flask-workersize serves
+    The live figures, from ``workers_alive`` to ``advice``, are there if flask-workersize serves
     the app: on the port of the app with the token, on the health port for everyone.
     """
 
@@ -142,6 +160,8 @@ class CapacityReport(LiveFigures, PlanReport):
         detection_notes: Iterable[str] = (),
         details: bool = False,
         now: Snapshot | None = None,
+        past: Past = _NO_PAST,
+        deployment: Deployment | None = None,
         measured: MeasuredReport | None = None,
     ) -> CapacityReport:
         """Make the report of a plan.
@@ -151,13 +171,19 @@ class CapacityReport(LiveFigures, PlanReport):
         :param detection_notes: notes of the detection, "class: detail"
         :param details: whether to include what needs the token
         :param now: what happens now, if that may be reported
+        :param past: what has happened lately, if that may be reported
+        :param deployment: what was decided at the start, for what to do now
         :param measured: what the app costs; ``None`` before enough is known
         :returns: the report; what was left out is unset
         """
         planned = PlanReport.model_fields
         shown = {name: value for name, value in vars(plan).items() if name in planned}
+        shown["why"] = Bounds(**plan.bounds)
         if now is not None:
+            timeout = deployment.settings.timeout or None if deployment else None
+            advice = next_steps(deployment, now, past) if deployment else []
             shown |= {**live_figures(now), "queue_totals": now.queue_totals}
+            shown |= past_figures(now, past, timeout, advice)
             if details:
                 shown["processes"] = [WorkerReport.of(worker) for worker in now.workers]
                 shown["measured"] = measured

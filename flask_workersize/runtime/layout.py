@@ -38,7 +38,8 @@ class Header:
     QUEUE_MOST = 28
     THREADS = 29
     FOR_LOAD = 30
-    FIRST_LISTENER = 31
+    STARTED = 31
+    FIRST_LISTENER = 32
     STORED = FIRST_LISTENER + MOST_LISTENERS
     WORDS = STORED + len(figures.STORED)
 

@@ -179,6 +179,7 @@ class Scoreboard:
         self.note_queue(None)
         self.planned, self.threads = workers, threads
         self.oom_counted = -1
+        self.cells[Header.STARTED] = time.monotonic_ns()
         self._given: dict[int, int] = {}
         self._next_row = 0
 
@@ -329,6 +330,7 @@ class Scoreboard:
             traffic=TrafficStats(*cells[TRAFFIC]) if cells[Header.TRAFFIC] else None,
             slots_most=self._slots_most,
             waits=_waits(cells[Header.QUEUE_MEAN], cells[Header.QUEUE_MOST]),
+            uptime_seconds=_seconds(time.monotonic_ns() - cells[Header.STARTED]),
         )
 
     def _others(self, mine: int) -> tuple[int | None, bool]:

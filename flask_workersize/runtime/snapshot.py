@@ -149,10 +149,11 @@ class TrafficStats(NamedTuple):
 class Snapshot:
     """The table at one moment.
 
-    ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
-    for the listeners (``None`` if nobody asked, or the system does not report it), ``waits`` the
-    mean and the longest time that requests of the last minute waited, in seconds, and
-    ``queue_totals`` what was counted of that (``None`` if nobody asked).
+    ``uptime_seconds`` is the time since the deployment was started, ``stored`` has the words of the
+    header by name, ``connections`` those that wait in the kernel for the listeners (``None`` if
+    nobody asked, or the system does not report it), ``waits`` the mean and the longest time that
+    requests of the last minute waited, in seconds, and ``queue_totals`` what was counted of that
+    (``None`` if nobody asked).
     """
 
     state: State
@@ -167,6 +168,7 @@ class Snapshot:
     slots_most: int = 0
     waits: tuple[float, float] | None = None
     queue_totals: QueueTotals | None = None
+    uptime_seconds: float = 0.0
 
     def total(self, name: str) -> int:
         """Return what all workers have counted, those that have ended included."""

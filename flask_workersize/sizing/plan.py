@@ -27,6 +27,9 @@ ADVISED_SHARE = 0.8
 HIGH_SHARE = 0.5
 """Share of ``memory.high`` above which a plan carries a warning: what is planned grows."""
 
+_MEASURED = ", measured"
+"""What ends a formula whose figures were measured."""
+
 Limit = Literal["cpu", "memory", "explicit", "min_workers", "max_workers"]
 
 
@@ -105,7 +108,16 @@ class SizingPlan:
     @property
     def cpu_formula(self) -> str:
         """What ``cpu_bound`` is rounded down from."""
-        return f"2 × {self.cpus:g} CPUs + 1"
+        return f"2 × {counted(self.cpus, 'CPU')} + 1"
+
+    @property
+    def bounds(self) -> dict[str, str]:
+        """Both bounds with their numbers, by what sets them: "cpu" and "memory"."""
+        memory = self.memory_formula.removesuffix(_MEASURED)
+        return {
+            "cpu": f"{self.cpu_formula} = {self.cpu_bound}",
+            "memory": f"{memory} = {self.memory_bound}",
+        }
 
     @property
     def memory_formula(self) -> str:
@@ -117,9 +129,9 @@ class SizingPlan:
             return f"{available} / {own} a worker"
         left = f"{available} - {self.shared_memory_mb} MB shared"
         if self.server == "waitress":
-            return f"1 + ({left} - {own}) / {self.thread_memory_mb:.4g} MB a thread, measured"
+            return f"1 + ({left} - {own}) / {self.thread_memory_mb:.4g} MB a thread{_MEASURED}"
         threads = f" × {self.threads} threads" if self.threads > 1 else ""
-        return f"({left}) / {own} a worker{threads}, measured"
+        return f"({left}) / {own} a worker{threads}{_MEASURED}"
 
 
 def available_for(settings: SizingSettings, resources: Resources, held_bytes: int) -> Resources:

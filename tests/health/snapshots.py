@@ -37,6 +37,17 @@ LIVE = {
 }
 """What the report tells of now."""
 
+PAST = {
+    "uptime_seconds",
+    "running",
+    "timeout_seconds",
+    "rates",
+    "history",
+    "events",
+    "advice",
+}
+"""What it tells beside that of what has happened since the start."""
+
 DETAILS = {"sources", "warnings", "notes", "pid"}
 """What it tells with the token alone."""
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flask_workersize import CapacityReport, SizingPlan
 from flask_workersize.runtime.queue_times import QueueTotals
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
-from tests.health.snapshots import DETAILS, LIVE, live, row
+from tests.health.snapshots import DETAILS, LIVE, PAST, live, row
 from tests.plain import MB, plan
 
 OPEN = {
@@ -29,6 +29,7 @@ OPEN = {
     "estimated_memory_mb",
     "memory_available_mb",
     "cpus",
+    "why",
 }
 ROWS = {"processes", "measured"}
 
@@ -63,6 +64,10 @@ def test_open_report_of_gunicorn() -> None:
         "estimated_memory_mb": 400,
         "memory_available_mb": 1024,
         "cpus": 4.0,
+        "why": {
+            "cpu": "2 × 4 CPUs + 1 = 9",
+            "memory": "1024 MB available / 200 MB a worker = 5",
+        },
     }
 
 
@@ -123,7 +128,7 @@ def test_report_is_frozen() -> None:
 
 def test_schema_describes_every_field() -> None:
     schema = CapacityReport.model_json_schema()
-    assert set(schema["properties"]) == OPEN | LIVE | ROWS | DETAILS
+    assert set(schema["properties"]) == OPEN | LIVE | PAST | ROWS | DETAILS
     assert set(schema["required"]) == OPEN
     assert all(item["description"] for item in schema["properties"].values())
     for part in ("WorkerReport", "MeasuredReport"):
@@ -147,7 +152,7 @@ def test_live_figures_are_those_of_all_workers() -> None:
     queue = {"waits": (0.25, 1.5), "queue_totals": QueueTotals((4, 5), 2_250_000_000, 2, 1)}
     now = live(row((1.0,)), row((2.0, 3.0)), queued=7, **memory, **guard, **queue)
     made = told_of(report(plan(), live=now))
-    assert set(made) == OPEN | LIVE
+    assert set(made) == OPEN | LIVE | PAST
     assert {name: made[name] for name in LIVE} == {
         "workers_alive": 2,
         "slots": 4,
@@ -182,7 +187,7 @@ def test_live_figures_of_no_worker_are_0() -> None:
 
 def test_rows_are_told_only_with_the_details() -> None:
     made = told_of(report(plan(), details=True, live=live(row(), row())))
-    assert set(made) == OPEN | LIVE | ROWS | DETAILS
+    assert set(made) == OPEN | LIVE | PAST | ROWS | DETAILS
     assert len(made["processes"]) == 2
     assert set(told_of(report(plan(), details=True))) == OPEN | DETAILS
 

@@ -1,0 +1,1 @@
+"""The page of a server's capacity, in the terminal."""
