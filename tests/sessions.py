@@ -15,9 +15,11 @@ from flask import Flask
 
 from flask_workersize import CapacityReport, Resources, SizingSettings, WorkerSizing, compute_plan
 from flask_workersize.app_state import get_plan, get_state
-from flask_workersize.measure import format
-from flask_workersize.sizing.advice import advise
-from flask_workersize.sizing.profile import SizingProfile
+from flask_workersize.cli.top.format import screen
+from flask_workersize.cli.top.layout import Look
+from flask_workersize.cli.top.values import Answer
+from tests.cli.reports import NOW, REPORT
+from tests.docs_files import measured
 from tests.plain import MB, VARIABLES
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +107,10 @@ def printed(session: Session) -> str:
     :raises LookupError: for a command that is not known
     """
     if "measure" in session.words:
-        return measured()
+        return measured().partition("\n")[2]
+    if "top" in session.words:
+        lines = screen([Answer(session.words[-1], REPORT)], Look(), NOW)
+        return "\n".join(line.rstrip() for line in lines)
     if session.words[0] == "curl":
         return CapacityReport.of(get_plan(app_of_the_docs()), serving=True).to_json()
     arguments = session.words[3:] if session.words[0] == "flask" else ["serve-prod"]
@@ -135,21 +140,6 @@ def run(arguments: list[str], environ: dict[str, str]) -> str:
     done = app_of_the_docs().test_cli_runner().invoke(args=arguments, env=unset | environ)
     assert done.exit_code == 0, done.output
     return done.output
-
-
-def measured() -> str:
-    """Return what ``flask workersize measure`` printed of the example app, by its profile."""
-    profile = SizingProfile.load(ROOT / "docs" / "measured.json")
-    settings = SizingSettings.load(environ={"NOW_LMS_WSGI_SERVER": "gunicorn"})
-    settings = settings.measured_by(profile)
-    costs = profile.costs_for("gunicorn")
-    lines = [
-        *format.table(profile),
-        "Profile written to instance/workersize-profile.json",
-        f"Plan with this profile: {compute_plan(settings, MACHINE)}",
-        *format.recommendation(advise(costs, settings, MACHINE, "gunicorn"), costs, MACHINE.cpus),
-    ]
-    return "\n".join(lines)
 
 
 @cache
