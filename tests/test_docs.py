@@ -114,3 +114,13 @@ def test_readme_is_short() -> None:
     """And CHANGES.md is a dozen sentences under a few headings."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
     assert len((ROOT / "CHANGES.md").read_text(encoding="utf-8").splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_benchmark_is_described(path: Path) -> None:
+    """``open_loop`` is the load of another one."""
+    if path.stem not in ("__init__", "open_loop"):
+        page = (DOCS / "benchmarks.rst").read_text(encoding="utf-8")
+        assert re.search(rf"python -m tests\.benchmarks\.{path.stem}\b", page)
