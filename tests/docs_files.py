@@ -92,7 +92,6 @@ FILES: dict[str, Callable[[], str]] = {
     "report-live.json": lambda: report(plan({}, 4, 1024), busy=2),
     "report-token.json": lambda: report(plan({"WORKERS": "2"}, 2, 300), busy=1, details=True),
     "report-not-serving.json": lambda: report(plan({}, 4, 1024, "waitress"), serving=False),
-    "report-waitress.json": lambda: report(plan({}, 2, 1024, "waitress")),
     "report-schema.json": lambda: pretty(CapacityReport.model_json_schema()),
     "measured.txt": measured,
     "processes.svg": docs_pictures.processes,

@@ -110,6 +110,12 @@ def test_sizes_beside_those_of_the_guide_are_calculated(row: dict[str, str]) -> 
     assert row["Workers × threads"] == size
 
 
+def test_readme_is_short() -> None:
+    """And CHANGES.md is a dozen sentences under a few headings."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len((ROOT / "CHANGES.md").read_text(encoding="utf-8").splitlines()) < 40
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
 )
