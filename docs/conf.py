@@ -2,14 +2,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
 
 project = "flask-workersize"
 copyright = "the authors of flask-workersize"
 release = metadata.version(project)
 version = release
 
-extensions = ["sphinx.ext.autodoc", "pallets_sphinx_themes", "from_code", "picture"]
+extensions = ["sphinx.ext.autodoc", "pallets_sphinx_themes", "myst_parser", "from_code"]
 exclude_patterns = ["_build"]
 default_role = "code"
 nitpicky = True

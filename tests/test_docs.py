@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from flask_workersize.sizing.validators import ServerName
+from tests.docs_files import FILES
+from tests.plain import plan
 from tests.test_house import ORDER, PACKAGE, ROOT
 
 DOCS = ROOT / "docs"
@@ -76,3 +81,40 @@ def test_units_go_on_after_the_kill_of_one_worker() -> None:
     """By default systemd stops the whole unit (systemd.service(5), ``OOMPolicy=``)."""
     assert units()
     assert all("OOMPolicy=continue" in unit for unit in units())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_the_docs_are_what_the_code_gives(name: str) -> None:
+    """After a change that is meant: ``python -m tests.docs_files``."""
+    assert (DOCS / name).read_text(encoding="utf-8") == FILES[name]()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_from_the_code_are_shown(name: str) -> None:
+    assert any(
+        f":: {name}\n" in page.read_text() or f":file: {name}\n" in page.read_text()
+        for page in PAGES
+    )
+
+
+with (DOCS / "guide.csv").open(encoding="utf-8") as file:
+    GUIDE = list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("row", GUIDE, ids=lambda row: f"{row['Example']}, {row['Server']}")
+def test_sizes_beside_those_of_the_guide_are_calculated(row: dict[str, str]) -> None:
+    cpus, memory = map(int, re.findall(r"\d+", row["Machine"]))
+    environ = dict(word.split("=") for word in re.findall(r"\w+=\w+", row["Variables"]))
+    found = plan(environ, cpus, memory, cast(ServerName, row["Server"]))
+    size = f"{found.workers} × {found.threads}, {found.estimated_memory_mb} MB"
+    assert row["Workers × threads"] == size
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_benchmark_is_described(path: Path) -> None:
+    """``open_loop`` is the load of another one."""
+    if path.stem not in ("__init__", "open_loop"):
+        page = (DOCS / "benchmarks.rst").read_text(encoding="utf-8")
+        assert re.search(rf"python -m tests\.benchmarks\.{path.stem}\b", page)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -234,15 +234,21 @@ def test_service_has_no_health_port(snippet: Snippet, part: dict[str, Any]) -> N
     assert [ports(container)[part["targetPort"]] for container in containers] == [8080]
 
 
+def pod_of_the_docs() -> dict[str, Any]:
+    """Return the pod of the Deployment that the pages about health and metrics refer to."""
+    (pod,) = [
+        tree["spec"]["template"]
+        for place, tree in documents()
+        if place.page == "containers.rst" and tree.get("kind") == "Deployment"
+    ]
+    return cast("dict[str, Any]", pod)
+
+
 @found("podSelector")
 def test_fence_names_ports_of_the_pod_and_leaves_only_the_apps_open(
     snippet: Snippet, part: dict[str, Any]
 ) -> None:
-    (pod,) = [
-        tree["spec"]["template"]
-        for place, tree in documents()
-        if place.page == snippet.page and tree.get("kind") == "Deployment"
-    ]
+    pod = pod_of_the_docs()
     assert part["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     named = ports(pod["spec"]["containers"][0])
     fenced = {
@@ -254,12 +260,7 @@ def test_fence_names_ports_of_the_pod_and_leaves_only_the_apps_open(
 @found("podMetricsEndpoints")
 def test_pod_monitor_names_a_port_of_the_pod(snippet: Snippet, part: dict[str, Any]) -> None:
     """And the pod has the labels that it looks for; ``/metrics`` is where it asks."""
-    pods = [
-        tree["spec"]["template"]
-        for place, tree in documents()
-        if place.page == snippet.page and tree.get("kind") == "Deployment"
-    ]
-    (pod,) = pods
+    pod = pod_of_the_docs()
     assert part["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     (endpoint,) = part["podMetricsEndpoints"]
     (container,) = pod["spec"]["containers"]
