@@ -161,7 +161,10 @@ def test_fields_of_the_report_that_are_mentioned_are_there(name: str) -> None:
 def words_of(snippet: Snippet) -> Iterator[list[str]]:
     """Yield each command of a block, in words."""
     prompt = r"[$#] " if snippet.language == "console" else r"(?:[a-z]+: )?"
-    for typed in re.findall(rf"^{prompt}(.*)", snippet.text.replace("\\\n", " "), re.M):
+    text = snippet.text.replace("\\\n", " ")
+    if snippet.caption == "PowerShell":
+        text = text.replace("\\", "/")
+    for typed in re.findall(rf"^{prompt}(.*)", text, re.M):
         try:
             yield from split(shlex.split(typed, comments=True))
         except ValueError:
@@ -254,6 +257,12 @@ def test_variables_that_are_exported_are_known(
     snippet: Snippet, environ: dict[str, str], words: list[str]
 ) -> None:
     check_variables(dict(word.split("=", 1) for word in words if "=" in word), snippet.page)
+
+
+def test_variables_of_powershell_are_known() -> None:
+    told = re.findall(r'\$env:(\w+) = "(.*)"', captioned("recipes.rst", "PowerShell"))
+    assert told
+    check_variables(dict(told), "recipes.rst")
 
 
 @pytest.mark.parametrize(
