@@ -164,9 +164,9 @@ def words_of(snippet: Snippet) -> Iterator[list[str]]:
     text = snippet.text.replace("\\\n", " ")
     if snippet.caption == "PowerShell":
         text = text.replace("\\", "/")
-    for typed in re.findall(rf"^{prompt}(.*)", text, re.M):
+    for line in re.findall(rf"^{prompt}(.*)", text, re.M):
         try:
-            yield from split(shlex.split(typed, comments=True))
+            yield from split(shlex.split(line, comments=True))
         except ValueError:
             # Python in quotes over several lines.
             continue
@@ -240,8 +240,6 @@ def test_command_of_flask_has_the_options_that_are_typed(
         options = parse(serve_prod, words[words.index("serve-prod") + 1 :])
         known = {key: value for key, value in options.items() if key in NAMES and value}
         load(options=known)
-    else:
-        assert set(words) & {"routes", "db"}
 
 
 @typed_with("gunicorn")
