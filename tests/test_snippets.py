@@ -381,8 +381,14 @@ def kind_of(snippet: Snippet) -> str:
 def test_unit_has_the_sections_of_its_kind(snippet: Snippet, unit: Unit) -> None:
     assert unit
     assert set(unit) <= SECTIONS[kind_of(snippet)]
-    once = [key for section in unit.values() for key, values in section.items() if len(values) > 1]
-    assert set(once) <= {"Environment"}
+    lists = [
+        key
+        for section in unit.values()
+        for key, values in section.items()
+        # An empty value in a drop-in takes back those of the unit.
+        if len(values) > 1 and values[0]
+    ]
+    assert set(lists) <= {"Environment"}
 
 
 def environment_of(unit: Unit) -> dict[str, str]:

@@ -130,7 +130,8 @@ class HealthPort(Port):
         settings = deployment.settings
         address = settings.health_address
         self._addresses = [address] if address else []
-        if sys.platform == "win32" and (address or settings.sizing_profile == "learn"):
+        follows = settings.sizing_profile == "learn" or settings.sizing == "adaptive"
+        if sys.platform == "win32" and (address or follows):
             say(logging.WARNING, _NO_MONITOR)
             self._addresses = []
         elif address and "GUNICORN_PID" in os.environ:
@@ -174,8 +175,8 @@ _EVERYWHERE = {"0.0.0.0", "[::]", "[::ffff:0.0.0.0]"}
 
 _ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 _NO_MONITOR = (
-    "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard and "
-    "NOW_LMS_SIZING_PROFILE=learn have no effect."
+    "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard, "
+    "NOW_LMS_SIZING=adaptive and NOW_LMS_SIZING_PROFILE=learn have no effect."
 )
 
 

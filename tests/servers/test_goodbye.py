@@ -86,6 +86,22 @@ def test_client_that_has_closed_is_not_waited_for(pairs: Pairs) -> None:
     assert not goodbyes
 
 
+def test_connection_that_the_app_closes_meanwhile_is_left_alone(
+    goodbyes: Goodbyes, pairs: Pairs
+) -> None:
+    """As a thread of a websocket library does; the worker must not fail."""
+
+    class ClosedMeanwhile(socket.socket):
+        def shutdown(self, how: int) -> None:
+            super().shutdown(how)
+            self.close()
+
+    client, accepted = pairs()
+    goodbyes.take(ClosedMeanwhile(fileno=accepted.detach()))
+    assert not goodbyes
+    assert is_over(client)
+
+
 def test_quiet_client_is_given_up_and_one_that_sends_for_ever_too(
     goodbyes: Goodbyes, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

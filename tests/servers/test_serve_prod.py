@@ -183,6 +183,15 @@ def test_health_port_has_no_effect_on_windows_and_a_warning_says_so(start: Start
     assert server.get().status == 200
 
 
+@pytest.mark.parametrize("name", ["NOW_LMS_SIZING=adaptive", "NOW_LMS_SIZING_PROFILE=learn"])
+def test_what_needs_the_monitor_has_no_effect_on_windows(start: Starter, name: str) -> None:
+    command = serve_prod(server="waitress", app="on_windows:create_app")
+    server = start(command, None, **dict([name.split("=")]))
+    (line,) = (line for line in server.stderr.splitlines() if "cannot fork" in line)
+    assert name in line
+    assert server.get().status == 200
+
+
 @pytest.mark.parametrize("level", ["INFO", "WARNING"])
 def test_lines_go_through_the_logging_of_the_app_and_are_seen_in_any_case(
     start: Starter, name: str, level: str

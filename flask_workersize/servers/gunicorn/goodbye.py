@@ -67,7 +67,11 @@ class Goodbyes:
             connection.close()
             return
         kind = connection.family, connection.type, connection.proto
-        plain = socket.socket(*kind, fileno=connection.detach())
+        descriptor = connection.detach()
+        if descriptor < 0:
+            # A thread of the app, such as that of a websocket, has closed it since.
+            return
+        plain = socket.socket(*kind, fileno=descriptor)
         plain.setblocking(False)
         if _has_closed(plain):
             plain.close()
