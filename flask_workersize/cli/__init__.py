@@ -294,7 +294,7 @@ def export_command(
     """
     from pathlib import Path
 
-    from ..app_state import get_state, prepare
+    from ..app_state import get_state, prepare, smallest_pool
     from ..errors import WorkerSizeConfigError
     from ..export.intent import read_intent
     from ..export.render import TARGETS, render
@@ -309,7 +309,8 @@ def export_command(
     settings, _ = prepare(app)
     location = AppImport.of(info)
     path = location.import_path if location else app.import_name
-    intent = read_intent(settings, get_state(app).held_bytes, app=path, **options)
+    held, pool = get_state(app).held_bytes, smallest_pool(app)
+    intent = read_intent(settings, held, app=path, pool=pool, **options)
     files = render(target, intent)
     if output is None:
         click.echo(shown(files), nl=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from ..app_state import get_state, prepare
+from ..app_state import get_state, prepare, smallest_pool
 from ..doctor.engines import connections_of_a_worker
 from ..errors import WorkerSizeConfigError, printable
 from ..export.check.table import Finding
@@ -58,6 +58,7 @@ def facts_of(app: Flask, db_connections: int | None) -> Facts:
         connections_of_a_worker(app),
         db_connections,
         gunicorn_args,
+        smallest_pool(app),
     )
 
 

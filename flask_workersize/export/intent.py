@@ -56,6 +56,7 @@ class Intent:
     :param app: what ``FLASK_APP`` has to be; ``None`` where Flask finds it by itself
     :param replicas: how many
     :param autoscale: who decides their number, if it is a range
+    :param pool: connections of the smallest database pool of a worker; ``None`` without one
     :param drain_seconds: how long a replica serves on after SIGTERM, in seconds
     :param network_policy: whether other pods are kept away from the health port
     :param python: version of Python, such as "3.13"
@@ -72,6 +73,7 @@ class Intent:
     app: str | None = None
     replicas: Replicas = _THREE
     autoscale: Autoscale = "none"
+    pool: int | None = None
     drain_seconds: int = 10
     network_policy: bool = False
     python: str = field(default_factory=lambda: ".".join(python_version().split(".")[:2]))
@@ -101,6 +103,7 @@ def read_intent(  # noqa: PLR0913
     held_bytes: int,
     *,
     app: str | None = None,
+    pool: int | None = None,
     memory: str | None = None,
     cpus: str | None = None,
     replicas: str = "3",
@@ -115,6 +118,7 @@ def read_intent(  # noqa: PLR0913
     :param settings: the settings here, with the profile if there is one
     :param held_bytes: memory that this process holds with the app loaded, in bytes
     :param app: what ``--app`` or ``FLASK_APP`` names
+    :param pool: connections of the smallest database pool of a worker; ``None`` without one
     :raises WorkerSizeConfigError: if an option is not valid, or no memory is known
     """
     size = size_of(settings, held_bytes, memory, cpus)
@@ -130,6 +134,7 @@ def read_intent(  # noqa: PLR0913
         image=_checked("--image", image, _IMAGE, _IMAGE_RULE),
         app=_app(app),
         replicas=wanted,
+        pool=pool,
         autoscale=_autoscale(autoscale, wanted),
         drain_seconds=_whole("--drain", drain, 0, YEAR_SECONDS),
         network_policy=network_policy,

@@ -1,7 +1,7 @@
 """HAProxy with the exported file, before three servers that are restarted under load.
 
-Beside it the same for plain gunicorn. ``pytest -m fleet -s tests/export/test_rolling.py`` prints the
-figures with which ``docs/fleet.rst`` ends.
+Beside it the same for plain gunicorn. ``pytest -m fleet -n0 tests/export/test_rolling.py`` prints
+the figures with which ``docs/fleet.rst`` ends.
 """
 
 from __future__ import annotations
