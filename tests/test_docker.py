@@ -1,4 +1,4 @@
-r"""In a real container the plan follows the limits; a real Swarm runs the exported stack under load.
+r"""In a real container the plan follows the limits; a real Swarm runs the exported stack.
 
 On demand, as root on Debian or Ubuntu: ``pytest -m docker``. What it does, by hand::
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from flask.cli import ScriptInfo, pass_script_info
+from flask import Flask
+from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
 from ..errors import printable
 from ..servers.ending import process_end
@@ -146,6 +147,42 @@ def workersize() -> None:
     """Plan, measure and check this app."""
 
 
+def _load(info: ScriptInfo) -> Flask:
+    """Load the app of a command of the group, in whose context the command then runs.
+
+    :raises WorkerSizeConfigError: if there is none, or it does not use this package
+    """
+    from ..app_state import EXTENSION_KEY
+    from ..errors import WorkerSizeConfigError
+
+    try:
+        app = info.load_app()
+    except NoAppException as error:
+        # A traceback of the app's own has more lines, which are shown as they are.
+        if len(error.message.splitlines()) > 1:
+            raise
+        raise WorkerSizeConfigError(error.message) from None
+    if EXTENSION_KEY not in app.extensions:
+        raise WorkerSizeConfigError(
+            f"The app {app.name!r} does not use flask-workersize. Call WorkerSizing(app) where it "
+            "is created."
+        )
+    click.get_current_context().with_resource(app.app_context())
+    return app
+
+
+def _load_if_any(info: ScriptInfo) -> Flask | None:
+    """Load the app for a command that also works without one; one that is named has to be there."""
+    from ..app_state import EXTENSION_KEY
+
+    if info.app_import_path:
+        return _load(info)
+    with suppress(NoAppException):
+        if EXTENSION_KEY in info.load_app().extensions:
+            return _load(info)
+    return None
+
+
 @workersize.command("plan")
 @_server_option("--server", "--wsgi-server", "wsgi_server")
 @_sizing_options
@@ -173,7 +210,7 @@ def plan_command(
     from ..sizing.what_if import on_another_machine
     from .format import as_json, explain
 
-    app = info.load_app()
+    app = _load(info)
     settings, _ = prepare(app, options, _option_names())
     found = get_state(app).resources_for(settings)
     resources = on_another_machine(found, cpus, memory)
@@ -216,7 +253,7 @@ def measure_command(info: ScriptInfo, /, **options: Any) -> None:
     from ..measure.command import measure_app
     from ..servers.app_import import AppImport
 
-    app = info.load_app()
+    app = _load(info)
     location = AppImport.of(info)
     if location is None:
         raise WorkerSizeConfigError(
@@ -241,7 +278,7 @@ def doctor_command(info: ScriptInfo, /) -> None:
     from ..sizing.plan import compute_plan
     from .diagnosis import diagnosis
 
-    app = info.load_app()
+    app = _load(info)
     location = AppImport.of(info)
     settings, plan = prepare(app)
     resources = get_state(app).resources_for(settings)
@@ -303,9 +340,11 @@ def export_command(
 
     if target not in TARGETS:
         raise WorkerSizeConfigError(f"TARGET is none of {', '.join(TARGETS)}.")
+    if output == "":
+        raise WorkerSizeConfigError("-o is empty: name a folder, such as . for this one.")
     if force and output is None:
         raise WorkerSizeConfigError("--force is for files: name their folder with -o.")
-    app = info.load_app()
+    app = _load(info)
     settings, _ = prepare(app)
     location = AppImport.of(info)
     path = location.import_path if location else app.import_name
@@ -338,16 +377,17 @@ def check_command(
     finding is a line with its file and line, why it is one, and its remedy. The
     exit status is 1 if there are findings, 0 if there are only notes, and 2 if a
     file cannot be read. If the app was measured, that decides what it needs;
-    otherwise a worker is assumed to need the guide's 200 MB. Nothing is started.
+    otherwise, and if there is no app here, a worker is assumed to need the guide's
+    200 MB. Nothing is started.
     """
     from ..export.check.table import check
     from .check import as_json, as_lines, connections, facts_of, read_files
 
-    app = info.load_app()
+    app = _load_if_any(info)
     allowed = connections(db_connections)
     texts = read_files(files)
     findings = check(texts, facts_of(app, allowed))
-    click.echo(as_json(findings) if json_ else as_lines(findings, len(texts)))
+    click.echo(as_json(findings) if json_ else as_lines(findings, len(texts), app is not None))
     raise click.exceptions.Exit(int(any(not finding.is_note for finding in findings)))
 
 
@@ -391,6 +431,6 @@ def fleet_command(info: ScriptInfo, /, **options: Any) -> None:
     from ..app_state import get_state, prepare
     from .fleet import fleet_lines
 
-    app = info.load_app()
+    app = _load(info)
     settings, plan = prepare(app)
     click.echo("\n".join(fleet_lines(settings, plan, get_state(app).held_bytes, **options)))

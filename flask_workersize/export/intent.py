@@ -130,7 +130,7 @@ def read_intent(  # noqa: PLR0913
         cpus=size.cpus,
         cpus_why="the default" if cpus is None else "given by --cpus",
         loaded_mb=size.loaded_mb,
-        name=_checked("--name", name, _NAME, _NAME_RULE),
+        name=_name(name),
         image=_checked("--image", image, _IMAGE, _IMAGE_RULE),
         app=_app(app),
         replicas=wanted,
@@ -177,7 +177,15 @@ def size_of(
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _NAME_RULE = "1 to 50 of a-z, 0-9 and -, a letter first"
-_IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]{0,250}(@sha256:[0-9a-f]{64})?")
+_TAKEN = {"balancer", "y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+"""Names that are a service of the stack already, or something else than a text in YAML."""
+
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?=.{{1,255}}\Z)(?:[a-z0-9][a-z0-9.-]*:[0-9]{{1,5}}/)?{_PART}(?:/{_PART})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
 _IMAGE_RULE = "such as registry.example/lms:1"
 _APP = re.compile(r"[\w.-]+(:\w+)?", re.ASCII)
 
@@ -186,6 +194,12 @@ def _checked(option: str, text: str, pattern: re.Pattern[str], rule: str) -> str
     if pattern.fullmatch(text):
         return text
     raise WorkerSizeConfigError(f"{option} is not valid ({rule}).")
+
+
+def _name(text: str) -> str:
+    if text in _TAKEN:
+        raise WorkerSizeConfigError(f"--name {text} means something else in YAML or in the stack.")
+    return _checked("--name", text, _NAME, _NAME_RULE)
 
 
 def _app(path: str | None) -> str | None:

@@ -117,6 +117,18 @@ def test_what_cannot_be_written_to_is_one_line(in_the_way: str, tmp_path: Path) 
         (["--name", "a\nb: c"], "--name is not valid"),
         (["--image", 'lms:1"\n'], "--image is not valid"),
         (["--force"], "--force is for files"),
+        (["-o", ""], "-o is empty"),
+        (["--name", "balancer"], "--name balancer means something else"),
+        (["--name", "on"], "--name on means something else"),
+        (["--image", "a:b:c"], "--image is not valid"),
+        (["--image", "a//b"], "--image is not valid"),
+        (["--image", "a/../b"], "--image is not valid"),
+        (["--image", "a@sha256:1"], "--image is not valid"),
+        (["--memory", "1e3Mi"], "--memory is not a size with a unit"),
+        (["--memory", "NaN"], "--memory is not a size with a unit"),
+        (["--cpus", "NaN"], "--cpus is not a number above 0"),
+        (["--replicas", "-1"], "--replicas is not a whole number"),
+        (["--drain", "1e3"], "--drain is not a whole number"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], says: str) -> None:

@@ -15,6 +15,13 @@ POOL = 15
 """Connections of a pool of SQLAlchemy by default: 5, and 10 of overflow."""
 
 
+def repeated_key(case: Case) -> Iterator[Hit]:
+    """Find keys that a mapping has twice."""
+    for document in case.documents:
+        for key in document.repeated_keys():
+            yield Hit(key.place, f"The key {key.text[:40]} is there twice")
+
+
 def cpu_target(case: Case) -> Iterator[Hit]:
     """Find CPU targets that the app never reaches."""
     profile = case.facts.settings.profile

@@ -53,9 +53,9 @@ class Finding(NamedTuple):
 RULES = (
     Rule(
         workload_rules.memory_limit,
-        "No memory limit",
+        "A container without a memory limit",
         "Then the server plans with all the memory of the machine, as does everything beside it.",
-        "Set resources.limits.memory, deploy.resources.limits.memory or MemoryMax=.",
+        "Set resources.limits.memory or deploy.resources.limits.memory.",
     ),
     Rule(
         workload_rules.memory_need,
@@ -71,9 +71,16 @@ RULES = (
     ),
     Rule(
         workload_rules.quantity,
-        "A number with a unit that is none, such as 1 core or memory: 512m",
-        "The engine refuses it, or takes it for something else: m is a thousandth.",
-        "Write 512Mi and 500m for Kubernetes, 512M and 0.5 for Compose, 512M and 50% for systemd.",
+        "A number that is not valid, such as cpu: 1 core, memory: 512m or replicas: -1",
+        "The engine refuses it, or takes it for something else.",
+        "Write 512Mi and 500m (m is a thousandth) for Kubernetes, 512M and 0.5 for Compose, 512M "
+        "and 50% for systemd.",
+    ),
+    Rule(
+        fleet_rules.repeated_key,
+        "A key that is there twice",
+        "Some engines refuse the file, and others take the last one.",
+        "Remove one of them.",
     ),
     Rule(
         workload_rules.settings,
@@ -194,6 +201,13 @@ RULES = (
         "Workers pinned",
         "The number does not follow the limits when they change.",
         "That is fine if it is meant; otherwise unset it.",
+        is_note=True,
+    ),
+    Rule(
+        workload_rules.unit_memory_limit,
+        "A unit without MemoryMax=",
+        "The server plans with all the memory of the machine. That is fine if it is alone there.",
+        "Otherwise set MemoryMax=.",
         is_note=True,
     ),
     Rule(

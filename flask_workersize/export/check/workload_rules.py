@@ -14,13 +14,24 @@ from .workload import VARIABLES, Workload
 
 
 def memory_limit(case: Case) -> Iterator[Hit]:
-    """Find what has no limit, unless its slice may have one."""
+    """Find containers without a limit."""
+    for item, place in _unlimited(case):
+        if not item.lines:
+            yield Hit(place, f"{item.name} has no memory limit", f"Set {item.keys.memory}.")
+
+
+def unit_memory_limit(case: Case) -> Iterator[Hit]:
+    """Find units without a limit, unless their slice may have one."""
+    for item, place in _unlimited(case):
+        if item.lines and not item.is_part and "Slice" not in item.lines:
+            yield Hit(place, f"{item.name} has no memory limit")
+
+
+def _unlimited(case: Case) -> Iterator[tuple[Workload, Place]]:
     for item in case.workloads:
         limit = item.amounts.get("memory limit")
-        is_none = limit is None or limit.value in (0, math.inf)
-        if is_none and not item.is_part and "Slice" not in item.lines:
-            place = limit.place if limit else item.place
-            yield Hit(place, f"{item.name} has no memory limit", f"Set {item.keys.memory}.")
+        if limit is None or limit.value in (0, math.inf):
+            yield item, limit.place if limit else item.place
 
 
 def memory_need(case: Case) -> Iterator[Hit]:
@@ -50,13 +61,20 @@ def pinned(case: Case) -> Iterator[Hit]:
             yield Hit(item.place_of("workers"), f"{item.name} pins its workers ({source})")
 
 
+_REMEDIES = {
+    "grace": "Write a whole number of seconds; Compose and systemd also take 1m30s.",
+    "replicas": "Write a whole number.",
+}
+
+
 def quantity(case: Case) -> Iterator[Hit]:
     """Find numbers with a unit that are none."""
     for item in case.all_workloads:
-        for name, amount in item.amounts.items():
-            if amount.is_wrong:
+        counts = {"replicas": item.replicas, "most replicas": item.most_replicas}
+        for name, amount in (item.amounts | counts).items():
+            if amount and amount.is_wrong:
                 what = f"The {name} of {item.name} is not valid: {amount.text[:40]!r}"
-                yield Hit(amount.place, what)
+                yield Hit(amount.place, what, _REMEDIES.get(name.split()[-1], ""))
 
 
 def settings(case: Case) -> Iterator[Hit]:
