@@ -29,8 +29,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tests.export.balancer import free_port, load
 from tests.export.intents import intent
 from tests.resources.machines import MB
 from tests.resources.real_groups import ROOT, remove
+from tests.servers import serving
 
 pytestmark = pytest.mark.docker
 
@@ -310,6 +312,13 @@ class Swarm:
         """Wait until so many are healthy, and none of some others is."""
         self.wait(lambda: len(found := self.tasks()) == count and not found & gone, "tasks")
 
+    def answers(self) -> bool:
+        """Return whether a request to the balancer is answered."""
+        url = f"http://127.0.0.1:{self.port}"
+        with closing(serving.connect(url)) as client, suppress(OSError, HTTPException):
+            return serving.ask(client, "/").status == 200
+        return False
+
     def updated(self) -> bool:
         """Return whether an update has come to its end."""
         state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
@@ -342,6 +351,7 @@ def swarm(docker: Docker, tmp_path: Path) -> Iterator[Swarm]:
         stack.callback(swarm.wait, lambda: not docker("ps", "-q"), "the end of all tasks")
         stack.callback(docker, "stack", "rm", STACK.name)
         swarm.await_tasks(3)
+        swarm.wait(swarm.answers, "an answer")
         yield swarm
 
 
