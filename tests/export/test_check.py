@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,24 @@ def test_a_drop_in_is_judged_by_the_lines_that_it_has() -> None:
     files = {"lms.service": unit, "lms.service.d/mine.conf": drop_in}
     hits = [(item.rule, item.line) for item in check(files, without_app()) if not item.is_note]
     assert hits == [("grace", 2), ("netlink", 3)]
+
+
+def units_of_the_docs() -> dict[str, str]:
+    """Return every block of the docs that is a service of systemd, or a part of one."""
+    blocks = {}
+    for path in sorted((Path(__file__).parents[2] / "docs").glob("*.rst")):
+        for match in re.finditer(r"(?m)(^(    .*)?\n)+", path.read_text()):
+            if "[Service]\n" in match[0] and "$ " not in match[0]:
+                blocks[f"{path.stem}-{match.start()}.service"] = textwrap.dedent(match[0])
+    return blocks
+
+
+def test_units_of_the_docs_have_no_findings() -> None:
+    units = units_of_the_docs()
+    assert len(units) >= 6
+    assert any("\nOOMPolicy=continue\n" in text and "ExecStart=" in text for text in units.values())
+    found_there = check(units, without_app())
+    assert [str(finding) for finding in found_there if not finding.is_note] == []
 
 
 @pytest.mark.parametrize("name", ["Slice=lms.slice", "MemoryMax=50%"])
