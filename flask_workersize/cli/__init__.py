@@ -339,7 +339,7 @@ def export_command(
     from ..servers.app_import import AppImport
 
     if target not in TARGETS:
-        raise WorkerSizeConfigError(f"TARGET is none of {', '.join(TARGETS)}.")
+        raise WorkerSizeConfigError(f"TARGET must be one of {', '.join(TARGETS)}.")
     if output == "":
         raise WorkerSizeConfigError("-o is empty: name a folder, such as . for this one.")
     if force and output is None:

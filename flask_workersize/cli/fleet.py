@@ -61,7 +61,7 @@ def _load(settings: SizingSettings, rps: str, service_ms: str | None, wait_ms: s
         service = (costs.cpu_ms + costs.wait_ms) / 1000
     else:
         raise WorkerSizeConfigError(
-            "How long a request takes is not known: measure the app with flask workersize measure, "
+            "The time of a request is not known: measure the app with flask workersize measure, "
             "or set it with --service-ms, such as --service-ms 120."
         )
     cpu = None if costs is None else costs.cpu_ms / 1000
@@ -88,7 +88,7 @@ def _balancer(text: str) -> Balancer:
     for choice in known:
         if text == choice:
             return choice
-    raise WorkerSizeConfigError(f"--balancer is none of {', '.join(known)}.")
+    raise WorkerSizeConfigError(f"--balancer must be one of {', '.join(known)}.")
 
 
 def _instance(text: str, settings: SizingSettings, held_bytes: int) -> Instance:

@@ -207,29 +207,31 @@ def environment(intent: Intent) -> Iterator[Variable]:
     yield Variable("NOW_LMS_HEALTH_PORT", str(HEALTH_PORT), "probes and metrics; never published")
     drain, graceful = intent.drain_seconds, here.graceful_timeout
     if drain or is_built_in(here, "drain_seconds"):
-        why = "after SIGTERM it serves on, until balancers have noticed"
+        why = "keeps serving after SIGTERM until balancers notice"
         yield Variable("NOW_LMS_DRAIN_SECONDS", str(drain), why)
-    yield Variable("NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then requests get this long to end")
+    yield Variable(
+        "NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then running requests have this long to finish"
+    )
     for name, value in (("host", _EVERYWHERE), ("port", PORT), ("health_host", _EVERYWHERE)):
         if is_built_in(here, name) or (name == "port" and is_built_in(here, "bind")):
-            yield Variable(f"NOW_LMS_{name.upper()}", str(value), "instead of the app's own")
+            yield Variable(f"NOW_LMS_{name.upper()}", str(value), "overrides the app's own")
     for name in ("sizing", "threads", "min_workers", "max_workers", "timeout", "worker_memory_mb"):
         is_set = here.source_of(name) not in ("default", "measured")
         if is_set and not is_built_in(here, name) and getattr(here, name) is not None:
-            yield Variable(f"NOW_LMS_{name.upper()}", str(getattr(here, name)), "as it is set here")
+            yield Variable(f"NOW_LMS_{name.upper()}", str(getattr(here, name)), "as set here")
     if not here.preload and not is_built_in(here, "preload"):
-        yield Variable("NOW_LMS_PRELOAD", "off", "as it is set here")
+        yield Variable("NOW_LMS_PRELOAD", "off", "as set here")
     percent = str(there.memory_headroom_percent)
     if here.profile:
-        why = f"measured: a worker's own memory at its most{_per_thread(intent)}"
+        why = f"measured: a worker's own memory at its peak{_per_thread(intent)}"
         yield Variable("NOW_LMS_WORKER_MEMORY_MB", str(there.worker_memory_mb), why)
         yield Variable(
             "NOW_LMS_MEMORY_HEADROOM_PERCENT",
             percent,
-            "measured numbers have no reserve",
+            "measured numbers include no reserve",
         )
     elif there.memory_headroom_percent:
-        yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "as it is set here")
+        yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "as set here")
 
 
 def _per_thread(intent: Intent) -> str:
@@ -253,7 +255,7 @@ def reasons(intent: Intent) -> Iterator[str]:
     elif plan_of(intent).server == "gunicorn":
         yield "NOW_LMS_WORKERS is not set: the number of workers follows the limits."
     else:
-        yield "The number of threads follows the limits, as they are when waitress starts."
+        yield "The number of threads follows the limits that hold when waitress starts."
 
 
 def without_drain(intent: Intent) -> Intent:

@@ -91,9 +91,9 @@ class Intent:
             share = 100 - plan.memory_headroom_percent
             least = self.loaded_mb + -(-needed * 100 // share)
             raise WorkerSizeConfigError(
-                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, and "
-                f"{plan.workers} × {own} MB for workers come on top"
-                + (f", {plan.memory_headroom_percent} % are left alone" if share < 100 else "")
+                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, plus "
+                f"{plan.workers} × {own} MB for workers"
+                + (f", with {plan.memory_headroom_percent} % kept free" if share < 100 else "")
                 + f". Use --memory {least}M or more."
             )
 
@@ -168,7 +168,7 @@ def size_of(
         return Size(size, "given by --memory", count, loaded)
     if settings.profile is None:
         raise WorkerSizeConfigError(
-            "How much memory a replica needs is not known: measure the app with flask workersize "
+            "The memory of a replica is not known: measure the app with flask workersize "
             "measure, or set it with --memory, such as --memory 512M."
         )
     size = memory_for(settings, count, loaded)
@@ -242,7 +242,7 @@ def _autoscale(text: str | None, replicas: Replicas) -> Autoscale:
         if text == choice:
             break
     else:
-        raise WorkerSizeConfigError(f"--autoscale is none of {', '.join(known)}.")
+        raise WorkerSizeConfigError(f"--autoscale must be one of {', '.join(known)}.")
     if replicas.is_range and choice == "none":
         raise WorkerSizeConfigError(
             "--replicas is a range, so --autoscale has to be cpu or keda. Or give one number."

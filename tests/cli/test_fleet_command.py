@@ -91,7 +91,7 @@ def test_profile_gives_times_and_memory(tmp_path_factory: pytest.TempPathFactory
         (["--service-ms", "-1"], "--service-ms is not a number"),
         (["--p95-wait-ms", "x"], "--p95-wait-ms is not a number"),
         (["--spare", "1.5"], "--spare is not a whole number"),
-        (["--balancer", "dice"], "--balancer is none of leastconn, random, roundrobin."),
+        (["--balancer", "dice"], "--balancer must be one of leastconn, random, roundrobin."),
         (["--instance", "512M:1:2"], "--instance is not MEMORY"),
         (["--instance", "512M@x"], "--instance is not MEMORY"),
         (["--instance", "512"], "--instance: MEMORY is not a size"),

@@ -149,7 +149,7 @@ def test_a_worker_with_all_its_threads_has_to_fit_as_it_was_measured() -> None:
     """80 MB shared, and 17 + 15 × 30 MB for a worker with 16 threads."""
     measured = profile(thread_mb=30)
     environ = {"NOW_LMS_THREADS": "16"}
-    with pytest.raises(WorkerSizeConfigError, match="1 × 467 MB for workers come on top") as caught:
+    with pytest.raises(WorkerSizeConfigError, match="plus 1 × 467 MB for workers") as caught:
         intent(measured, environ, memory="240M")
     least = caught.value.message.rpartition("--memory ")[2].split()[0]
     assert intent(measured, environ, memory=least).memory_mb == int(least[:-1])

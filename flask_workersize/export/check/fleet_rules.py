@@ -140,4 +140,4 @@ def repeated_503(case: Case) -> Iterator[Hit]:
     """Find balancers that multiply the load of a replica that sheds some."""
     for balancer in case.balancers:
         for place in balancer.repeats:
-            yield Hit(place, "An answer with status 503 is repeated")
+            yield Hit(place, "A response with status 503 is retried")

@@ -124,11 +124,11 @@ def probe_port(case: Case) -> Iterator[Hit]:
         for probe in item.probes if item.knows("health_port") else ():
             if probe.port != health:
                 there = f"not the health port {health}" if health else "and there is no health port"
-                what = f"The {probe.name} of {item.name} asks port {probe.port}, {there}"
+                what = f"The {probe.name} of {item.name} checks port {probe.port}, {there}"
                 yield Hit(probe.place, what)
     for balancer in case.balancers:
         for place in balancer.checks:
-            what = "The check asks the port of the app"
+            what = "The check uses the app's port"
             yield Hit(place, what, f"Add port {derive.HEALTH_PORT}, the health port.")
 
 
@@ -245,7 +245,7 @@ def left_out(case: Case) -> Iterator[Hit]:
     apps = {(item.place.file, item.name) for item in case.all_workloads}
     for item in case.left_out:
         if (item.place.file, item.name) not in apps:
-            yield Hit(item.place, f"{item.name} is left out: nothing in it names this app")
+            yield Hit(item.place, f"{item.name} is skipped: nothing in it names this app")
 
 
 def nothing(case: Case) -> Iterator[Hit]:
@@ -256,4 +256,4 @@ def nothing(case: Case) -> Iterator[Hit]:
     places += [item.place for kind in kinds for item in case.of_kind(kind)]
     for place in case.files:
         if place.file not in {seen.file for seen in places}:
-            yield Hit(place, "This file has nothing that can be judged")
+            yield Hit(place, "This file has nothing to check")
