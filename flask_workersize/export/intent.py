@@ -91,8 +91,8 @@ class Intent:
             share = 100 - plan.memory_headroom_percent
             least = self.loaded_mb + -(-needed * 100 // share)
             raise WorkerSizeConfigError(
-                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, plus "
-                f"{plan.workers} × {own} MB for workers"
+                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, "
+                f"plus {plan.workers} × {own} MB for workers"
                 + (f", with {plan.memory_headroom_percent} % kept free" if share < 100 else "")
                 + f". Use --memory {least}M or more."
             )

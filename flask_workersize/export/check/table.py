@@ -248,7 +248,7 @@ RULES = (
     Rule(
         workload_rules.nothing,
         "A file with nothing to check",
-        "Deployments, StatefulSets, Knative Services, Compose, units, HAProxy and nginx are checked.",
+        "Checked are Deployments, StatefulSets, Knative Services, Compose, units, HAProxy and nginx.",
         "",
         is_note=True,
     ),

@@ -70,8 +70,8 @@ _REMEDIES = {
 def quantity(case: Case) -> Iterator[Hit]:
     """Find numbers with a unit that are none."""
     for item in case.all_workloads:
-        counts = {"replicas": item.replicas, "most replicas": item.most_replicas}
-        for name, amount in (item.amounts | counts).items():
+        counts = [("replicas", item.replicas), ("most replicas", item.most_replicas)]
+        for name, amount in [*item.amounts.items(), *counts]:
             if amount and amount.is_wrong:
                 what = f"The {name} of {item.name} is not valid: {amount.text[:40]!r}"
                 yield Hit(amount.place, what, _REMEDIES.get(name.split()[-1], ""))
@@ -175,7 +175,7 @@ def stack_tmpfs(case: Case) -> Iterator[Hit]:
     """Find what a stack drops."""
     for item in case.workloads:
         if item.tmpfs:
-            yield Hit(item.tmpfs.place, f"{item.name} has tmpfs: in a stack, which drops it")
+            yield Hit(item.tmpfs.place, f"{item.name} has tmpfs: in a stack")
 
 
 def netlink(case: Case) -> Iterator[Hit]:
