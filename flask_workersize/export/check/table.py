@@ -248,7 +248,7 @@ RULES = (
     Rule(
         workload_rules.nothing,
         "A file with nothing to check",
-        "Checked are Deployments, StatefulSets, Knative Services, Compose, units, HAProxy and nginx.",
+        "Name Deployments, StatefulSets, Knative Services, Compose files, units, HAProxy or nginx.",
         "",
         is_note=True,
     ),
