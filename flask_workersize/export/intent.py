@@ -1,4 +1,4 @@
-"""What an export is asked for: :class:`Intent`, and how it is read from options."""
+"""What to export: :class:`Intent`, and how it is read from options."""
 
 from __future__ import annotations
 

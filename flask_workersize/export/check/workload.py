@@ -90,7 +90,7 @@ class Workload:
     :param probes: requests to its ports
     :param published: ports that are reachable from outside
     :param read_only: what makes its files read-only
-    :param is_writable: whether there is a ``/tmp`` to write to nevertheless
+    :param is_writable: whether there is a writable ``/tmp`` in spite of that
     :param tmpfs: a line that a stack drops
     :param links: whether Services become variables
     :param labels: what selects it
@@ -286,7 +286,7 @@ class Workload:
         if plan.fits or (generous and generous.fits) or (profile and not is_set):
             return None
         own, need = plan.worker_memory_mb, self._loaded_mb + plan.estimated_memory_mb
-        left = f", and {plan.memory_headroom_percent} % are left alone"
+        left = f", with {plan.memory_headroom_percent} % kept free"
         return (
             f"{loaded}{plan.workers} × {own} = {need} MB"
             f"{left if plan.memory_headroom_percent else ''}"
