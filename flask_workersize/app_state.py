@@ -183,7 +183,15 @@ def bounds_of(app: Flask, settings: SizingSettings, plan: SizingPlan) -> Adaptiv
     """Return the bounds within which an app's size follows the load; ``None`` if it does not."""
     if settings.sizing != "adaptive":
         return None
-    return adaptive_bounds(settings, plan, pool_size(engines_of(app)))
+    return adaptive_bounds(settings, plan, smallest_pool(app))
+
+
+def smallest_pool(app: Flask) -> int | None:
+    """Return how many connections the smallest database pool of a worker allows.
+
+    :returns: ``None`` if there is no pool, or no end to it
+    """
+    return pool_size(engines_of(app))
 
 
 def is_report_path(path: str) -> bool:

@@ -1,21 +1,22 @@
-r"""In a real container: ``docker run -m 512m --cpus 1.5``, and the plan follows.
+r"""In a real container the plan follows the limits; a real Swarm runs the exported stack.
 
 On demand, as root on Debian or Ubuntu: ``pytest -m docker``. What it does, by hand::
 
     apt-get install -y --no-install-recommends docker.io debootstrap
     dockerd --data-root T/data --exec-root T/exec --pidfile T/pid -H unix://T/sock \
         --iptables=false --bridge=none --storage-driver vfs &
-    debootstrap --variant=minbase --include=python3 bookworm T/root
+    debootstrap --variant=minbase --include=haproxy,python-is-python3,python3 bookworm T/root
     pip wheel --no-deps -w T/wheels .
     pip install --target T/root/app --python-version 3.11 --only-binary :all: T/wheels/*.whl
     tar -C T/root -c . | docker -H unix://T/sock import - workersize
     docker -H unix://T/sock run --rm --network none -m 512m --cpus 1.5 -e PYTHONPATH=/app \
         workersize python3 -m flask --app shop:app serve-prod --wsgi-server gunicorn --dry-run
 
-The daemon keeps everything in a folder of the test (T) and needs neither a registry nor a bridge;
-it is stopped, and the folder removed, at the end. The server in the container is asked from inside
-(``docker exec``), because the container has no network. Containers already on the machine, and a
-Docker daemon that runs on it, are left alone. It takes about two minutes, most of it debootstrap.
+The daemon keeps everything in a folder of the test (T) and needs neither a registry nor a firewall
+rule; it is stopped, and the folder removed, at the end. The server in the container is asked from
+inside (``docker exec``), because the container has no network. The Swarm is on loopback, and its
+balancer is published at a free port. Containers already on the machine, and a Docker daemon that
+runs on it, are left alone. It takes about four minutes, a third of it debootstrap.
 """
 
 from __future__ import annotations
@@ -27,31 +28,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from flask_workersize.export import derive
+from flask_workersize.export.render import render
+from tests.export.balancer import free_port, load
+from tests.export.intents import intent
 from tests.resources.machines import MB
 from tests.resources.real_groups import ROOT, remove
+from tests.servers import serving
 
 pytestmark = pytest.mark.docker
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = {"dockerd": "docker.io", "debootstrap": "debootstrap"}
 IMAGE = "workersize"
+CONFIG = "/usr/local/etc/haproxy/haproxy.cfg"
+IMAGES = {
+    IMAGE: 'CMD ["python", "-m", "flask", "serve-prod"]',
+    "haproxy:lts": f'CMD ["haproxy", "-W", "-db", "-f", "{CONFIG}"]',
+}
+"""The images that are made, and what they start. One tree is in both."""
+
+SECONDS = 120
+"""How long a command may take."""
+
 CPUS = 1.5 if (psutil.cpu_count() or 1) > 1 else 0.5
 LIMITS = ["-m", "512m", "--cpus", str(CPUS)]
 PORT = 8080
 APP = """
+import time
 from flask import Flask
 from flask_workersize import WorkerSizing
 
 app = Flask("shop")
 WorkerSizing(app)
+app.add_url_rule("/", view_func=lambda: time.sleep(0.05) or "here")
 """
 ASK = f"""
 import urllib.request
@@ -89,12 +109,14 @@ class Docker:
         return self(*base, *options, IMAGE, *command)
 
 
-def run(command: Sequence[str], **keywords: Any) -> str:
+def run(command: Sequence[str], timeout: float = SECONDS, **keywords: Any) -> str:
     """Run a command to its end, and return its standard output.
 
     :raises AssertionError: with what it said, if it failed
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **keywords)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=timeout, **keywords
+    )
     said = f"{' '.join(command)}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert done.returncode == 0, said
     return str(done.stdout)
@@ -110,8 +132,8 @@ def docker() -> Iterator[Docker]:
         pytest.skip(f"not installed, and there is no apt-get: {', '.join(missing)}")
     if missing:
         environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update", "-q"], env=environ)
-        run(["apt-get", "install", "-qy", "--no-install-recommends", *missing], env=environ)
+        run(["apt-get", "update", "-q"], 300, env=environ)
+        run(["apt-get", "install", "-qy", "--no-install-recommends", *missing], 300, env=environ)
     # Not tmp_path: a unix socket has a path of at most 107 bytes, and the image is large.
     folder = Path(tempfile.mkdtemp(prefix="workersize-"))
     docker = Docker(folder)
@@ -137,7 +159,8 @@ def start_daemon(docker: Docker) -> subprocess.Popen[bytes]:
                 "dockerd",
                 *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
                 *("--pidfile", str(folder / "pid"), "-H", docker.address),
-                *("--iptables=false", "--bridge=none", "--storage-driver", "vfs"),
+                *("--iptables=false", "--ip-forward=false", "--bridge=none"),
+                *("--storage-driver", "vfs"),
                 *("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", docker.group),
             ],
             stdout=output,
@@ -157,14 +180,17 @@ def start_daemon(docker: Docker) -> subprocess.Popen[bytes]:
 def make_image(docker: Docker) -> None:
     """Make an image of Debian, its Python, this project and what it depends on."""
     root, wheels = docker.folder / "root", docker.folder / "wheels"
-    run(["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(root)])
+    packages = "haproxy,python-is-python3,python3"
+    run(["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(root)], 600)
     pip = [sys.executable, "-m", "pip"]
     run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), str(PROJECT)])
     target = ["--target", str(root / "app"), "--python-version", "3.11", "--only-binary", ":all:"]
     run([*pip, "install", "-q", *target, *map(str, wheels.glob("*.whl"))])
     (root / "app" / "shop.py").write_text(APP)
-    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
-        docker("import", "-", IMAGE, stdin=tar.stdout)
+    for image, command in IMAGES.items():
+        changes = ["--change", "ENV PYTHONPATH=/app FLASK_APP=shop:app", "--change", command]
+        with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
+            docker("import", *changes, "-", image, stdin=tar.stdout)
     shutil.rmtree(root)
 
 
@@ -257,3 +283,114 @@ def ask(docker: Docker, name: str) -> dict[str, Any]:
             time.sleep(0.2)
         else:
             return report
+
+
+GATEWAY = "docker_gwbridge"
+"""The bridge by which the tasks of a Swarm reach the machine; Docker leaves it behind."""
+
+CLIENTS = 4
+STACK = intent(name="shop", memory="512M", cpus="0.5", drain="4")
+SERVICE = "shop_shop"
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """The exported stack in a Swarm of one node.
+
+    :param port: where its balancer is published
+    """
+
+    docker: Docker
+    port: int
+
+    def tasks(self) -> set[str]:
+        """Return the containers of the app that are healthy."""
+        filters = ["--filter", f"name={SERVICE}.", "--filter", "health=healthy"]
+        return set(self.docker("ps", "-q", *filters).split())
+
+    def await_tasks(self, count: int, gone: Set[str] = frozenset()) -> None:
+        """Wait until so many are healthy, and none of some others is."""
+        self.wait(lambda: len(found := self.tasks()) == count and not found & gone, "tasks")
+
+    def answers(self) -> bool:
+        """Return whether a request to the balancer is answered."""
+        url = f"http://127.0.0.1:{self.port}"
+        with closing(serving.connect(url)) as client, suppress(OSError, HTTPException):
+            return serving.ask(client, "/").status == 200
+        return False
+
+    def updated(self) -> bool:
+        """Return whether an update has come to its end."""
+        state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
+        return self.docker("service", "inspect", "--format", state, SERVICE).strip() == "completed"
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until a condition holds, and show the tasks if it never does."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {self.docker('node', 'ps', '--no-trunc')}"
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def swarm(docker: Docker, tmp_path: Path) -> Iterator[Swarm]:
+    """Begin a Swarm on loopback, and deploy what is exported for it."""
+    if GATEWAY in psutil.net_if_addrs():
+        pytest.skip(f"{GATEWAY} is here already: another daemon is in a Swarm")
+    manager, port = f"127.0.0.1:{free_port()}", free_port()
+    for name, text in render("compose", STACK).items():
+        (tmp_path / name).write_text(text.replace("published: 80,", f"published: {port},"))
+    swarm = Swarm(docker, port)
+    with ExitStack() as stack:
+        docker("swarm", "init", "--advertise-addr", manager, "--listen-addr", manager)
+        stack.callback(run, ["ip", "link", "delete", GATEWAY])
+        stack.callback(docker, "swarm", "leave", "--force")
+        docker("tag", IMAGE, STACK.image)
+        deploy = ["stack", "deploy", "--resolve-image", "never", "-c", f"{tmp_path}/compose.yaml"]
+        docker(*deploy, STACK.name)
+        stack.callback(swarm.wait, lambda: not docker("ps", "-q"), "the end of all tasks")
+        stack.callback(docker, "stack", "rm", STACK.name)
+        swarm.await_tasks(3)
+        swarm.wait(swarm.answers, "an answer")
+        yield swarm
+
+
+def test_exported_stack_is_scaled_and_updated_under_load_and_loses_no_request(
+    swarm: Swarm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor when a task is killed: a GET whose connection breaks is sent again."""
+    docker = swarm.docker
+    (report,) = {ask(docker, task)["concurrency"] for task in swarm.tasks()}
+    assert report == derive.plan_of(STACK).concurrency
+    rows, lost = [], []
+
+    def scale(count: int) -> None:
+        docker("service", "scale", "-d", f"{SERVICE}={count}")
+        swarm.await_tasks(count)
+
+    def update() -> None:
+        before = swarm.tasks()
+        docker("service", "update", "-d", "--env-add", "RELEASE=2", SERVICE)
+        swarm.wait(swarm.updated, "updated")
+        swarm.await_tasks(3, gone=before)
+
+    def kill() -> None:
+        task = min(swarm.tasks())
+        docker("kill", "--signal", "KILL", task)
+        swarm.await_tasks(3, gone={task})
+
+    for what, act in {
+        "scale from 3 to 5": lambda: scale(5),
+        "scale from 5 to 3": lambda: scale(3),
+        "rolling update": update,
+        "kill -9 of a task": kill,
+    }.items():
+        with load(swarm.port, CLIENTS) as outcome:
+            act()
+            # Those that were before may have to be noticed yet.
+            time.sleep(3)
+        rows.append(f"{what:20} {outcome} failed")
+        lost += outcome.failed
+    with capsys.disabled():
+        print("", *rows, sep="\n")
+    assert lost == []

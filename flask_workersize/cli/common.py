@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 from flask import Flask
-from flask.cli import ScriptInfo
+from flask.cli import NoAppException, ScriptInfo
 
 from ..app_state import EXTENSION_KEY
 from ..errors import WorkerSizeConfigError
@@ -21,17 +21,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_app(info: ScriptInfo) -> Flask:
-    """Load the app of a command.
+    """Load the app of a command, which then runs in its context.
 
-    :raises WorkerSizeConfigError: if it is not registered with the extension
+    :raises WorkerSizeConfigError: if there is none, or it is not registered with the extension
     """
-    app = info.load_app()
+    try:
+        app = info.load_app()
+    except NoAppException as error:
+        # A traceback of the app's own has more lines, which are shown as they are.
+        if len(error.message.splitlines()) > 1:
+            raise
+        raise WorkerSizeConfigError(error.message) from None
     if EXTENSION_KEY not in app.extensions:
         raise WorkerSizeConfigError(
-            "This app is not registered with WorkerSizing; perhaps init_app was not called for it. "
-            "Call WorkerSizing(app) where the app is created."
+            f"The app {app.name!r} does not use flask-workersize. Call WorkerSizing(app) where it "
+            "is created."
         )
+    click.get_current_context().with_resource(app.app_context())
     return app
+
+
+def load_app_if_any(info: ScriptInfo) -> Flask | None:
+    """Load the app for a command that also works without one; a named one has to load."""
+    if info.app_import_path:
+        return load_app(info)
+    with suppress(NoAppException):
+        if EXTENSION_KEY in info.load_app().extensions:
+            return load_app(info)
+    return None
 
 
 server_option = partial(

@@ -15,7 +15,7 @@ from ..sizing.plan import SizingPlan, counted
 from ..sizing.queueing import MOST_LOAD
 from ..sizing.settings import SizingSettings
 
-_INSTANCE = re.compile(r"(?P<size>[^:@]+)(:(?P<cpus>[^:@]+))?(@(?P<price>[^:@]+))?")
+_INSTANCE = re.compile(r"(?P<size>[^:@\s]+)(:(?P<cpus>[^:@]+))?(@(?P<price>[^:@]+))?")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _HEADER = ("instance", "slots", "least connections", "random", "CPU", "replicas", "binds", "cost")
 
@@ -46,7 +46,7 @@ def fleet_lines(  # noqa: PLR0913
     sizes = sizes or [Instance("this machine", plan)]
     fleets = [count_fleet(load, size, more) for size in sizes]
     return [
-        f"{load.rps:g} requests/s × {1000 * load.service_seconds:g} ms = {load.busy:g} concurrent "
+        f"{load.rps:.10g} requests/s × {1000 * load.service_seconds:g} ms = {load.busy:.10g} concurrent "
         f"requests on average; 95 % wait at most {1000 * load.wait_seconds:g} ms for a slot.",
         *_table(fleets, chosen),
         *_notes(load, chosen, more),
@@ -101,7 +101,8 @@ def _instance(text: str, settings: SizingSettings, held_bytes: int) -> Instance:
     try:
         size = size_of(settings, held_bytes, match["size"], match["cpus"])
     except WorkerSizeConfigError as error:
-        raise WorkerSizeConfigError(f"--instance: {error.message}") from None
+        said = error.message.replace("--memory is", "MEMORY is").replace("--cpus is", "CPUS is")
+        raise WorkerSizeConfigError(f"--instance: {said}") from None
     plan = container_plan(settings, size.memory_mb, size.cpus, size.loaded_mb)
     if not plan.fits:
         raise WorkerSizeConfigError(

@@ -8,7 +8,7 @@ import click
 from flask.cli import ScriptInfo, pass_script_info
 
 from ..errors import printable
-from .common import Ends, load_app
+from .common import Ends, load_app, load_app_if_any
 
 
 @click.command("export", cls=Ends)
@@ -57,7 +57,7 @@ def export_command(
     """
     from pathlib import Path
 
-    from ..app_state import get_state, prepare
+    from ..app_state import get_state, prepare, smallest_pool
     from ..errors import WorkerSizeConfigError
     from ..export.intent import read_intent
     from ..export.render import TARGETS, render
@@ -66,13 +66,16 @@ def export_command(
 
     if target not in TARGETS:
         raise WorkerSizeConfigError(f"TARGET must be one of {', '.join(TARGETS)}.")
+    if output == "":
+        raise WorkerSizeConfigError("-o is empty: name a folder, such as . for this one.")
     if force and output is None:
         raise WorkerSizeConfigError("--force needs -o, the folder of the files to replace.")
     app = load_app(info)
     settings, _ = prepare(app)
     location = AppImport.of(info)
     path = location.import_path if location else app.import_name
-    intent = read_intent(settings, get_state(app).held_bytes, app=path, **options)
+    held, pool = get_state(app).held_bytes, smallest_pool(app)
+    intent = read_intent(settings, held, app=path, pool=pool, **options)
     files = render(target, intent)
     if output is None:
         click.echo(shown(files), nl=False)
@@ -100,16 +103,17 @@ def check_command(
     finding is one line: file and line number, the reason, and the remedy. The
     exit status is 1 if there are findings, 0 if there are only notes, and 2 if a
     file cannot be read. The app's needs come from its sizing profile; without
-    one, each worker is assumed to need the guide's 200 MB. Nothing is started.
+    one, or without an app, each worker is assumed to need the guide's 200 MB.
+    Nothing is started.
     """
     from ..export.check.table import check
     from .check import as_json, as_lines, connections, facts_of, read_files
 
-    app = load_app(info)
+    app = load_app_if_any(info)
     allowed = connections(db_connections)
     texts = read_files(files)
     findings = check(texts, facts_of(app, allowed))
-    click.echo(as_json(findings) if json_ else as_lines(findings, len(texts)))
+    click.echo(as_json(findings) if json_ else as_lines(findings, len(texts), app is not None))
     raise click.exceptions.Exit(int(any(not finding.is_note for finding in findings)))
 
 

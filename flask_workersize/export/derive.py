@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from ..sizing.adaptive import AdaptiveBounds, adaptive_bounds, begins
 from ..sizing.container import container_plan, container_settings, is_built_in
 from ..sizing.fleet import CPU_SHARE, cpu_at_saturation
 from ..sizing.plan import SizingPlan, counted
@@ -30,6 +31,9 @@ CLOUD_RUN_SECONDS = 10
 
 LEAST_CPU_SHARE = 0.4
 """Share of the CPUs at saturation below which CPU time says too little about load."""
+
+MOST_CLOUD_RUN_REQUESTS = 1000
+"""Most requests that Cloud Run sends to a replica at once."""
 
 _MOST_CLOUD_RUN_SECONDS = 3600
 _EVERYWHERE = "0.0.0.0"
@@ -60,14 +64,24 @@ def plan_of(intent: Intent) -> SizingPlan:
     return container_plan(intent.settings, intent.memory_mb, intent.cpus, intent.loaded_mb)
 
 
+def bounds_of(intent: Intent) -> AdaptiveBounds | None:
+    """Return the bounds of the size of each replica; ``None`` if it does not follow the load."""
+    return adaptive_bounds(container_settings(intent.settings), plan_of(intent), intent.pool)
+
+
 def slots(intent: Intent) -> Because:
     """Return how many requests a balancer may send to a replica at once, as text.
 
     It is what the plan serves at once: what is more waits in the balancer, where it gets the next
-    slot that is free in any replica, and not behind a busy one. A plan whose number of slots moves
-    would have its upper bound here.
+    slot that is free in any replica, and not behind a busy one. If the size follows the load, it is
+    the most that there can be: with fewer, the slots that are added would get no requests.
     """
-    plan = plan_of(intent)
+    plan, bounds = plan_of(intent), bounds_of(intent)
+    if bounds:
+        most = counted(bounds.threads.most, "thread")
+        if plan.server == "gunicorn":
+            most = f"{counted(bounds.workers.most, 'worker')} × {most}"
+        return Because(str(bounds.slots), f"slots at most, since the size follows the load: {most}")
     shape = f"{counted(plan.workers, 'worker')} × {counted(plan.threads, 'thread')}"
     if plan.server == "waitress":
         shape = f"{counted(plan.threads, 'thread')} in one process"
@@ -139,7 +153,8 @@ def cpu_target(intent: Intent) -> CpuTarget:
     profile, plan = intent.settings.profile, plan_of(intent)
     if profile is None:
         return CpuTarget(int(100 * CPU_SHARE), None)
-    share = cpu_at_saturation(plan, profile.costs_for(plan.server))
+    most = int(slots(intent).value)
+    share = cpu_at_saturation(plan, profile.costs_for(plan.server), most)
     return CpuTarget(max(1, math.floor(round(100 * CPU_SHARE * share, 6))), share)
 
 
@@ -192,29 +207,31 @@ def environment(intent: Intent) -> Iterator[Variable]:
     yield Variable("NOW_LMS_HEALTH_PORT", str(HEALTH_PORT), "probes and metrics; never published")
     drain, graceful = intent.drain_seconds, here.graceful_timeout
     if drain or is_built_in(here, "drain_seconds"):
-        why = "after SIGTERM it serves on, until balancers have noticed"
+        why = "keeps serving after SIGTERM until balancers notice"
         yield Variable("NOW_LMS_DRAIN_SECONDS", str(drain), why)
-    yield Variable("NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then requests get this long to end")
+    yield Variable(
+        "NOW_LMS_GRACEFUL_TIMEOUT", str(graceful), "then running requests have this long to finish"
+    )
     for name, value in (("host", _EVERYWHERE), ("port", PORT), ("health_host", _EVERYWHERE)):
         if is_built_in(here, name) or (name == "port" and is_built_in(here, "bind")):
-            yield Variable(f"NOW_LMS_{name.upper()}", str(value), "instead of the app's own")
-    for name in ("threads", "min_workers", "max_workers", "timeout", "worker_memory_mb"):
+            yield Variable(f"NOW_LMS_{name.upper()}", str(value), "overrides the app's own")
+    for name in ("sizing", "threads", "min_workers", "max_workers", "timeout", "worker_memory_mb"):
         is_set = here.source_of(name) not in ("default", "measured")
         if is_set and not is_built_in(here, name) and getattr(here, name) is not None:
-            yield Variable(f"NOW_LMS_{name.upper()}", str(getattr(here, name)), "as it is set here")
+            yield Variable(f"NOW_LMS_{name.upper()}", str(getattr(here, name)), "as set here")
     if not here.preload and not is_built_in(here, "preload"):
-        yield Variable("NOW_LMS_PRELOAD", "off", "as it is set here")
+        yield Variable("NOW_LMS_PRELOAD", "off", "as set here")
     percent = str(there.memory_headroom_percent)
     if here.profile:
-        why = f"measured: a worker's own memory at its most{_per_thread(intent)}"
+        why = f"measured: a worker's own memory at its peak{_per_thread(intent)}"
         yield Variable("NOW_LMS_WORKER_MEMORY_MB", str(there.worker_memory_mb), why)
         yield Variable(
             "NOW_LMS_MEMORY_HEADROOM_PERCENT",
             percent,
-            "measured numbers have no reserve",
+            "measured numbers include no reserve",
         )
     elif there.memory_headroom_percent:
-        yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "as it is set here")
+        yield Variable("NOW_LMS_MEMORY_HEADROOM_PERCENT", percent, "as set here")
 
 
 def _per_thread(intent: Intent) -> str:
@@ -229,13 +246,16 @@ def addresses(intent: Intent) -> list[str]:
 
 def reasons(intent: Intent) -> Iterator[str]:
     """Yield what the head of each file says: what it was made from."""
-    yield f"{plan_of(intent)}, by flask-workersize"
+    bounds = bounds_of(intent)
+    yield f"{begins(plan_of(intent), bounds)}, by flask-workersize"
     if intent.settings.profile is None:
         yield "Memory of a worker is assumed, not measured: run flask workersize measure."
-    if plan_of(intent).server == "gunicorn":
+    if bounds:
+        yield "The size follows the load within these bounds, and the limits when they change."
+    elif plan_of(intent).server == "gunicorn":
         yield "NOW_LMS_WORKERS is not set: the number of workers follows the limits."
     else:
-        yield "The number of threads follows the limits, as they are when waitress starts."
+        yield "The number of threads follows the limits that hold when waitress starts."
 
 
 def without_drain(intent: Intent) -> Intent:
@@ -251,6 +271,11 @@ def on_cloud_run(intent: Intent) -> Intent:
     graceful = min(intent.settings.graceful_timeout, CLOUD_RUN_SECONDS - 2)
     settings = intent.settings.model_copy(update={"graceful_timeout": graceful})
     return without_drain(replace(intent, settings=settings))
+
+
+def cloud_run_concurrency(slots: int) -> int:
+    """Return the slots, as far as Cloud Run uses them."""
+    return min(slots, MOST_CLOUD_RUN_REQUESTS)
 
 
 def cloud_run_timeout(intent: Intent) -> int:

@@ -1,4 +1,4 @@
-"""What an export is asked for: :class:`Intent`, and how it is read from options."""
+"""What to export: :class:`Intent`, and how it is read from options."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class Intent:
     :param app: what ``FLASK_APP`` has to be; ``None`` where Flask finds it by itself
     :param replicas: how many
     :param autoscale: who decides their number, if it is a range
+    :param pool: connections of the smallest database pool of a worker; ``None`` without one
     :param drain_seconds: how long a replica serves on after SIGTERM, in seconds
     :param network_policy: whether other pods are kept away from the health port
     :param python: version of Python, such as "3.13"
@@ -72,6 +73,7 @@ class Intent:
     app: str | None = None
     replicas: Replicas = _THREE
     autoscale: Autoscale = "none"
+    pool: int | None = None
     drain_seconds: int = 10
     network_policy: bool = False
     python: str = field(default_factory=lambda: ".".join(python_version().split(".")[:2]))
@@ -89,9 +91,9 @@ class Intent:
             share = 100 - plan.memory_headroom_percent
             least = self.loaded_mb + -(-needed * 100 // share)
             raise WorkerSizeConfigError(
-                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, and "
-                f"{plan.workers} × {own} MB for workers come on top"
-                + (f", {plan.memory_headroom_percent} % are left alone" if share < 100 else "")
+                f"{self.memory_mb} MB is too little: the loaded app takes {self.loaded_mb} MB, "
+                f"plus {plan.workers} × {own} MB for workers"
+                + (f", with {plan.memory_headroom_percent} % kept free" if share < 100 else "")
                 + f". Use --memory {least}M or more."
             )
 
@@ -101,6 +103,7 @@ def read_intent(  # noqa: PLR0913
     held_bytes: int,
     *,
     app: str | None = None,
+    pool: int | None = None,
     memory: str | None = None,
     cpus: str | None = None,
     replicas: str = "3",
@@ -115,6 +118,7 @@ def read_intent(  # noqa: PLR0913
     :param settings: the settings here, with the profile if there is one
     :param held_bytes: memory that this process holds with the app loaded, in bytes
     :param app: what ``--app`` or ``FLASK_APP`` names
+    :param pool: connections of the smallest database pool of a worker; ``None`` without one
     :raises WorkerSizeConfigError: if an option is not valid, or no memory is known
     """
     size = size_of(settings, held_bytes, memory, cpus)
@@ -126,10 +130,11 @@ def read_intent(  # noqa: PLR0913
         cpus=size.cpus,
         cpus_why="the default" if cpus is None else "given by --cpus",
         loaded_mb=size.loaded_mb,
-        name=_checked("--name", name, _NAME, _NAME_RULE),
+        name=_name(name),
         image=_checked("--image", image, _IMAGE, _IMAGE_RULE),
         app=_app(app),
         replicas=wanted,
+        pool=pool,
         autoscale=_autoscale(autoscale, wanted),
         drain_seconds=_whole("--drain", drain, 0, YEAR_SECONDS),
         network_policy=network_policy,
@@ -163,7 +168,7 @@ def size_of(
         return Size(size, "given by --memory", count, loaded)
     if settings.profile is None:
         raise WorkerSizeConfigError(
-            "How much memory a replica needs is not known: measure the app with flask workersize "
+            "The memory of a replica is not known: measure the app with flask workersize "
             "measure, or set it with --memory, such as --memory 512M."
         )
     size = memory_for(settings, count, loaded)
@@ -172,7 +177,15 @@ def size_of(
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _NAME_RULE = "1 to 50 of a-z, 0-9 and -, a letter first"
-_IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]{0,250}(@sha256:[0-9a-f]{64})?")
+_TAKEN = {"balancer", "y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+"""Names that are a service of the stack already, or something else than a text in YAML."""
+
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?=.{{1,255}}\Z)(?:[a-z0-9][a-z0-9.-]*:[0-9]{{1,5}}/)?{_PART}(?:/{_PART})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
 _IMAGE_RULE = "such as registry.example/lms:1"
 _APP = re.compile(r"[\w.-]+(:\w+)?", re.ASCII)
 
@@ -181,6 +194,12 @@ def _checked(option: str, text: str, pattern: re.Pattern[str], rule: str) -> str
     if pattern.fullmatch(text):
         return text
     raise WorkerSizeConfigError(f"{option} is not valid ({rule}).")
+
+
+def _name(text: str) -> str:
+    if text in _TAKEN:
+        raise WorkerSizeConfigError(f"--name {text} means something else in YAML or in the stack.")
+    return _checked("--name", text, _NAME, _NAME_RULE)
 
 
 def _app(path: str | None) -> str | None:
@@ -223,7 +242,7 @@ def _autoscale(text: str | None, replicas: Replicas) -> Autoscale:
         if text == choice:
             break
     else:
-        raise WorkerSizeConfigError(f"--autoscale is none of {', '.join(known)}.")
+        raise WorkerSizeConfigError(f"--autoscale must be one of {', '.join(known)}.")
     if replicas.is_range and choice == "none":
         raise WorkerSizeConfigError(
             "--replicas is a range, so --autoscale has to be cpu or keda. Or give one number."

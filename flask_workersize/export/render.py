@@ -91,6 +91,7 @@ def _values(intent: Intent) -> dict[str, Any]:
         "check_seconds": derive.check_seconds(intent.drain_seconds),
         "response_seconds": derive.response_seconds(intent.settings.timeout),
         "cloud_run_seconds": derive.CLOUD_RUN_SECONDS,
+        "cloud_run_concurrency": derive.cloud_run_concurrency(int(slots.value)),
         "cloud_run_timeout": derive.cloud_run_timeout(intent),
         "network_policy": intent.network_policy,
         "addresses": derive.addresses(intent),

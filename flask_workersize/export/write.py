@@ -42,7 +42,9 @@ def write(files: Mapping[str, str], folder: Path, force: bool) -> None:
                 (Path(new) / name).write_text(text, encoding="utf-8")
             for name in files:
                 os.replace(Path(new) / name, folder / name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # No path holds a zero.
+        why = getattr(error, "strerror", None) or error
         raise WorkerSizeStartError(
-            f"-o cannot be written to: {error.strerror}. Choose another folder."
+            f"-o cannot be written to: {why}. Choose another folder."
         ) from None

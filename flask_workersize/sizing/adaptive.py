@@ -42,6 +42,11 @@ class AdaptiveBounds:
     reasons: Mapping[str, str]
     follows_cpus: bool = False
 
+    @property
+    def slots(self) -> int:
+        """Most requests that can run at once."""
+        return self.workers.most * self.threads.most
+
     def __str__(self) -> str:
         """Return the bounds in a few words."""
         if self.workers.most == 1:

@@ -103,12 +103,14 @@ def usable_cpus(plan: SizingPlan) -> float:
     return min(plan.cpus, plan.workers)
 
 
-def cpu_at_saturation(plan: SizingPlan, costs: AppCosts) -> float:
+def cpu_at_saturation(plan: SizingPlan, costs: AppCosts, slots: int | None = None) -> float:
     """Return the share of its CPUs that an instance uses when all slots are busy, 0 to 1.
 
     ``slots × computing / (computing + waiting)`` CPUs, as far as it has them. An autoscaler whose
     target is above that share never acts.
+
+    :param slots: most requests at once, if those are not the plan's
     """
     whole = costs.cpu_ms + costs.wait_ms
     computing = costs.cpu_ms / whole if whole else 1.0
-    return min(plan.concurrency * computing, usable_cpus(plan)) / plan.cpus
+    return min((slots or plan.concurrency) * computing, usable_cpus(plan)) / plan.cpus

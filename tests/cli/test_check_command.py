@@ -57,8 +57,8 @@ def test_findings_are_lines_and_have_status_1() -> None:
     note, dropped, _, last = done.stdout.splitlines()
     assert note.startswith(f"{stack}:6: note: lms pins its workers (WEB_CONCURRENCY). ")
     assert dropped == (
-        f"{stack}:10: lms has tmpfs: in a stack, which drops it. docker stack deploy drops it "
-        "without a word. Write it as a volume: {type: tmpfs, target: /tmp}."
+        f"{stack}:10: lms has tmpfs: in a stack. docker stack deploy silently drops it. "
+        "Write it as a volume: {type: tmpfs, target: /tmp}."
     )
     assert last == "2 findings, 1 note; 1 file checked."
 

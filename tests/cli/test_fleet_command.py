@@ -95,7 +95,7 @@ def test_profile_gives_times_and_memory(tmp_path_factory: pytest.TempPathFactory
         (["--balancer", "dice"], "--balancer must be one of leastconn, random, roundrobin."),
         (["--instance", "512M:1:2"], "--instance is not MEMORY"),
         (["--instance", "512M@x"], "--instance is not MEMORY"),
-        (["--instance", "512"], "--instance: --memory is not a size"),
+        (["--instance", "512"], "--instance: MEMORY is not a size"),
         (["--instance", "100M:1"], "--instance: no worker fits into 100 MB"),
     ],
 )

@@ -70,6 +70,7 @@ def intents(draw: st.DrawFn) -> Intent:
     environ = {"NOW_LMS_WSGI_SERVER": draw(st.sampled_from(["gunicorn", "waitress"]))}
     number = st.integers(1, 200).map(str)
     optional = {
+        "NOW_LMS_SIZING": st.just("adaptive"),
         "NOW_LMS_THREADS": st.integers(1, 16).map(str),
         "NOW_LMS_WORKERS": number,
         "NOW_LMS_MIN_WORKERS": st.just("2"),
@@ -94,14 +95,15 @@ def intents(draw: st.DrawFn) -> Intent:
         "autoscale": None if high is None else draw(st.sampled_from(["cpu", "keda"])),
         "cpus": draw(st.none() | st.floats(0.01, 64).map(lambda number: f"{number:.3f}")),
         "drain": draw(st.integers(0, 600).map(str)),
+        "pool": draw(st.none() | st.integers(1, 100)),
         "network_policy": draw(st.booleans()),
         "name": draw(st.from_regex(r"\A[a-z]([a-z0-9-]{0,48}[a-z0-9])?\Z")),
         "app": draw(st.none() | st.sampled_from(["hello", "/srv/run.py", "shop.web:create_app"])),
         "memory": draw(st.none() | st.integers(1, 200_000).map(lambda size: f"{size}M")),
     }
-    settings = load(environ)
-    settings = settings.measured_by(measured) if measured else settings
     try:
+        settings = load(environ)
+        settings = settings.measured_by(measured) if measured else settings
         return read_intent(settings, draw(st.integers(0, 300)) * MB, **options)
     except WorkerSizeConfigError:
         assume(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ WAITRESS = {"NOW_LMS_WSGI_SERVER": "waitress"}
 def facts(given: Intent, db_connections: int | None = None) -> Facts:
     """Return what is known where an intent was exported."""
     held = given.loaded_mb * MB
-    return Facts(given.settings, {}, held, None, db_connections, gunicorn_args)
+    return Facts(given.settings, {}, held, None, db_connections, gunicorn_args, given.pool)
 
 
 def without_app(db_connections: int | None = None) -> Facts:
@@ -97,7 +98,9 @@ MUTATIONS = [
     ("memory-limit", "kubernetes", "limits: {cpu", "requests2: {cpu"),
     ("memory-limit", "compose", "limits: {cpus", "limit: {cpus"),
     ("memory-limit", "cloudrun", ", memory: 712Mi", ""),
-    ("memory-limit", "systemd", "MemoryMax=712M", "MemoryMax=infinity"),
+    ("unit-memory-limit", "systemd", "MemoryMax=712M", "MemoryMax=infinity"),
+    ("repeated-key", "kubernetes", "  minReadySeconds: 5", "  minReadySeconds: 5\n  selector: {}"),
+    ("repeated-key", "compose", "user:", "user: root\n    user:"),
     ("memory-need", "kubernetes", "memory: 712Mi", "memory: 128Mi"),
     ("memory-need", "systemd", "MemoryMax=712M", "MemoryMax=128M"),
     ("pinned-too-many", "kubernetes", "env:", "env:\n            - {name: WORKERS, value: 9}"),
@@ -105,6 +108,9 @@ MUTATIONS = [
     ("quantity", "kubernetes", 'cpu: "1"', 'cpu: "1 core"'),
     ("quantity", "kubernetes", "memory: 712Mi", "memory: 712m"),
     ("quantity", "compose", "memory: 712M", "memory: much"),
+    ("quantity", "compose", "replicas: 3", "replicas: NaN"),
+    ("quantity", "cloudrun", 'maxScale: "3"', 'maxScale: "-1"'),
+    ("quantity", "kubernetes", "GracePeriodSeconds: 45", "GracePeriodSeconds: 1m"),
     ("quantity", "systemd", "MemoryMax=712M", "MemoryMax=712 pages"),
     ("settings", "kubernetes", 'TIMEOUT, value: "30"', 'TIMEOUT, value: "soon"'),
     ("doubtful-settings", "compose", "NOW_LMS_GRACEFUL_TIMEOUT", "NOW_LMS_GRACEFUL_TIMOUT"),
@@ -138,6 +144,7 @@ MUTATIONS = [
     ("oom-policy", "systemd", "OOMPolicy=continue", "OOMPolicy=stop"),
     ("proc-subset", "systemd", "ProtectProc=", "ProcSubset=pid\nProtectProc="),
     ("maxconn", "compose", "layer4 maxconn 3", "layer4 maxconn 2"),
+    ("maxconn", "compose", "environment:", "environment:\n      NOW_LMS_SIZING: adaptive"),
     ("maxconn", "cloudrun", "containerConcurrency: 3", "containerConcurrency: 2"),
     ("repeated-503", "haproxy", "empty-response", "empty-response 503"),
     ("repeated-503", "nginx", "next_upstream error", "next_upstream http_503"),
@@ -230,11 +237,41 @@ def test_balancer_and_app_in_two_files_are_checked_together() -> None:
     assert [item.rule for item in hits] == ["maxconn", "repeated-503"]
 
 
+@pytest.mark.parametrize(("pool", "slots"), [(None, 192), (10, 30)])
+def test_adaptive_size_needs_a_balancer_that_leaves_room_to_grow(
+    pool: int | None, slots: int
+) -> None:
+    """And its pools are those of the most workers."""
+    given = intent(environ=GUNICORN | {"NOW_LMS_SIZING": "adaptive"}, memory="512M", pool=pool)
+    files = render("compose", given)
+    files["haproxy.cfg"] = files["haproxy.cfg"].replace(f"maxconn {slots}\n", "maxconn 3\n")
+    (hit,) = [item for item in check(files, facts(given)) if not item.is_note]
+    assert hit.what == f"lms has {slots} slots, and gets 3 requests at once"
+    hits = [item.rule for item in check(files, facts(given, 3 * 3 * 15 - 1))]
+    assert hits == ["db-connections", "maxconn"]
+
+
 def test_a_list_of_kubectl_is_the_same_as_its_documents() -> None:
     text = (MANIFESTS / "deployment.yaml").read_text()
     items = list(yaml.safe_load_all(text))
     as_list = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1)
     assert names(found(as_list)) == names(found(text))
+
+
+@pytest.mark.parametrize("kind", ["List", "DeploymentList"])
+def test_lists_and_several_documents_are_read_to_the_end(kind: str) -> None:
+    """As charts and ``kubectl get`` print them."""
+    one = render("kubernetes", intent())["kubernetes.yaml"].partition("---")[0]
+    bad = one.replace("GracePeriodSeconds: 45", "GracePeriodSeconds: 5")
+    items = "".join("- " + item.strip().replace("\n", "\n  ") + "\n" for item in (one, bad))
+    text = f"# Source: lms/templates/list.yaml\napiVersion: v1\nkind: {kind}\nitems:\n{items}"
+    (hit,) = found(text)
+    assert (hit.rule, "GracePeriodSeconds: 5 " in text.splitlines()[hit.line - 1]) == (
+        "grace",
+        True,
+    )
+    (same,) = found(f"---\n# empty\n---\n{one}---\n{bad}---\n")
+    assert same.what == hit.what
 
 
 def test_a_drop_in_is_judged_by_the_lines_that_it_has() -> None:
@@ -243,6 +280,24 @@ def test_a_drop_in_is_judged_by_the_lines_that_it_has() -> None:
     files = {"lms.service": unit, "lms.service.d/mine.conf": drop_in}
     hits = [(item.rule, item.line) for item in check(files, without_app()) if not item.is_note]
     assert hits == [("grace", 2), ("netlink", 3)]
+
+
+def units_of_the_docs() -> dict[str, str]:
+    """Return every block of the docs that is a service of systemd, or a part of one."""
+    blocks = {}
+    for path in sorted((Path(__file__).parents[2] / "docs").glob("*.rst")):
+        for match in re.finditer(r"(?m)(^(    .*)?\n)+", path.read_text()):
+            if "[Service]\n" in match[0] and "$ " not in match[0]:
+                blocks[f"{path.stem}-{match.start()}.service"] = textwrap.dedent(match[0])
+    return blocks
+
+
+def test_units_of_the_docs_have_no_findings() -> None:
+    units = units_of_the_docs()
+    assert len(units) >= 6
+    assert any("\nOOMPolicy=continue\n" in text and "ExecStart=" in text for text in units.values())
+    found_there = check(units, without_app())
+    assert [str(finding) for finding in found_there if not finding.is_note] == []
 
 
 @pytest.mark.parametrize("name", ["Slice=lms.slice", "MemoryMax=50%"])
@@ -300,6 +355,38 @@ def test_quantities_and_times_are_parsed_strictly(
 ) -> None:
     assert callable(parse)
     assert parse(text) == value
+
+
+ODD_NUMBERS = ["1e3Mi", "-1", "NaN", ".inf", "1e400", "0x20", "1_000", '"\u0661Gi"', "512MiB"]
+
+
+@pytest.mark.parametrize("text", ODD_NUMBERS)
+@pytest.mark.parametrize(
+    "old", ["memory: 712Mi", 'cpu: "1"', "terminationGracePeriodSeconds: 45", "replicas: 3"]
+)
+def test_odd_numbers_are_found_wherever_they_are(old: str, text: str) -> None:
+    manifest = render("kubernetes", intent())["kubernetes.yaml"]
+    key = old.partition(":")[0]
+    (line, *_) = [n for n, row in enumerate(manifest.splitlines(), 1) if old in row]
+    hits = found(manifest.replace(old, f"{key}: {text}"))
+    assert {hit.rule for hit in hits} == {"quantity"}
+    assert line in {hit.line for hit in hits}
+
+
+@pytest.mark.parametrize("text", ["NaN", "-1", "1e9", "${SLOTS}", ""])
+def test_limits_of_a_balancer_that_are_no_numbers_are_left_to_its_own_check(text: str) -> None:
+    haproxy = f"backend lms\n server a 10.0.0.1:80 maxconn {text}\n"
+    nginx = f"upstream lms {{\n server a max_conns={text};\n}}\n"
+    assert found(haproxy) == found(nginx) == []
+
+
+@pytest.mark.parametrize("name", ["a\u001b[31mb", "l\nms", "\u202elms", "", "{{ x }}", "x" * 9999])
+def test_odd_names_are_shown_in_one_line(name: str) -> None:
+    text = render("kubernetes", intent(drain="0"))["kubernetes.yaml"].replace("30", "soon")
+    hits = found(text.replace("  name: lms\n", f"  name: {json.dumps(name)}\n"))
+    assert hits
+    assert all(str(hit).isprintable() and len(str(hit)) < 1000 for hit in hits)
+    assert not any(str(hit).startswith((" ", "-:1:  ")) for hit in hits)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from flask_workersize.export.render import TARGETS, render
 from flask_workersize.export.write import shown
 from flask_workersize.health.metrics import _PLANNED
 from flask_workersize.runtime.figures import FIGURES
+from flask_workersize.sizing.adaptive import adaptive_bounds
 from flask_workersize.sizing.container import memory_for
 from tests.export.intents import FIXED, intent, intents, profile
 from tests.plain import MB, SECRET, resources, untimed
@@ -121,7 +122,8 @@ def test_what_is_exported_makes_the_plan_that_the_export_counts_with(given: Inte
     machine = resources(given.cpus, max(given.memory_mb - given.loaded_mb, 0))
     plan, expected = compute_plan(there, machine), derive.plan_of(given)
     assert (plan.workers, plan.threads) == (expected.workers, expected.threads)
-    assert derive.slots(given).value == str(plan.concurrency)
+    most = adaptive_bounds(there, plan, given.pool)
+    assert derive.slots(given).value == str(most.slots if most else plan.concurrency)
 
 
 @settings(untimed, max_examples=30)
@@ -147,7 +149,7 @@ def test_a_worker_with_all_its_threads_has_to_fit_as_it_was_measured() -> None:
     """80 MB shared, and 17 + 15 × 30 MB for a worker with 16 threads."""
     measured = profile(thread_mb=30)
     environ = {"NOW_LMS_THREADS": "16"}
-    with pytest.raises(WorkerSizeConfigError, match="1 × 467 MB for workers come on top") as caught:
+    with pytest.raises(WorkerSizeConfigError, match="plus 1 × 467 MB for workers") as caught:
         intent(measured, environ, memory="240M")
     least = caught.value.message.rpartition("--memory ")[2].split()[0]
     assert intent(measured, environ, memory=least).memory_mb == int(least[:-1])
@@ -224,6 +226,51 @@ def test_balancers_get_the_slots_of_the_plan_and_repeat_only_what_changes_nothin
     assert retried == "error timeout"
 
 
+ADAPTIVE = {"NOW_LMS_SIZING": "adaptive"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pool", "slots", "why"),
+    [
+        ({}, None, 192, "3 workers × 64 threads"),
+        ({}, 15, 45, "3 workers × 15 threads"),
+        ({"NOW_LMS_MAX_WORKERS": "2"}, 15, 30, "2 workers × 15 threads"),
+        ({"NOW_LMS_THREADS": "4"}, None, 12, "3 workers × 4 threads"),
+        ({"NOW_LMS_WSGI_SERVER": "waitress"}, None, 64, "64 threads"),
+    ],
+)
+def test_what_limits_an_adaptive_size_from_outside_is_its_upper_bound(
+    changes: dict[str, str], pool: int | None, slots: int, why: str
+) -> None:
+    given = intent(
+        environ=ADAPTIVE | changes, memory="512M", pool=pool, replicas="2..6", autoscale="keda"
+    )
+    assert derive.slots(given).value == str(slots)
+    assert derive.slots(given).why == f"slots at most, since the size follows the load: {why}"
+    assert variables(given)["NOW_LMS_SIZING"] == "adaptive"
+    for target in ("haproxy", "compose"):
+        assert f" maxconn {slots}\n" in render(target, given)["haproxy.cfg"]
+    assert f"max_conns={slots} (slots at most" in render("nginx", given)["nginx.conf"]
+    assert f"containerConcurrency: {slots} " in render("cloudrun", given)["cloudrun.yaml"]
+    (scaler,) = of_kind("ScaledObject", kubernetes(given))
+    assert scaler["spec"]["triggers"][0]["metadata"]["targetValue"] == f"{0.7 * slots:.1f}"
+    head = kubernetes(given)["kubernetes.yaml"].partition("apiVersion")[0]
+    assert "; adapts: " in head
+    assert "# The size follows the load within these bounds" in head
+
+
+def test_cpu_target_of_an_adaptive_size_counts_the_slots_that_it_can_get() -> None:
+    """5 ms + 45 ms: three slots use 30 % of a CPU, 192 all of it."""
+    assert derive.cpu_target(intent(profile())).percent == 21
+    assert derive.cpu_target(intent(profile(), ADAPTIVE)).percent == 70
+
+
+def test_cloud_run_gets_no_more_requests_at_once_than_it_takes() -> None:
+    given = intent(environ=ADAPTIVE, memory="4G", cpus="8")
+    assert derive.slots(given).value == str(17 * 64)
+    assert "containerConcurrency: 1000 " in render("cloudrun", given)["cloudrun.yaml"]
+
+
 def test_no_worker_is_pinned_but_those_of_the_app_itself_are_counted() -> None:
     environ = {"NOW_LMS_WORKERS": "9", "NOW_LMS_THREADS": "2"}
     given = intent(environ=environ, memory="4G", cpus="2")
@@ -278,7 +325,13 @@ def test_cloud_run_stops_within_the_ten_seconds_that_it_gives() -> None:
 )
 def test_budget_that_blocks_every_drain_is_known(budget: dict[str, int], blocks: bool) -> None:
     assert derive.blocks_drains(2, **budget) is blocks
-    (exported,) = of_kind("PodDisruptionBudget", kubernetes(intent(replicas="1")))
+
+
+@pytest.mark.parametrize("replicas", ["1", "2", "1..2", "300"])
+def test_no_budget_that_blocks_every_drain_is_exported(replicas: str) -> None:
+    """So there is nothing to refuse: a single replica is moved, too."""
+    (exported,) = of_kind("PodDisruptionBudget", kubernetes(intent(replicas=replicas)))
+    assert exported["spec"].keys() == {"maxUnavailable", "selector"}
     assert not derive.blocks_drains(1, exported["spec"]["maxUnavailable"])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .value import Place, Value
+from .value import Place, Value, whole
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def haproxy(file: str, text: str) -> Balancer:
         for number, line in lines:
             place = Place(file, number)
             if line[0] in ("server", "default-server", "server-template"):
-                if (limit := _after(line, "maxconn")) is not None:
+                limit = _after(line, "maxconn")
+                if limit is not None and whole(limit) is not None:
                     found.limits.append((name, Value(limit, place)))
                 asked = given | set(line)
                 if line[0] != "default-server" and "check" in asked and "port" not in asked:
@@ -84,9 +85,9 @@ def nginx(file: str, text: str) -> Balancer:
                     group = name
                 case ["server", *rest]:
                     for word in rest:
-                        if word.startswith("max_conns="):
-                            limit = Value(word.partition("=")[2], Place(file, number))
-                            found.limits.append((group, limit))
+                        limit = word.partition("=")[2]
+                        if word.startswith("max_conns=") and whole(limit) is not None:
+                            found.limits.append((group, Value(limit, Place(file, number))))
                 case ["proxy_next_upstream", *rest] if "http_503" in rest:
                     found.repeats.append(Place(file, number))
     return found

@@ -30,6 +30,7 @@ class Case:
     :param facts: what is known of the app
     :param all_workloads: those that run the app
     :param left_out: those that do not seem to
+    :param documents: of all files that are YAML
     :param objects: of Kubernetes
     :param balancers: files of HAProxy and nginx
     :param files: the first line of each file
@@ -38,6 +39,7 @@ class Case:
     facts: Facts
     all_workloads: list[Workload] = field(default_factory=list)
     left_out: list[Workload] = field(default_factory=list)
+    documents: list[Node] = field(default_factory=list)
     objects: list[Node] = field(default_factory=list)
     balancers: list[Balancer] = field(default_factory=list)
     files: list[Place] = field(default_factory=list)
@@ -87,6 +89,7 @@ def read(texts: Mapping[str, str], facts: Facts) -> Case:
         kind = _kind(file, text)
         if kind == "YAML":
             for document in documents(file, text):
+                case.documents.append(document)
                 case.objects.extend(kubernetes.objects(document))
                 found.extend(compose.workloads(document, facts))
         elif kind == "unit":

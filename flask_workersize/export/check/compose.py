@@ -46,7 +46,7 @@ def _service(name: str, service: Node, is_stack: bool, facts: Facts) -> Workload
             CPU_limit=amount((limits["cpus"] or service["cpus"]).value, value.number),
             grace=amount(grace.value, value.seconds),
         ),
-        replicas=amount((service["deploy.replicas"] or service["scale"]).value, value.number),
+        replicas=amount((service["deploy.replicas"] or service["scale"]).value, value.count),
         probes=list(_probes(service["healthcheck.test"])),
         published=list(_published(service["ports"])),
         read_only=service["read_only"].value,

@@ -15,6 +15,13 @@ POOL = 15
 """Connections of a pool of SQLAlchemy by default: 5, and 10 of overflow."""
 
 
+def repeated_key(case: Case) -> Iterator[Hit]:
+    """Find keys that a mapping has twice."""
+    for document in case.documents:
+        for key in document.repeated_keys():
+            yield Hit(key.place, f"The key {key.text[:40]} is there twice")
+
+
 def cpu_target(case: Case) -> Iterator[Hit]:
     """Find CPU targets that the app never reaches."""
     profile = case.facts.settings.profile
@@ -27,11 +34,12 @@ def cpu_target(case: Case) -> Iterator[Hit]:
                 yield Hit(target.place, what, "Set resources.requests.cpu.")
             percent = whole(target.text)
             if profile and item.plan and limit and request and percent:
-                share = cpu_at_saturation(item.plan, profile.costs_for(item.plan.server))
+                slots = item.bounds.slots if item.bounds else item.plan.concurrency
+                share = cpu_at_saturation(item.plan, profile.costs_for(item.plan.server), slots)
                 reach = 100 * share * limit / request
                 if percent > max(1, reach):
                     what = f"{item.name} has a CPU target of {percent} %, and uses {reach:.0f} % "
-                    what += f"when all its {item.plan.concurrency} slots are busy"
+                    what += f"when all its {slots} slots are busy"
                     better = max(1, int(CPU_SHARE * reach))
                     yield Hit(target.place, what, f"Set it to {better}, or scale by busy slots.")
 
@@ -52,8 +60,8 @@ def db_connections(case: Case) -> Iterator[Hit]:
     for item in case.workloads if allowed is not None else ():
         replicas = case.replicas(item)
         if replicas and item.least_plan and allowed is not None:
-            total = replicas[1] * item.least_plan.workers * each
-            workers = counted(item.least_plan.workers, "worker")
+            most = item.bounds.workers.most if item.bounds else item.least_plan.workers
+            total, workers = replicas[1] * most * each, counted(most, "worker")
             what = f"{item.name} can open {replicas[1]} replicas × {workers} × {each:g}{assumed} = "
             if total > allowed:
                 place = item.replicas.place if item.replicas else item.place
@@ -107,11 +115,15 @@ def budget(case: Case) -> Iterator[Hit]:
 def maxconn(case: Case) -> Iterator[Hit]:
     """Find balancers that leave slots idle."""
     limits = [(case.behind(name), limit) for b in case.balancers for name, limit in b.limits]
-    limits += [(item, item.concurrency) for item in case.workloads if item.concurrency]
+    limits += [
+        (item, item.concurrency)
+        for item in case.workloads
+        if item.concurrency and (whole(item.concurrency.text) or 0) < derive.MOST_CLOUD_RUN_REQUESTS
+    ]
     for item, limit in limits:
         most = whole(limit.text)
-        if item and item.least_plan and most and most < item.least_plan.concurrency:
-            slots = counted(item.least_plan.concurrency, "slot")
+        if item and item.slots and most and most < item.slots:
+            slots = counted(item.slots, "slot")
             yield Hit(limit.place, f"{item.name} has {slots}, and gets {most} requests at once")
 
 
@@ -128,4 +140,4 @@ def repeated_503(case: Case) -> Iterator[Hit]:
     """Find balancers that multiply the load of a replica that sheds some."""
     for balancer in case.balancers:
         for place in balancer.repeats:
-            yield Hit(place, "An answer with status 503 is repeated")
+            yield Hit(place, "A response with status 503 is retried")

@@ -78,7 +78,7 @@ def _container(
     scale = [pod["metadata.annotations"], item["metadata.annotations"]]
     return Workload(
         keys=keys,
-        name=item["metadata.name"].text,
+        name=item["metadata.name"].text or "a workload without a name",
         place=box.place,
         facts=facts,
         image=box["image"].text,
@@ -90,7 +90,7 @@ def _container(
             memory_request=amount(requests["memory"].value, _memory),
             CPU_limit=amount((limits["cpu"] or pod_limits["cpu"]).value, value.kubernetes),
             CPU_request=amount(requests["cpu"].value, value.kubernetes),
-            grace=amount(spec["terminationGracePeriodSeconds"].value, value.number),
+            grace=amount(spec["terminationGracePeriodSeconds"].value, value.count),
         ),
         replicas=amount(
             _annotated(scale, "min") if knative else item["spec.replicas"].value, _count
@@ -108,7 +108,7 @@ def _container(
 
 
 _memory = value.kubernetes_memory
-_count = value.number
+_count = value.count
 
 
 def _is_cloud_run(item: Node) -> bool:

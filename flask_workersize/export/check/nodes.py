@@ -75,6 +75,23 @@ class Node:
                     names.add(key.value)
                     yield key.value, Node(value, self._place_of(key), self._steps)
 
+    def repeated_keys(self) -> Iterator[Value]:
+        """Yield each key that its mapping has before, here and below."""
+        rest, seen = [self._raw], set[int]()
+        while rest:
+            raw = rest.pop()
+            if raw is None or raw.id == "scalar" or id(raw) in seen:
+                continue
+            seen.add(id(raw))
+            names = set[str]()
+            for part in raw.value:
+                key, value = part if raw.id == "mapping" else (None, part)
+                rest.append(value)
+                if key is not None and key.id == "scalar":
+                    if key.value in names and key.tag != f"{_TAG}merge":
+                        yield Value(key.value, self._place_of(key))
+                    names.add(key.value)
+
     def is_a(self, kind: str) -> bool:
         """Return whether it is a "mapping", a "sequence" or a "scalar"."""
         return self._raw is not None and self._raw.id == kind

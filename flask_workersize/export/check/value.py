@@ -104,6 +104,11 @@ def number(text: str) -> float | None:
     return _quantity(text, {"": 1.0})
 
 
+def count(text: str) -> float | None:
+    """Return a whole number that is not below 0, as an amount."""
+    return whole(text)
+
+
 def whole(text: str) -> int | None:
     """Return a whole number that is not below 0."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ...errors import WorkerSizeConfigError
 from ...resources import Resources
+from ...sizing.adaptive import AdaptiveBounds, adaptive_bounds
 from ...sizing.container import loaded_mb, worker_mb
 from ...sizing.plan import MB, SizingPlan, compute_plan
 from ...sizing.settings import NAMES, SizingSettings
@@ -41,6 +42,7 @@ class Facts:
     :param pool: connections that one worker can open; ``None`` if that is not known
     :param db_connections: connections that the database allows; ``None`` if not given
     :param gunicorn_args: parses ``GUNICORN_CMD_ARGS``
+    :param smallest_pool: connections that the smallest pool of a worker allows; ``None`` for no end
     """
 
     settings: SizingSettings
@@ -49,6 +51,7 @@ class Facts:
     pool: float | None = None
     db_connections: int | None = None
     gunicorn_args: ArgsParser | None = None
+    smallest_pool: int | None = None
 
 
 class Probe(NamedTuple):
@@ -87,7 +90,7 @@ class Workload:
     :param probes: requests to its ports
     :param published: ports that are reachable from outside
     :param read_only: what makes its files read-only
-    :param is_writable: whether there is a ``/tmp`` to write to nevertheless
+    :param is_writable: whether there is a writable ``/tmp`` in spite of that
     :param tmpfs: a line that a stack drops
     :param links: whether Services become variables
     :param labels: what selects it
@@ -234,6 +237,20 @@ class Workload:
         """The same, if the loaded app holds some more there than here."""
         return self._planned(0 if self.facts.settings.profile else -_SLACK_MB)
 
+    @cached_property
+    def bounds(self) -> AdaptiveBounds | None:
+        """The bounds of its size; ``None`` if that does not follow the load, or is not known."""
+        if self.least_plan is None or not self.knows("sizing"):
+            return None
+        return adaptive_bounds(self.settings, self.least_plan, self.facts.smallest_pool)
+
+    @cached_property
+    def slots(self) -> int | None:
+        """The requests that it serves at once, at most; ``None`` if too little is known of it."""
+        if self.least_plan is None or not self.knows("sizing"):
+            return None
+        return self.bounds.slots if self.bounds else self.least_plan.concurrency
+
     def _planned(self, more_mb: int) -> SizingPlan | None:
         names = ("workers", "threads", "worker_memory_mb", "wsgi_server", "max_workers")
         if not self.knows(*names) or (self.memory_mb is None and not self.is_pinned):
@@ -269,7 +286,7 @@ class Workload:
         if plan.fits or (generous and generous.fits) or (profile and not is_set):
             return None
         own, need = plan.worker_memory_mb, self._loaded_mb + plan.estimated_memory_mb
-        left = f", and {plan.memory_headroom_percent} % are left alone"
+        left = f", with {plan.memory_headroom_percent} % kept free"
         return (
             f"{loaded}{plan.workers} × {own} = {need} MB"
             f"{left if plan.memory_headroom_percent else ''}"

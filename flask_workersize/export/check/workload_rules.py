@@ -14,13 +14,24 @@ from .workload import VARIABLES, Workload
 
 
 def memory_limit(case: Case) -> Iterator[Hit]:
-    """Find what has no limit, unless its slice may have one."""
+    """Find containers without a limit."""
+    for item, place in _unlimited(case):
+        if not item.lines:
+            yield Hit(place, f"{item.name} has no memory limit", f"Set {item.keys.memory}.")
+
+
+def unit_memory_limit(case: Case) -> Iterator[Hit]:
+    """Find units without a limit, unless their slice may have one."""
+    for item, place in _unlimited(case):
+        if item.lines and not item.is_part and "Slice" not in item.lines:
+            yield Hit(place, f"{item.name} has no memory limit")
+
+
+def _unlimited(case: Case) -> Iterator[tuple[Workload, Place]]:
     for item in case.workloads:
         limit = item.amounts.get("memory limit")
-        is_none = limit is None or limit.value in (0, math.inf)
-        if is_none and not item.is_part and "Slice" not in item.lines:
-            place = limit.place if limit else item.place
-            yield Hit(place, f"{item.name} has no memory limit", f"Set {item.keys.memory}.")
+        if limit is None or limit.value in (0, math.inf):
+            yield item, limit.place if limit else item.place
 
 
 def memory_need(case: Case) -> Iterator[Hit]:
@@ -50,13 +61,20 @@ def pinned(case: Case) -> Iterator[Hit]:
             yield Hit(item.place_of("workers"), f"{item.name} pins its workers ({source})")
 
 
+_REMEDIES = {
+    "grace": "Write a whole number of seconds; Compose and systemd also take 1m30s.",
+    "replicas": "Write a whole number.",
+}
+
+
 def quantity(case: Case) -> Iterator[Hit]:
     """Find numbers with a unit that are none."""
     for item in case.all_workloads:
-        for name, amount in item.amounts.items():
-            if amount.is_wrong:
+        counts = [("replicas", item.replicas), ("most replicas", item.most_replicas)]
+        for name, amount in [*item.amounts.items(), *counts]:
+            if amount and amount.is_wrong:
                 what = f"The {name} of {item.name} is not valid: {amount.text[:40]!r}"
-                yield Hit(amount.place, what)
+                yield Hit(amount.place, what, _REMEDIES.get(name.split()[-1], ""))
 
 
 def settings(case: Case) -> Iterator[Hit]:
@@ -106,11 +124,11 @@ def probe_port(case: Case) -> Iterator[Hit]:
         for probe in item.probes if item.knows("health_port") else ():
             if probe.port != health:
                 there = f"not the health port {health}" if health else "and there is no health port"
-                what = f"The {probe.name} of {item.name} asks port {probe.port}, {there}"
+                what = f"The {probe.name} of {item.name} checks port {probe.port}, {there}"
                 yield Hit(probe.place, what)
     for balancer in case.balancers:
         for place in balancer.checks:
-            what = "The check asks the port of the app"
+            what = "The check uses the app's port"
             yield Hit(place, what, f"Add port {derive.HEALTH_PORT}, the health port.")
 
 
@@ -157,7 +175,7 @@ def stack_tmpfs(case: Case) -> Iterator[Hit]:
     """Find what a stack drops."""
     for item in case.workloads:
         if item.tmpfs:
-            yield Hit(item.tmpfs.place, f"{item.name} has tmpfs: in a stack, which drops it")
+            yield Hit(item.tmpfs.place, f"{item.name} has tmpfs: in a stack")
 
 
 def netlink(case: Case) -> Iterator[Hit]:
@@ -227,7 +245,7 @@ def left_out(case: Case) -> Iterator[Hit]:
     apps = {(item.place.file, item.name) for item in case.all_workloads}
     for item in case.left_out:
         if (item.place.file, item.name) not in apps:
-            yield Hit(item.place, f"{item.name} is left out: nothing in it names this app")
+            yield Hit(item.place, f"{item.name} is skipped: nothing in it names this app")
 
 
 def nothing(case: Case) -> Iterator[Hit]:
@@ -238,4 +256,4 @@ def nothing(case: Case) -> Iterator[Hit]:
     places += [item.place for kind in kinds for item in case.of_kind(kind)]
     for place in case.files:
         if place.file not in {seen.file for seen in places}:
-            yield Hit(place, "This file has nothing that can be judged")
+            yield Hit(place, "This file has nothing to check")
