@@ -47,7 +47,8 @@ def fleet_lines(  # noqa: PLR0913
     fleets = [count_fleet(load, size, more) for size in sizes]
     return [
         f"{load.rps:.10g} requests/s × {1000 * load.service_seconds:g} ms = {load.busy:.10g} "
-        f"concurrent requests on average; 95 % wait at most {1000 * load.wait_seconds:g} ms for a slot.",
+        f"concurrent requests on average; 95 % wait at most {1000 * load.wait_seconds:g} ms "
+        "for a slot.",
         *_table(fleets, chosen),
         *_notes(load, chosen, more),
     ]

@@ -78,12 +78,15 @@ class WorkerReport(BaseModel):
 
 
 class Bounds(BaseModel):
-    """The two bounds of the plan."""
+    """The two bounds of the plan, and what an adaptive size moves within."""
 
     model_config = ConfigDict(frozen=True)
 
     cpu: str = Field(description="by CPU, with its numbers")
     memory: str = Field(description="by memory, with its numbers")
+    adapts: str | None = Field(
+        None, description="workers and threads that a size that follows the load may have"
+    )
 
 
 class PlanReport(BaseModel):
@@ -179,7 +182,8 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         """
         planned = PlanReport.model_fields
         shown = {name: value for name, value in vars(plan).items() if name in planned}
-        shown["why"] = Bounds(**plan.bounds)
+        limits = deployment.bounds if deployment else None
+        shown["why"] = Bounds(**plan.bounds, **({"adapts": limits.ranges} if limits else {}))
         if now is not None:
             timeout = deployment.settings.timeout or None if deployment else None
             advice = next_steps(deployment, now, past, measured) if deployment else []

@@ -180,6 +180,8 @@ def _why(report: Report) -> list[Node]:
         if binds == name:
             value += [" ", _element("b", "binds")]
         rows += [_element("dt", title), ("dd", {}, value)]
+    if adapts := formulas.get("adapts"):
+        rows += [_element("dt", "Adapts"), ("dd", {}, [f"within {adapts}"])]
     if binds not in ("cpu", "memory"):
         source = (report.get("sources") or {}).get(_DECIDER.get(binds, _explicit(report)))
         value = [_LIMITS[binds] + (f": {source}" if source else ""), " ", _element("b", "binds")]

@@ -9,7 +9,7 @@ A slot is a request that a worker runs at once. The order of the questions is th
 4. Do requests wait, and is CPU left? Then more slots, up to what the app was measured to need:
    CPUs × (1 + waiting / computing), see :mod:`flask_workersize.sizing.advice`. If that is not
    known, or not enough: as many times more as CPU is left, at most twice as many. A worker that
-   uses one core has none left, whatever others have: then one worker more.
+   uses one core has none left, whatever others have: then one more worker.
 5. Are the CPUs full? Then slots in excess of that only make each request later: give them back.
 
 A step that memory does not allow is not taken. There are never fewer workers by this rule.
@@ -509,7 +509,7 @@ def _reachable(rules: AdaptingRules, seen: Sample) -> int:
 
 
 def _with_worker(rules: AdaptingRules, seen: Sample, reason: str) -> Move | None:
-    """Return a step to one worker more: one at a time, each measured before the next."""
+    """Return a step to one more worker: one at a time, each measured before the next."""
     is_free = rules.follows_workers and seen.workers == seen.wanted < rules.most_workers
     need = seen.worker_need_bytes
     can = is_free and need is not None and need <= seen.memory_free_bytes

@@ -279,18 +279,32 @@ def _mapped_memory(single: set[int], workers: Collection[int]) -> int:
 
 
 class ProfileWriter:
-    """Writes what was measured from traffic into the profile of an app."""
+    """Writes what was measured from traffic into the profile of an app.
 
-    def __init__(self, path: Path, app: str, server: str, preload: bool) -> None:
+    ``found_threads`` returns the threads per worker that an adaptive size has reached.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        app: str,
+        server: str,
+        preload: bool,
+        found_threads: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._path = path
         self._facts = (app, server, preload)
+        self._found_threads = found_threads
         self._has_failed = False
 
     def __call__(self, meter: TrafficMeter) -> None:
         """Write it, unless the file knows more; a failure is logged once."""
-        made = meter.profile("learn", *self._facts)
+        found = self._found_threads()
+        made = meter.profile("learn", *self._facts).model_copy(update={"found_threads": found})
+        there = _that_knows_more(self._path, made)
         try:
-            if not _knows_more(self._path, made):
+            if there is None or there.found_threads != (found or there.found_threads):
+                made = there.model_copy(update={"found_threads": found}) if there else made
                 # Who may write there could have put a link to any file in its place.
                 made.save(self._path, within=self._path.parent)
         except OSError as error:
@@ -301,15 +315,15 @@ class ProfileWriter:
             self._has_failed = True
 
 
-def _knows_more(path: Path, made: SizingProfile) -> bool:
-    """Return whether the profile that is there was made from more requests and has more memory.
+def _that_knows_more(path: Path, made: SizingProfile) -> SizingProfile | None:
+    """Return the profile that is there if it was made from more requests and has more memory.
 
     A server that was started for a short time does not know what many requests have shown.
     """
     try:
         there = SizingProfile.load(path)
     except (OSError, ValueError):
-        return False
+        return None
     is_same_app = there.app == made.app and there.preload == made.preload
     saw_more = there.requests > made.requests and there.peak_mb.value >= made.peak_mb.value
-    return is_same_app and there.of_server == made.of_server and saw_more
+    return there if is_same_app and there.of_server == made.of_server and saw_more else None

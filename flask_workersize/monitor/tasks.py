@@ -54,7 +54,7 @@ def make_loop(
             LimitFollower(
                 board, settings, plan, lambda: (detect_resources(), held_memory(master)), scaler
             ),
-            LearningTask(board, plan, given.cpus, master, _writer(deployment)),
+            LearningTask(board, plan, given.cpus, master, _writer(deployment, board)),
             ThrottleDetector(board.events, gauge.throttling),
             OverloadTask(board, settings.queue_seconds, settings.trusted_proxy is not None),
             guard.sampling,
@@ -65,7 +65,7 @@ def make_loop(
     )
 
 
-def _writer(deployment: Deployment) -> ProfileWriter | None:
+def _writer(deployment: Deployment, board: Scoreboard) -> ProfileWriter | None:
     """Return what writes the profile, if that is asked for and the app is known."""
     settings, location = deployment.settings, deployment.profile_location
     if settings.sizing_profile != "learn":
@@ -74,7 +74,13 @@ def _writer(deployment: Deployment) -> ProfileWriter | None:
         why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
         say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
-    return ProfileWriter(location.path, location.app, deployment.plan.server, settings.preload)
+    return ProfileWriter(
+        location.path,
+        location.app,
+        deployment.plan.server,
+        settings.preload,
+        lambda: board.threads if deployment.bounds else None,
+    )
 
 
 def rules_of(settings: SizingSettings) -> Rules | None:

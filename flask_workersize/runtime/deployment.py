@@ -38,7 +38,8 @@ class Deployment:
         if self.bounds is None:
             return Scoreboard(self.plan.workers, self.plan.threads)
         most_workers, most_threads = self.bounds.workers.most, self.bounds.threads.most
-        return Scoreboard(self.plan.workers, self.plan.threads, most_workers, most_threads)
+        threads = self.bounds.first_threads or self.plan.threads
+        return Scoreboard(self.plan.workers, threads, most_workers, most_threads)
 
     def announce(self, via: logging.Logger = logger) -> None:
         """Log in one line what was chosen and why, and each warning of the plan in one more."""

@@ -35,12 +35,15 @@ class AdaptiveBounds:
     :param threads: fewest and most requests that run at once in a worker
     :param reasons: why, by "workers" and "threads"
     :param follows_cpus: whether the most workers are the CPU bound, which may change
+    :param first_threads: threads per worker to begin with, if the profile has them from an earlier
+        run; ``None`` to begin with the plan's
     """
 
     workers: Range
     threads: Range
     reasons: Mapping[str, str]
     follows_cpus: bool = False
+    first_threads: int | None = None
 
     @property
     def slots(self) -> int:
@@ -49,9 +52,14 @@ class AdaptiveBounds:
 
     def __str__(self) -> str:
         """Return the bounds in a few words."""
-        if self.workers.most == 1:
-            return f"adapts: {self.threads} threads"
-        return f"adapts: {self.workers} workers × {self.threads} threads"
+        first = f", beginning with {self.first_threads}" if self.first_threads else ""
+        return f"adapts: {self.ranges}{first}"
+
+    @property
+    def ranges(self) -> str:
+        """The bounds alone: "1 to 5 workers × 1 to 64 threads"."""
+        threads = f"{self.threads} threads"
+        return threads if self.workers.most == 1 else f"{self.workers} workers × {threads}"
 
 
 def begins(plan: SizingPlan, bounds: AdaptiveBounds | None) -> str:
@@ -80,7 +88,15 @@ def adaptive_bounds(
     if plan.server == "gunicorn" and settings.threads is not None:
         threads, why_threads = Range(plan.threads, plan.threads), settings.source_of("threads")
     reasons = {"workers": why_workers, "threads": why_threads}
-    return AdaptiveBounds(workers, threads, reasons, why_workers.startswith(_BY_CPU))
+    found = settings.profile.found_threads if settings.profile else None
+    first = min(max(found, threads.least), threads.most) if found else None
+    return AdaptiveBounds(
+        workers,
+        threads,
+        reasons,
+        follows_cpus=why_workers.startswith(_BY_CPU),
+        first_threads=None if first == plan.threads else first,
+    )
 
 
 _BY_CPU = "CPU bound"

@@ -201,6 +201,9 @@ class SizingProfile(BaseModel):
     wait_ms: Amount
     """Time that a request waits: for a database, for a service."""
 
+    found_threads: int | None = Field(None, ge=1, le=1000)
+    """Threads per worker that an adaptive size had reached; ``None`` if the size was the plan's."""
+
     @property
     def of_server(self) -> str:
         """Name of the server that it was made with."""

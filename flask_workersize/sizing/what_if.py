@@ -58,7 +58,7 @@ def memory_needed_mb(
 
 
 def one_more(settings: SizingSettings, plan: SizingPlan) -> dict[str, Any]:
-    """Return what it would take to run one worker more, or one thread more under waitress.
+    """Return what it would take to run one more worker, or one more thread under waitress.
 
     The guide's formula, solved for CPUs and for memory.
 

@@ -211,7 +211,7 @@ class Bench:
         port = free_port()
         address = ("--bind", f"127.0.0.1:{port}")
         command = serve_prod(*options, *address, server="gunicorn", app=APP)
-        environ = {**self._environ("off"), **environ}
+        environ = {**self.environ("off"), **environ}
         with limited(self._start, place.limit_mb) as group:
             group.limit_cpus(place.cpus)
             server = self._start.launch(group.command(command), None, **environ)
@@ -254,7 +254,7 @@ class Bench:
         )
         with limited(self._start, place.limit_mb) as group:
             group.limit_cpus(place.cpus)
-            environ = {**self._environ(str(instance)), "NOW_LMS_WSGI_SERVER": "gunicorn"}
+            environ = {**self.environ(str(instance)), "NOW_LMS_WSGI_SERVER": "gunicorn"}
             done = subprocess.run(
                 group.command(command), check=False, capture_output=True, text=True,
                 cwd=instance, env=clean_environ(environ), timeout=300,
@@ -268,7 +268,8 @@ class Bench:
         """Return where the proposal is written."""
         return instance / ".env"
 
-    def _environ(self, instance: str) -> dict[str, str]:
+    def environ(self, instance: str) -> dict[str, str]:
+        """Return the environment of a server; ``instance`` is its folder, or "off" for none."""
         path = f"{PATH['PYTHONPATH']}:{Path(__file__).parents[2]}"
         folder = self._folder / "none" if instance == "off" else Path(instance)
         return {"PYTHONPATH": path, "COSTLY_INSTANCE": str(folder)}

@@ -282,7 +282,7 @@ def test_app_without_the_extension_is_one_line(tmp_path: Path) -> None:
         for name in ("top", "plan"):
             done = start.run(flask("workersize", name, app="plain"), PYTHONPATH=str(tmp_path))
             line = done.assert_one_line_error(2)
-            assert "not registered with WorkerSizing" in line
+            assert "does not use flask-workersize" in line
 
 
 # Answers

@@ -20,6 +20,7 @@ def profile(cpu_ms: float = 5.0, wait_ms: float = 45.0, **changes: float) -> Siz
     figures = {"cpu_ms": cpu_ms, "wait_ms": wait_ms, "shared_mb": 80.0, "peak_mb": 17.0}
     names = ("alone_mb", "boot_mb", "warm_mb", "thread_mb", "growth_mb")
     figures = dict.fromkeys(names, 1.0) | {"alone_mb": 70.0} | figures | changes
+    estimates: dict[str, Any] = {name: Estimate.of([value]) for name, value in figures.items()}
     return SizingProfile(
         schema=1,
         app="shop",
@@ -31,7 +32,7 @@ def profile(cpu_ms: float = 5.0, wait_ms: float = 45.0, **changes: float) -> Siz
         preload=True,
         requests=450,
         grows=False,
-        **{name: Estimate.of([value]) for name, value in figures.items()},
+        **estimates,
     )
 
 

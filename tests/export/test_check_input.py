@@ -99,9 +99,9 @@ def test_an_app_that_is_named_has_to_be_there(tmp_path: Path, app: str, says: st
     [
         (b"", "Standard input is empty: the command before the pipe printed nothing."),
         (b" \n\n", "Standard input is empty: the command before the pipe printed nothing."),
-        (b"\0\1\2", "Standard input is not text in UTF-8."),
-        (MANIFEST.encode("utf-16"), "Standard input is not text in UTF-8."),
-        (MANIFEST.encode("latin-1") + b"# \xe4", "Standard input is not text in UTF-8."),
+        (b"\0\1\2", "Standard input is not UTF-8 text."),
+        (MANIFEST.encode("utf-16"), "Standard input is not UTF-8 text."),
+        (MANIFEST.encode("latin-1") + b"# \xe4", "Standard input is not UTF-8 text."),
         (b"#" * 10 * 1024 * 1024, "Standard input is larger than 4 MB."),
         (MANIFEST.encode() + b"\tx: 1\n", "<stdin> is not valid YAML in line 7."),
     ],

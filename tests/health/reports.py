@@ -29,6 +29,8 @@ PLAN: dict[str, Any] = {
     },
 }
 
+ADAPTS = "1 to 3 workers × 1 to 64 threads"
+
 LIVE: dict[str, Any] = PLAN | {
     "workers_alive": 3,
     "slots": 3,

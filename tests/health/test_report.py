@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flask_workersize import CapacityReport, SizingPlan
+from flask_workersize import CapacityReport, SizingPlan, SizingSettings, compute_plan
 from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.events import Event
 from flask_workersize.runtime.history import Past, Sample, Stretch
 from flask_workersize.runtime.queue_times import QueueTotals
 from flask_workersize.runtime.snapshot import GuardState, Snapshot, State, WorkerMemory
+from flask_workersize.sizing.adaptive import adaptive_bounds
 from tests.health.snapshots import DETAILS, LIVE, PAST, live, row
 from tests.plain import MB, load, plan, resources
 
@@ -372,3 +373,13 @@ def test_both_bounds_are_told_with_their_numbers(
 def test_utilization_has_three_places_and_is_at_most_1() -> None:
     assert told_of(report(plan(), live=live(row((1.0,), slots=3))))["utilization"] == 0.333
     assert told_of(report(plan(), live=live(row((1.0,) * 3, slots=3))))["utilization"] == 1
+
+
+def test_bounds_of_a_size_that_follows_the_load_are_told() -> None:
+    settings = SizingSettings(sizing="adaptive", wsgi_server="gunicorn")
+    machine = resources(2)
+    made = compute_plan(settings, machine)
+    limits = adaptive_bounds(settings, made)
+    deployment = Deployment(settings, machine, made, bounds=limits)
+    told = told_of(CapacityReport.of(made, serving=True, deployment=deployment))
+    assert told["why"]["adapts"] == "1 to 5 workers × 1 to 64 threads"

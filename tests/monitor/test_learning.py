@@ -279,6 +279,28 @@ def test_profile_that_cannot_be_written_is_said_once(
     assert "cannot write the profile to" in told
 
 
+def test_threads_that_an_adaptive_size_found_are_in_the_profile(tmp_path: Path) -> None:
+    """Also in one that knows more of the app than this run does."""
+    path, found = tmp_path / "profile.json", 8
+    save = ProfileWriter(path, "lms", "gunicorn", preload=True, found_threads=lambda: found)
+    traffic = Traffic(save=save)
+    for _ in range(40):
+        traffic.second(10)
+    traffic.task.end(traffic.seen())
+    first = SizingProfile.load(path)
+    assert (first.found_threads, first.requests) == (8, 390)
+    found = 11
+    again = Traffic(save=save)
+    for _ in range(25):
+        again.second(10)
+    again.task.end(again.seen())
+    assert SizingProfile.load(path) == first.model_copy(update={"found_threads": 11})
+    # Another run that has found nothing leaves it.
+    again.task._save = ProfileWriter(path, "lms", "gunicorn", preload=True)
+    again.task.end(again.seen())
+    assert SizingProfile.load(path).found_threads == 11
+
+
 def test_profile_is_not_learnt_through_a_link_out_of_its_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

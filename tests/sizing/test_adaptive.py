@@ -12,9 +12,11 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from flask_workersize import SizingSettings, compute_plan
 from flask_workersize.cli.format import explain
+from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.sizing.adaptive import AdaptiveBounds, adaptive_bounds, begins, pool_size
 from flask_workersize.sizing.advice import MOST_THREADS
 from tests.plain import resources
+from tests.sizing.profiles import profile
 
 
 def bounds(pool: int | None = None, cpus: float = 2, **asked: Any) -> AdaptiveBounds:
@@ -97,3 +99,17 @@ def test_plan_is_within_the_bounds(cpus: float, workers: int | None, pool: int |
     plan = compute_plan(settings, resources(cpus))
     assert found.workers.least <= plan.workers <= found.workers.most
     assert found.threads.least <= plan.threads <= found.threads.most
+
+
+def test_next_start_begins_with_the_threads_that_were_found() -> None:
+    """Within the bounds of now; the plan stays the guide's."""
+    for found, first in [(12, 12), (500, MOST_THREADS), (1, None), (None, None)]:
+        made = profile().model_copy(update={"found_threads": found})
+        settings = SizingSettings(sizing="adaptive", wsgi_server="gunicorn").measured_by(made)
+        plan = compute_plan(settings, resources())
+        limits = adaptive_bounds(settings, plan)
+        assert limits is not None
+        assert (limits.first_threads, plan.threads) == (first, 1)
+        deployment = Deployment(settings, resources(), plan, bounds=limits)
+        assert deployment.make_scoreboard().threads == (first or 1)
+        assert ("beginning with 12" in str(limits)) is (found == 12)

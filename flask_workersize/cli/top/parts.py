@@ -67,7 +67,7 @@ def why(report: Fields, look: Look) -> Iterable[Line]:
     limit = report.text("limited_by")
     texts = [
         f"{title}: {bounds.text(name)}{'  <- binds' if limit == name else ''}"
-        for name, title in (("cpu", "CPU"), ("memory", "memory"))
+        for name, title in (("cpu", "CPU"), ("memory", "memory"), ("adapts", "adapts within"))
         if name in bounds
     ]
     yield from sentences("why", map(words, texts), look)

@@ -143,6 +143,7 @@ function why(report) {
     if (binds === name) value.push(" ", element("b", "binds"));
     rows.push(element("dt", title), ["dd", {}, value]);
   }
+  if (formulas.adapts) rows.push(element("dt", "Adapts"), ["dd", {}, [`within ${formulas.adapts}`]]);
   if (binds !== "cpu" && binds !== "memory") {
     const explicit = report.server === "gunicorn" ? "workers" : "threads";
     const source = (report.sources ?? {})[binds === "explicit" ? explicit : binds];
