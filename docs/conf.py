@@ -24,6 +24,8 @@ nitpick_ignore = [
     ("py:data", "sys.platform"),
     # Passed in by the package itself.
     ("py:class", "flask_workersize.health.measured.MeasuredReport"),
+    ("py:class", "flask_workersize.runtime.deployment.Deployment"),
+    ("py:class", "flask_workersize.runtime.history.Past"),
     ("py:class", "flask_workersize.runtime.snapshot.Snapshot"),
 ]
 

@@ -44,7 +44,7 @@ AIM = 0.9
 def served(
     start: Starter, bench: Bench, use: Callable[[int, Callable[[], list[str]]], None]
 ) -> Server:
-    """Serve with a size that follows the load; ``use`` gets the port, and what returns the moves."""
+    """Serve with a size that follows the load; ``use`` gets the port and a reader of the moves."""
     port = free_port()
     command = serve_prod("--bind", f"127.0.0.1:{port}", server="gunicorn", app=APP)
     with limited(start, LIMIT_MB) as group:
