@@ -459,6 +459,22 @@ def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
         ]
 
 
+def found(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """Yield a line for each place: the oracle, and what the adaptive server found."""
+    yield [*SUMMARY[:7], *SUMMARY[-3:]]
+    for place in dict.fromkeys(row.place for row in rows):
+        of = {row.rule: row for row in rows if row.place == place}
+        oracle, adaptive = of["oracle"], of[ADAPTIVE]
+        yield [
+            *[place.app, str(place.cpus), str(place.limit_mb)],
+            _text(oracle.shape),
+            f"{oracle.runs.rate:.0f}",
+            f"{oracle.noise:.2f}",
+            f"{oracle.runs.late:.0f}",
+            *(_text(adaptive.shape), _share(adaptive), f"{adaptive.runs.late:.0f}"),
+        ]
+
+
 def _share(row: Row) -> str:
     return "killed" if row.runs.crashed else f"{row.share:.2f}"
 
@@ -575,8 +591,8 @@ def main() -> None:
     for place, text in said.items():
         print(f"{place}:\n{text}")
     if args.write:
-        write_csv(list(summary(rows)), args.write)
-    if args.plot:
+        write_csv(list(found(rows) if known else summary(rows)), args.write)
+    if args.plot and not known:
         args.plot.write_text(plot(rows), encoding="utf-8")
     if any(row.rule in (MEASURED, ADAPTIVE) and not row.holds for row in rows):
         raise SystemExit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tests.servers.serving import (
     serve_prod,
 )
 
+TOKEN = "a token of the tests"
 WAITS = "/sleep?name=any&seconds=0.05"
 
 
@@ -56,15 +58,20 @@ def load(server: Server, clients: int, path: str) -> Iterator[list[tuple[int, bo
 
 def serve(start: Starter, *args: str, server: str, **environ: str) -> Server:
     command = serve_prod(*args, server=server, app=SLOW)
-    found = start(
-        command, None, **PATH, NOW_LMS_HEALTH_PORT="0", NOW_LMS_SIZING="adaptive", **environ
-    )
-    return found.await_ready()
+    health = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_TOKEN": TOKEN}
+    return start(
+        command, None, **PATH, **health, NOW_LMS_SIZING="adaptive", **environ
+    ).await_ready()
+
+
+def pids(server: Server) -> set[int]:
+    rows = server.live_report([("Authorization", f"Bearer {TOKEN}")])["processes"]
+    return {row["pid"] for row in rows if row["ready"]}
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "waitress"])
 def test_size_grows_while_requests_wait_and_nothing_is_lost(start: Starter, server: str) -> None:
-    found = serve(start, server=server, NOW_LMS_MAX_WORKERS="2", NOW_LMS_SIZING_PROFILE="off")
+    found = serve(start, server=server, NOW_LMS_MAX_WORKERS="2", NOW_LMS_PRELOAD="off")
     before = found.live_report()
     assert before["slots_most"] == (128 if server == "gunicorn" else 64)
     with load(found, 24, WAITS) as answers:
@@ -88,7 +95,21 @@ def test_size_grows_while_requests_wait_and_nothing_is_lost(start: Starter, serv
     assert [after[name] for name in planned] == [before[name] for name in planned]
     assert "; adapts: " in found.stderr
     assert "size: " in found.stderr
+    assert after["why"]["adapts"].endswith("1 to 64 threads")
+    assert any(event["text"].startswith("size: ") for event in after["events"])
+    if server == "gunicorn":
+        keeps_its_size_at_a_reload(found)
     assert found.stop() == 0
+
+
+def keeps_its_size_at_a_reload(server: Server) -> None:
+    size, old = server.live_report(), pids(server)
+    server.signal(signal.SIGHUP)
+    await_that(lambda: len(pids(server) - old) == len(old) == len(pids(server)), "all are new")
+    new = server.live_report()
+    assert [new[name] for name in ("slots", "workers_wanted")] == [
+        size[name] for name in ("slots", "workers_wanted")
+    ]
 
 
 def test_direct_gunicorn_says_that_it_keeps_its_size(start: Starter) -> None:

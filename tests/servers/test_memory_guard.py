@@ -123,6 +123,18 @@ def test_leak_of_half_a_megabyte_a_request_kills_and_loses_nothing(
     assert server.members() == []
 
 
+def test_leak_while_the_size_follows_the_load_kills_and_loses_nothing(
+    start: Starter, group: RealGroup
+) -> None:
+    small = {"NOW_LMS_SIZING": "adaptive", "NOW_LMS_WORKER_MEMORY_MB": "60"}
+    server = start_in(start, group, 256, "--wsgi-server", "gunicorn", **small)
+    assert send_many(server, "/leak", 1000, clients=12) == []
+    told = report(server)
+    assert oom_kills(group) == told["oom_kills"] == told["crashed"] == 0
+    assert told["recycled"] > 0
+    assert server.stop() == 0
+
+
 def test_leak_under_gunicorn_conf_kills_and_loses_nothing(start: Starter, group: RealGroup) -> None:
     group.limit_memory(256)
     command = group.command(gunicorn("-c", CONF, "-w", "4", app=f"{APP}()"))
