@@ -353,7 +353,9 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         self._note_held(can_accept)
         if self.row is not None:
             has_free = self._claimed() < self.slots
-            can_accept &= has_free or (not self.shares_queue and self._is_next(*self.row.others()))
+            # Nobody waits for a thread that is only claimed: clients may be silent.
+            may_take = not self.shares_queue or self._busy() < self.slots
+            can_accept &= has_free or (may_take and self._is_next(*self.row.others()))
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
