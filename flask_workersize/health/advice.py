@@ -154,7 +154,10 @@ def _remedy(
     # To wait for a CPU is to want one, whoever has it.
     cpu = sum(minute.counted.cpu_ns + minute.counted.cpu_wait_ns for minute in minutes)
     computing = min(cpu / busy, 1.0) if busy else 0.0
-    if now.slots * computing >= FULL_SHARE * usable:
+    # Those that there were then: a size that follows the load has others by now.
+    time = sum(minute.counted.at_ns for minute in minutes)
+    slots = sum(minute.counted.slot_ns for minute in minutes) / time
+    if slots * computing >= FULL_SHARE * usable:
         return _more_cpu(deployment, now, cpus, workers)
     if deployment.bounds is not None:
         if now.slots < now.slots_most:

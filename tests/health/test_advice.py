@@ -206,6 +206,15 @@ def test_size_that_follows_the_load_does_so() -> None:
     assert step.endswith("with the CPUs full: add a replica, or CPUs")
 
 
+def test_cpus_were_not_full_when_there_were_fewer_slots() -> None:
+    """5 slots that compute a twentieth use a quarter of a CPU; 320 of them would use all."""
+    deployment = deployed(2, NOW_LMS_SIZING="adaptive")
+    grown = replace(serving(deployment), workers=tuple(row(slots=64) for _ in range(5)))
+    (step,) = next_steps(deployment, grown, hour(deployment, cpu=0.05))
+    assert "CPUs full" not in step
+    assert step.endswith("the size cannot follow the load any further: add a replica")
+
+
 def test_requests_that_were_turned_away_are_counted() -> None:
     deployment = deployed(NOW_LMS_QUEUE_SECONDS="0.5")
     (step,) = steps(deployment, hour(deployment, cpu=1, refused=31, shed=30))
