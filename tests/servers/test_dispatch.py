@@ -198,6 +198,19 @@ def test_no_connection_is_kept_while_requests_wait_if_the_queue_is_shared(
         assert worker.max_keepalived == keeps
 
 
+@pytest.mark.parametrize("certificate", [None, "cert.pem"])
+def test_queue_is_not_shared_with_tls(
+    monkeypatch: pytest.MonkeyPatch, certificate: str | None
+) -> None:
+    """The time that a connection's first request waited is not known: none would be turned away."""
+    monkeypatch.setattr(ThreadWorker, "shares_queue", True)
+    config, unused = Config(), cast("Any", None)
+    config.set("certfile", certificate)
+    worker: Any = ThreadWorker(1, 1, [], unused, 1, config, unused)
+    worker.tmp.close()
+    assert worker.shares_queue is (certificate is None)
+
+
 class Row:
     """A row of a worker that has no others beside it."""
 

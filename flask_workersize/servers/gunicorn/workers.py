@@ -283,6 +283,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     With ``shares_queue`` no connection is kept while requests wait: a client that connects again
     is at the end of the kernel's queue, and whichever worker has a free thread takes the first.
+    Not so with TLS, where each would begin with a handshake, and how long it waited is not known.
     """
 
     most_threads: int | None = None
@@ -301,6 +302,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.shares_queue = self.shares_queue and not self.cfg.is_ssl
         self._ready: deque[Any] = deque()
         self._dispatching = threading.Lock()
 
