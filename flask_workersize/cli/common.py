@@ -45,7 +45,8 @@ def load_app_if_any(info: ScriptInfo) -> Flask | None:
     """Load the app for a command that also works without one; a named one has to load."""
     if info.app_import_path:
         return load_app(info)
-    with suppress(NoAppException):
+    # What is found in the folder may want a database, or be no app at all.
+    with suppress(Exception, SystemExit):
         if EXTENSION_KEY in info.load_app().extensions:
             return load_app(info)
     return None

@@ -30,6 +30,10 @@ LEAST_WAITED = 3
 CROWDED_SHARE = 0.05
 """Share of the hour in which requests have to have waited, unless they do now."""
 
+SETTLED_MINUTES = 10
+"""After so many minutes in which requests waited a size that follows the load has tried what it
+can: it moves once a minute at most, and steps back from what does not help."""
+
 BUSY_SHARE = 0.95
 """Share of the slots from which all are busy, if it is not known how long requests wait."""
 
@@ -126,7 +130,9 @@ def _crowded(
         what = f"{who} in {max(share, 0.01):.0%} of the {_span(hour)}".replace("%", " %")
     else:
         return
-    yield f"{what}{_remedy(deployment, now, crowded or minutes, measured)}"
+    latest = minutes[-SETTLED_MINUTES:]
+    is_settled = len(latest) == SETTLED_MINUTES and all(map(_is_crowded, latest))
+    yield f"{what}{_remedy(deployment, now, crowded or minutes, measured, is_settled)}"
 
 
 def _requests(count: int) -> str:
@@ -144,8 +150,12 @@ def _remedy(
     now: Snapshot,
     minutes: Sequence[Stretch],
     measured: MeasuredReport | None,
+    is_settled: bool,
 ) -> str:
-    """Return what helps requests that waited in these minutes, as the end of a sentence."""
+    """Return what helps requests that waited in these minutes, as the end of a sentence.
+
+    :param is_settled: whether a size that follows the load has had the time for it
+    """
     plan, workers = deployment.plan, max(len(now.ready), 1)
     cpus = now.cpus or plan.cpus
     # One process computes on one CPU at a time.
@@ -154,11 +164,14 @@ def _remedy(
     # To wait for a CPU is to want one, whoever has it.
     cpu = sum(minute.counted.cpu_ns + minute.counted.cpu_wait_ns for minute in minutes)
     computing = min(cpu / busy, 1.0) if busy else 0.0
-    if now.slots * computing >= FULL_SHARE * usable:
-        return _more_cpu(deployment, now, cpus, workers)
+    # Those that there were then: a size that follows the load has others by now.
+    time = sum(minute.counted.at_ns for minute in minutes)
+    slots = sum(minute.counted.slot_ns for minute in minutes) / time
+    if slots * computing >= FULL_SHARE * usable:
+        return _more_cpu(deployment, now, cpus, workers, is_settled)
     if deployment.bounds is not None:
         if now.slots < now.slots_most:
-            return ": the size follows the load, there is nothing to do yet"
+            return _SETTLED if is_settled else _FOLLOWS
         return ", and the size cannot follow the load any further: add a replica"
     if lines := _better(deployment, now, measured):
         more = " and ".join(lines)
@@ -172,7 +185,16 @@ def _remedy(
     return f" while CPU was left: set {more}, or NOW_LMS_SIZING=adaptive"
 
 
-def _more_cpu(deployment: Deployment, now: Snapshot, cpus: float, workers: int) -> str:
+_FOLLOWS = ": the size follows the load, there is nothing to do yet"
+_SETTLED = (
+    f", and in {SETTLED_MINUTES} minutes the size has not followed: give it more memory, or add a "
+    "replica"
+)
+
+
+def _more_cpu(
+    deployment: Deployment, now: Snapshot, cpus: float, workers: int, is_settled: bool
+) -> str:
     """Return what helps where slots compute as much as they can."""
     plan = deployment.plan
     if workers >= cpus:
@@ -188,7 +210,7 @@ def _more_cpu(deployment: Deployment, now: Snapshot, cpus: float, workers: int) 
         measure = "" if is_measured else ", or flask workersize measure to see what a worker needs"
         return f"{full}, and memory for no more: give it more memory{measure}"
     if deployment.bounds is not None and workers < deployment.bounds.workers.most:
-        return f"{full}: the size follows the load, there is nothing to do yet"
+        return full + (_SETTLED if is_settled else _FOLLOWS)
     return f"{full} on {cpus:g} CPUs: set NOW_LMS_WORKERS={math.ceil(cpus)}, or add a replica"
 
 

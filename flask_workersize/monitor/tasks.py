@@ -74,12 +74,15 @@ def _writer(deployment: Deployment, board: Scoreboard) -> ProfileWriter | None:
         why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
         say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
+    threads = deployment.bounds.threads if deployment.bounds else None
+    # A number that is set has not been found.
+    finds = threads is not None and threads.least < threads.most
     return ProfileWriter(
         location.path,
         location.app,
         deployment.plan.server,
         settings.preload,
-        lambda: board.threads if deployment.bounds else None,
+        lambda: board.threads if finds else None,
     )
 
 

@@ -92,9 +92,18 @@ class Sample(NamedTuple):
         )
 
     def since(self, before: Sample) -> Sample:
-        """Return what was counted since another one; no counter falls."""
-        counted = Sample(*(max(now - then, 0) for now, then in zip(self, before, strict=True)))
+        """Return what was counted since another one; no counter falls, but it may wrap."""
+        counted = Sample(*(_more(now, then) for now, then in zip(self, before, strict=True)))
         return counted._replace(queue_most_ns=self.queue_most_ns, used_bytes=self.used_bytes)
+
+
+_WRAP = 1 << 63
+"""Where a word of 8 bytes ends: slots × time gets there, with 300 slots within a year."""
+
+
+def _more(now: int, before: int) -> int:
+    more = (now - before) % _WRAP
+    return more if more < _WRAP // 2 else 0
 
 
 class Stretch(NamedTuple):
@@ -179,7 +188,8 @@ class _Ring:
     def write(self, number: int, sample: Sample) -> None:
         place = number % self._count * _ENTRY
         self._cells[place] |= 1
-        self._cells[place + 1 : place + _ENTRY] = memoryview(array("q", (number, *sample)))
+        words = array("q", (number, *(word % _WRAP for word in sample)))
+        self._cells[place + 1 : place + _ENTRY] = memoryview(words)
         self._cells[place] += 1
 
     def read(self) -> dict[int, Sample]:

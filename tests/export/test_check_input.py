@@ -66,7 +66,16 @@ def test_manifests_are_checked_in_a_folder_without_an_app(tmp_path: Path) -> Non
     assert lines[1:] == ["1 finding, 0 notes; 1 file checked, without an app."]
 
 
-@pytest.mark.parametrize("text", [APP, "raise ImportError('no fastapi')\n", "x = 1\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        APP,
+        "raise ImportError('no fastapi')\n",
+        "raise KeyError('DATABASE_URL')\n",
+        "raise SystemExit('no database')\n",
+        "x = 1\n",
+    ],
+)
 def test_an_app_in_the_folder_that_is_none_of_ours_is_no_trouble(tmp_path: Path, text: str) -> None:
     (tmp_path / "app.py").write_text(text)
     status, lines, errors = check(tmp_path, "-", given=MANIFEST.encode())

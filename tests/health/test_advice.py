@@ -206,6 +206,30 @@ def test_size_that_follows_the_load_does_so() -> None:
     assert step.endswith("with the CPUs full: add a replica, or CPUs")
 
 
+@pytest.mark.parametrize(("workers", "cpu"), [(9, 0.1), (2, 0.5)])
+def test_size_that_has_not_followed_for_long_is_told_of(workers: int, cpu: float) -> None:
+    """With CPU left, and with two workers of four CPUs that compute all the time."""
+    deployment = deployed(4, NOW_LMS_SIZING="adaptive")
+    seen = replace(serving(deployment), workers=tuple(row() for _ in range(workers)))
+    past = hour(deployment, crowded=10, cpu=cpu)
+    (step,) = next_steps(deployment, seen, past)
+    assert step.endswith(
+        "in 10 minutes the size has not followed: give it more memory, or add a replica"
+    )
+    # Once it has followed nobody waits.
+    (step,) = next_steps(deployment, seen, lasting(*(past.minutes or ()), minute(deployment)))
+    assert step.endswith("there is nothing to do yet")
+
+
+def test_cpus_were_not_full_when_there_were_fewer_slots() -> None:
+    """5 slots that compute a twentieth use a quarter of a CPU; 320 of them would use all."""
+    deployment = deployed(2, NOW_LMS_SIZING="adaptive")
+    grown = replace(serving(deployment), workers=tuple(row(slots=64) for _ in range(5)))
+    (step,) = next_steps(deployment, grown, hour(deployment, cpu=0.05))
+    assert "CPUs full" not in step
+    assert step.endswith("the size cannot follow the load any further: add a replica")
+
+
 def test_requests_that_were_turned_away_are_counted() -> None:
     deployment = deployed(NOW_LMS_QUEUE_SECONDS="0.5")
     (step,) = steps(deployment, hour(deployment, cpu=1, refused=31, shed=30))

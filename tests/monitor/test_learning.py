@@ -12,7 +12,7 @@ import pytest
 
 from flask_workersize.health.measured import MeasuredReport
 from flask_workersize.health.report import CapacityReport
-from flask_workersize.monitor import learning
+from flask_workersize.monitor import learning, tasks
 from flask_workersize.monitor.guard import WARM_REQUESTS
 from flask_workersize.monitor.learning import (
     ENOUGH_REQUESTS,
@@ -29,8 +29,10 @@ from flask_workersize.resources.processes import ProcessMemory
 from flask_workersize.runtime.deployment import Deployment
 from flask_workersize.runtime.scoreboard import Scoreboard
 from flask_workersize.runtime.snapshot import State, TrafficStats, WorkerMemory
+from flask_workersize.sizing.adaptive import adaptive_bounds
 from flask_workersize.sizing.plan import compute_plan
 from flask_workersize.sizing.profile import Estimate, SizingProfile
+from flask_workersize.sizing.profile_location import FILE_NAME, ProfileLocation
 from tests.health.snapshots import live, row, snapshot
 from tests.plain import MB, load, plan, resources
 from tests.sizing.profiles import profile
@@ -299,6 +301,30 @@ def test_threads_that_an_adaptive_size_found_are_in_the_profile(tmp_path: Path) 
     again.task._save = ProfileWriter(path, "lms", "gunicorn", preload=True)
     again.task.end(again.seen())
     assert SizingProfile.load(path).found_threads == 11
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, 1), (2000, None)])
+def test_threads_that_are_set_were_not_found(
+    tmp_path: Path, asked: int | None, found: int | None
+) -> None:
+    """A profile with so many could not even be read again."""
+    asks = {"wsgi_server": "gunicorn", "sizing": "adaptive", "sizing_profile": "learn"}
+    settings = load(options={**asks, "threads": asked})
+    planned = compute_plan(settings, resources())
+    deployment = Deployment(
+        settings,
+        resources(),
+        planned,
+        ProfileLocation("lms", str(tmp_path)),
+        bounds=adaptive_bounds(settings, planned),
+    )
+    writer = tasks._writer(deployment, deployment.make_scoreboard())
+    assert writer is not None
+    traffic = Traffic(save=writer)
+    for _ in range(40):
+        traffic.second(10)
+    traffic.task.end(traffic.seen())
+    assert SizingProfile.load(tmp_path / FILE_NAME).found_threads == found
 
 
 def test_profile_is_not_learnt_through_a_link_out_of_its_folder(

@@ -74,6 +74,15 @@ def test_without_a_monitor_nothing_is_known() -> None:
     assert LastHour(cells).read(Sample(at_ns=10**12)) == Past()
 
 
+def test_counters_that_no_longer_fit_into_a_word_go_on() -> None:
+    """Slots × time does not, after a year of 300 slots: the monitor must not end for it."""
+    site = Site(slots=10_000_000)
+    site.run(20 * 60, busy=5_000_000, served=3)
+    minutes = site.read().minutes or ()
+    assert [round(minute.slots) for minute in minutes] == [10_000_000] * 20
+    assert [round(minute.utilization, 3) for minute in minutes] == [0.5] * 20
+
+
 def test_right_after_the_start_there_is_no_minute_yet() -> None:
     site = Site()
     assert site.read() == Past(minutes=())

@@ -110,6 +110,10 @@ def test_gunicorns_threaded_worker_has_the_attributes_that_we_read() -> None:
     assert hasattr(worker, "poller"), f"ThreadWorker.poller: {PROCESS}"
     assert worker.worker_connections > 0, f"ThreadWorker.worker_connections: {PROCESS}"
     assert gthread.DEFAULT_WORKER_DATA_TIMEOUT > 0
+    keeps = inspect.getsource(gthread.ThreadWorker.handle_request)
+    assert "len(self.keepalived_conns) >= self.max_keepalived" in keeps, (
+        f"ThreadWorker.max_keepalived: {PROCESS} decides there whether a connection is kept"
+    )
 
 
 @pytest.mark.parametrize("module", [sync, gthread])

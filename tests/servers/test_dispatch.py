@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import sys
 import threading
@@ -195,3 +196,47 @@ def test_no_connection_is_kept_while_requests_wait_if_the_queue_is_shared(
         # gthread's own way otherwise.
         worker.shares_queue = False
         assert worker.max_keepalived == keeps
+
+
+@pytest.mark.parametrize("certificate", [None, "cert.pem"])
+def test_queue_is_not_shared_with_tls(
+    monkeypatch: pytest.MonkeyPatch, certificate: str | None
+) -> None:
+    """The time that a connection's first request waited is not known: none would be turned away."""
+    monkeypatch.setattr(ThreadWorker, "shares_queue", True)
+    config, unused = Config(), cast("Any", None)
+    config.set("certfile", certificate)
+    worker: Any = ThreadWorker(1, 1, [], unused, 1, config, unused)
+    worker.tmp.close()
+    assert worker.shares_queue is (certificate is None)
+
+
+class Row:
+    """A row of a worker that has no others beside it."""
+
+    threads = 2
+
+    def others(self) -> tuple[int | None, bool]:
+        return None, False
+
+    def note_held(self, *counts: int) -> None:
+        """Note nothing."""
+
+
+@pytest.mark.parametrize("shares_queue", [True, False])
+def test_silent_clients_keep_nobody_out_of_free_threads(worker: Any, shares_queue: bool) -> None:
+    """A browser connects in advance; whoever asks meanwhile must not wait in the kernel."""
+    worker.row, worker.shares_queue, worker.alive = Row(), shares_queue, True
+    worker.poller = selectors.DefaultSelector()
+    with worker.poller, ExitStack() as stack:
+        for _ in range(4):
+            ours, _theirs = map(stack.enter_context, socket.socketpair())
+            worker.enqueue_req(gthread.TConn(worker.cfg, ours, "", ""))
+        assert (len(worker.pending_conns), worker._busy()) == (4, 0)
+        worker._share_queue()
+        assert worker._accepting
+        # What has a thread is another matter: the queue of the kernel is the one that is shared.
+        worker._running = 2
+        worker._accepted_at = 0.0
+        worker._share_queue()
+        assert worker._accepting is not shares_queue

@@ -283,6 +283,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     With ``shares_queue`` no connection is kept while requests wait: a client that connects again
     is at the end of the kernel's queue, and whichever worker has a free thread takes the first.
+    Not so with TLS, where each would begin with a handshake, and how long it waited is not known.
     """
 
     most_threads: int | None = None
@@ -301,6 +302,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.shares_queue = self.shares_queue and not self.cfg.is_ssl
         self._ready: deque[Any] = deque()
         self._dispatching = threading.Lock()
 
@@ -353,7 +355,9 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         self._note_held(can_accept)
         if self.row is not None:
             has_free = self._claimed() < self.slots
-            can_accept &= has_free or (not self.shares_queue and self._is_next(*self.row.others()))
+            # Nobody waits for a thread that is only claimed: clients may be silent.
+            may_take = not self.shares_queue or self._busy() < self.slots
+            can_accept &= has_free or (may_take and self._is_next(*self.row.others()))
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
