@@ -409,11 +409,11 @@ def _in_vain(step: Step, mean: Mean, used: float) -> str | None:
         is_less = mean.rate < before.rate * (1 - NOISE)
         is_later = mean.answer_seconds > before.answer_seconds * (1 + NOISE)
         lost = used < FULL and (is_less or is_later)
-        return f"fewer slots were too few ({rates})" if lost else None
+        return f"fewer slots made it slower ({rates})" if lost else None
     is_earlier = mean.answer_seconds < before.answer_seconds * (1 - NOISE)
     if mean.rate > before.rate * (1 + NOISE) or is_earlier:
         return None
-    return f"more slots brought nothing ({rates})"
+    return f"more slots did not help ({rates})"
 
 
 def _next(rules: AdaptingRules, state: State, seen: Sample, mean: Mean) -> Move | None:
@@ -465,7 +465,7 @@ def _fewer(
     is_full = mean.used(_exceeds_core(rules, state)) >= FULL
     if not is_full or had_more or seen.slots <= CHANGE * fewer:
         return None
-    return _with_slots(rules, seen, fewer, f"no CPU is left for so many slots, {in_use}")
+    return _with_slots(rules, seen, fewer, f"too many slots, {in_use}")
 
 
 def _waits(seen: Sample, mean: Mean) -> bool:

@@ -31,7 +31,7 @@ def too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules)
         or not explains(seen, at_peak, rules)
     ):
         return None
-    why = f"The plan is too large: all {seen.wanted} at the peak of {mb(each)} need {mb(at_peak)}"
+    why = f"The plan is too large: {seen.wanted} workers at a peak of {mb(each)} need {mb(at_peak)}"
     soon = at_peak + (grown_soon(seen) if seen.memory.is_throttled else 0)
     count = _most_to_spare(seen, math.ceil((soon - bound) / max(each, 1)))
     return Action(Kind.FEWER, None, why, count) if count else None
@@ -50,9 +50,9 @@ def answer_kill(seen: Observation, rules: Rules) -> Action:
     is_part = seen.wanted * each >= seen.limit_bytes - short_bytes(seen, rules)
     helps = is_part and surplus > 0 and fitting > 0
     if not helps and not explains(seen, seen.limit_bytes, rules):
-        reason = f"The kernel killed a worker. {held_by(seen, 'the workers')}"
+        reason = f"A worker was OOM-killed. {held_by(seen, 'the workers')}"
         return Action(Kind.WARN, None, reason, is_answer=True)
-    reason = "The kernel killed a worker: the plan is too large for its peaks"
+    reason = "A worker was OOM-killed: the plan is too large for its peaks"
     if surplus <= 0 and _was_too_many(seen):
         return Action(Kind.NOTHING, is_answer=True)
     return Action(Kind.FEWER, None, reason, _most_to_spare(seen, max(surplus, 1)))

@@ -97,7 +97,7 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     if has_grown and is_critical and _gives_room(seen, worker.grown_bytes, rules):
         return Action(Kind.EXIT, worker, f"This server holds {mb(worker.private_bytes)}")
     if not _is_ours(seen, worker.grown_bytes, rules):
-        return _blame_others(seen, f"this server has grown by {mb(worker.grown_bytes)}")
+        return _blame_others(seen, f"this server grew {mb(worker.grown_bytes)}")
     # One that needs so much to begin with would be as large after a new start.
     if not explains(seen, seen.used_bytes, rules):
         return Action(Kind.WARN, None, held_by(seen, "this server"))
@@ -107,13 +107,13 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
 def _finish(seen: Observation, ready: list[WorkerStats]) -> Action:
     if len(ready) > 1 and can_spare(seen):
         return Action(Kind.FINISH, None, "its successor is ready")
-    return Action(Kind.WARN, ready[0], "The worker that is to take over is not ready")
+    return Action(Kind.WARN, ready[0], "The replacement worker is not ready")
 
 
 def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action:
     largest, bound = ready[0], rules.worker_max_bytes
     if bound is not None and largest.private_bytes > bound:
-        reason = f"has {mb(largest.private_bytes)}, its bound is {mb(bound)}"
+        reason = f"has {mb(largest.private_bytes)}, above its limit of {mb(bound)}"
         return _recycle(seen, largest, reason, rules)
     if too_large := too_large_at_peak(seen, ready, rules):
         return too_large
@@ -145,7 +145,7 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
     if has_grown and (is_ours or seen.used_bytes >= seen.critical_bytes):
         return _recycle(seen, grown, f"grew {mb(grown.grown_bytes)}", rules)
     if not is_ours:
-        return _blame_others(seen, f"these workers have grown by {mb(total)}")
+        return _blame_others(seen, f"these workers grew {mb(total)}")
     each = max(worker.needed_bytes for worker in ready)
     at_worst = max(seen.used_bytes, seen.others_bytes + len(ready) * each)
     if at_worst < seen.critical_bytes:
@@ -169,7 +169,7 @@ def _blame_others(seen: Observation, ours: str) -> Action:
     """Warn of others shortly before the end: that a machine is well used is no news."""
     if seen.used_bytes < seen.critical_bytes:
         return NOTHING
-    return Action(Kind.WARN, None, f"Other processes hold it: {ours}")
+    return Action(Kind.WARN, None, f"Other processes use it: {ours}")
 
 
 def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
@@ -195,14 +195,14 @@ def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
 def _recycle(seen: Observation, worker: WorkerStats, reason: str, rules: Rules) -> Action:
     """Recycle a worker; the last one only after another is ready."""
     if _recycling_ineffective(seen, rules):
-        return Action(Kind.WARN, None, "Recycling has not helped: something else holds memory")
+        return Action(Kind.WARN, None, "Recycling did not help: something else uses the memory")
     if len(seen.ready) > 1:
         return Action(Kind.RECYCLE, worker, reason)
     # As far as it is known what a worker needs that has just started.
     fresh = min((one.memory.first_bytes or 0 for one in seen.workers if one.memory), default=0)
     if seen.used_bytes + fresh <= SAFE_SHARE * seen.limit_bytes:
         return Action(Kind.REPLACE, worker, reason)
-    return Action(Kind.WARN, worker, f"A worker {reason}; there is no room to start its successor")
+    return Action(Kind.WARN, worker, f"A worker {reason}; no memory left to start its replacement")
 
 
 def _one_more(seen: Observation) -> Action:

@@ -310,7 +310,7 @@ class ProfileWriter:
         except OSError as error:
             if not self._has_failed:
                 problem = f"cannot write the profile to {self._path}: {error.strerror}"
-                remedy = "Let it be a file of the workers' user, or unset NOW_LMS_SIZING_PROFILE"
+                remedy = "Make it writable for the workers' user, or unset NOW_LMS_SIZING_PROFILE"
                 say(logging.WARNING, f"{problem}. {remedy}.")
             self._has_failed = True
 

@@ -83,7 +83,7 @@ class LimitFollower(Task):
             changed.append(f"memory limit changed from {sizes}")
         if cpus != cpus_before:
             changed.append(f"CPUs changed from {cpus_before / 1000:g} to {cpus / 1000:g}")
-        reason = ", ".join(changed) or "there is room for more"
+        reason = ", ".join(changed) or "more memory is available"
         if plan.workers != old_workers:
             # What the guard has removed and what the limit takes are not two things.
             there = min(self._board.wanted, plan.workers)

@@ -350,7 +350,7 @@ class GuardTask(Task):
         """Return what to set if the plan is too large."""
         kind = action.kind
         if kind is Kind.EXIT and not rules.exits:
-            remedy = "NOW_LMS_MEMORY_GUARD=exit has the service manager restart it in time."
+            remedy = "With NOW_LMS_MEMORY_GUARD=exit the service manager restarts it in time."
             return f" Give it more memory, or find what grows. {remedy}"
         is_plan = kind is Kind.FEWER or (kind is Kind.WARN and action.worker is not None)
         if not is_plan or not seen.memory.is_group or self._is_alone:

@@ -148,12 +148,14 @@ class OomDetector(Task):
         if now < self._say_others_again:
             return
         self._say_others_again = now + SAY_SECONDS
-        what = "a process that is" if count == 1 else f"{count} processes that are"
+        what = "a process other than a worker was"
+        if count > 1:
+            what = f"{count} processes other than workers were"
         limit_mb = self._board.figure("memory_limit_bytes") // MB
         self._board.events.tell(
             logging.WARNING,
-            f"memory: {what} not a worker of this server got OOM-killed (limit {limit_mb} MB): "
-            "probably a program that the app runs, a neighbour, or the monitor. The workers stay.",
+            f"memory: {what} OOM-killed (limit {limit_mb} MB), "
+            "probably a program of the app, a neighbour or the monitor. Keeping the workers.",
         )
 
     def _say_killed(self, count: int) -> None:

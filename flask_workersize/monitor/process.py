@@ -137,7 +137,7 @@ class Monitor:
             # No process, descriptor or port to be had: the server goes on, and tries again.
             self.close_port()
             reason = error.strerror if isinstance(error, OSError) else error.message
-            say(logging.WARNING, f"cannot start the monitor for now: {reason}")
+            say(logging.WARNING, f"cannot start the monitor, will retry: {reason}")
 
     def reap(self) -> None:
         """Take the status of a monitor that has ended, before who waits for any child does."""

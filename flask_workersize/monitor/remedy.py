@@ -61,7 +61,7 @@ class Remedy:
         """Return what to set; ``others_bytes`` is what is used and private to no worker."""
         self._follow()
         if self.planned == 1:
-            return "Give it more memory: it has one worker already."
+            return "Give it more memory: it runs one worker already."
         if now >= self._said_at + KEPT_SECONDS:
             # As many as fit when each is as large as the largest was.
             room = self._share * limit_bytes - others_bytes

@@ -149,7 +149,9 @@ class SignalScaler(ArbiterScaler):
         pass
 
 
-REFUSED_WARNING = "cannot add or remove workers: may not signal gunicorn. Use flask serve-prod."
+REFUSED_WARNING = (
+    "cannot add or remove workers: not allowed to signal gunicorn. Use flask serve-prod."
+)
 
 
 def raise_oom_score() -> None:

@@ -71,7 +71,7 @@ def _writer(deployment: Deployment, board: Scoreboard) -> ProfileWriter | None:
     if settings.sizing_profile != "learn":
         return None
     if location is None:
-        why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
+        why = "gunicorn was started directly, so the app's folder is unknown. Use flask serve-prod"
         say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
     return ProfileWriter(

@@ -45,7 +45,7 @@ class ThrottleDetector(Task):
         self._said_at = now
         self._events.tell(
             logging.WARNING,
-            f"memory: slowed by the kernel: memory.high ({found.high_bytes // MB} MB) exceeded "
+            f"memory: throttled by the kernel. memory.high ({found.high_bytes // MB} MB) exceeded "
             f"{times} times; processes waited {found.pressure_percent:.0f} % "
             "of the last 10 s for memory. Raise memory.high, or use memory.max (MemoryMax=) alone.",
         )

@@ -659,7 +659,7 @@ def test_kill_by_the_kernel_is_answered_with_one_worker_fewer_once(
     assert site.scaler.adjusted == [("guard", -1)]
     (line,) = said()
     assert line.startswith(
-        "WARNING memory: removing a worker; 300 of 1000 MB in use. The kernel killed a worker: the "
+        "WARNING memory: removing a worker; 300 of 1000 MB in use. A worker was OOM-killed: the "
         "plan is too large for its peaks. Set NOW_LMS_WORKERS="
     )
     workers[0].go()
@@ -775,8 +775,7 @@ def test_same_is_said_once_a_minute(site: Site, said: Callable[[], list[str]]) -
     site.warm_up()
     site.run(20, after=1, used=950)
     assert said() == [
-        "WARNING memory: 950 of 1000 MB in use. Other processes hold it: these workers have grown "
-        "by 0 MB."
+        "WARNING memory: 950 of 1000 MB in use. Other processes use it: these workers grew 0 MB."
     ]
     site.run(after=LOG_SECONDS)
     assert len(said()) == 2

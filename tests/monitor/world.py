@@ -337,7 +337,7 @@ class World:
         if action.kind in (Kind.NOTHING, Kind.WARN):
             return
         assert self.serving_after(action), f"{action} leaves nobody who serves"
-        if action.reason.startswith(("The kernel killed", "The plan is too large: all")):
+        if action.reason.startswith(("A worker was OOM-killed", "The plan is too large: ")):
             return
         going = [one.age for one in self.processes if one.gone_at is not None]
         starting = [one.age for one in self.processes if one.ready_at > self.now]
