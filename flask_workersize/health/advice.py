@@ -97,10 +97,10 @@ def _more_memory(deployment: Deployment, now: Snapshot) -> str:
 def _long(now: Snapshot) -> Iterator[str]:
     long = [ran for row in now.workers for ran in row.running_seconds if ran > LONG_SECONDS]
     if len(long) == 1:
-        what, remedy = f"a worker has run one request for {long[0]:.0f} s", "what it waits for"
+        what, remedy = f"a request has been running for {long[0]:.0f} s", "what it waits for"
         yield f"{what}: find {remedy}, or move it to a background job"
     elif long:
-        what = f"{len(long)} requests have run for more than {LONG_SECONDS:.0f} s"
+        what = f"{len(long)} requests have been running for more than {LONG_SECONDS:.0f} s"
         what += f", the longest for {max(long):.0f} s"
         yield f"{what}: find what they wait for, or move them to a background job"
 
@@ -119,7 +119,7 @@ def _crowded(
     if turned_away:
         what = f"{_requests(turned_away)} turned away in the {_span(hour)}"
     elif gave_up:
-        what = f"{_requests(gave_up)} given up by clients that waited, in the {_span(hour)}"
+        what = f"{_requests(gave_up)} abandoned by waiting clients in the {_span(hour)}"
     elif crowded and (is_now or share >= CROWDED_SHARE):
         is_known = any(minute.counted.waited for minute in crowded)
         who = "requests waited" if is_known else "all slots were busy"
@@ -158,8 +158,8 @@ def _remedy(
         return _more_cpu(deployment, now, cpus, workers)
     if deployment.bounds is not None:
         if now.slots < now.slots_most:
-            return ": the size follows the load, there is nothing to do yet"
-        return ", and the size cannot follow the load any further: add a replica"
+            return ": the size follows the load, nothing to do yet"
+        return ", and the size is at its upper bound: add a replica"
     if lines := _better(deployment, now, measured):
         more = " and ".join(lines)
     elif computing:
@@ -179,16 +179,16 @@ def _more_cpu(deployment: Deployment, now: Snapshot, cpus: float, workers: int) 
         return " with the CPUs full: add a replica, or CPUs"
     if plan.server == "waitress":
         return (
-            " with one CPU full, and one process uses no more: set NOW_LMS_WSGI_SERVER=gunicorn, "
-            "or add a replica"
+            " with one CPU full, and one process cannot use more: set "
+            "NOW_LMS_WSGI_SERVER=gunicorn, or add a replica"
         )
     full = f" with {'1 worker' if workers == 1 else f'{workers} workers'} computing all the time"
     if plan.limited_by == "memory" or now.guard >= GuardState.REDUCED:
         is_measured = plan.sources["worker_memory_mb"] == MEASURED
         measure = "" if is_measured else ", or flask workersize measure to see what a worker needs"
-        return f"{full}, and memory for no more: give it more memory{measure}"
+        return f"{full}, and no memory for more: give it more memory{measure}"
     if deployment.bounds is not None and workers < deployment.bounds.workers.most:
-        return f"{full}: the size follows the load, there is nothing to do yet"
+        return f"{full}: the size follows the load, nothing to do yet"
     return f"{full} on {cpus:g} CPUs: set NOW_LMS_WORKERS={math.ceil(cpus)}, or add a replica"
 
 
@@ -228,7 +228,7 @@ def _grown(now: Snapshot, hour: Stretch) -> Iterator[str]:
     count = hour.counted.recycled
     if count > max(len(now.workers), 1):
         what = f"{count} workers were recycled in the {_span(hour)} because they had grown"
-        yield f"{what}: no request was lost, but find what the app keeps"
+        yield f"{what}: no request was lost, but find out what the app keeps in memory"
 
 
 def _span(stretch: Stretch) -> str:

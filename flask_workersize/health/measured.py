@@ -28,12 +28,12 @@ class MeasuredReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    requests: int = Field(ge=1, description="requests that it was measured from")
-    cpu_ms: float = Field(ge=0, description="CPU time of a request, in milliseconds")
+    requests: int = Field(ge=1, description="requests that were measured")
+    cpu_ms: float = Field(ge=0, description="CPU time per request, in milliseconds")
     wait_ms: float = Field(ge=0, description="time that a request waits, in milliseconds")
-    shared_memory_mb: float = Field(ge=0, description="memory that is needed once, in MB")
-    worker_memory_mb: float = Field(ge=0, description="the most private memory of a worker, in MB")
-    advice: list[str] = Field(description="the lines to set for workers and threads")
+    shared_memory_mb: float = Field(ge=0, description="memory that all workers share, in MB")
+    worker_memory_mb: float = Field(ge=0, description="highest private memory of a worker, in MB")
+    advice: list[str] = Field(description="recommended settings for workers and threads")
 
     @classmethod
     def of(cls, traffic: TrafficStats, deployment: Deployment) -> Self:
@@ -68,10 +68,10 @@ class MeasuredReport(BaseModel):
         if abs(off) <= OFF_SHARE:
             return
         source = plan.sources["worker_memory_mb"]
-        remedy = f"set {LEARN_LINE} to plan the next start with what was measured"
+        remedy = f"set {LEARN_LINE} to plan the next start with the measured values"
         if source not in ("default", MEASURED):
             # It wins over a profile.
             remedy = f"{source} should be {-(-measured // plan.workers)}"
         total = f"{once} MB shared + {plan.workers} × {own} MB = {measured} MB"
-        planned = f"planned were {plan.estimated_memory_mb} MB ({off:+.0%})"
-        yield f"measured are {total}, {planned}: {remedy}."
+        planned = f"planned {plan.estimated_memory_mb} MB ({off:+.0%})"
+        yield f"measured {total}, {planned}: {remedy}."

@@ -20,7 +20,7 @@ from ..log import shown
 from ..resources.backlog import unix_peers
 from .fork import engines_of
 
-MIXED = "may read each other's answers, unless the client notices a fork"
+MIXED = "may read each other's answers, unless the client detects the fork"
 
 _MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
 """Packages whose threads check the process id, and are started again if it is another."""
@@ -70,8 +70,8 @@ class Inheritance:
         if not parts:
             return None
         return (
-            f"Not everything that loading the app has started survives a fork: {'; '.join(parts)}. "
-            "Start it in a receiver of the signal worker_forked, or set NOW_LMS_PRELOAD=off."
+            f"Loading the app started things that do not survive a fork: {'; '.join(parts)}. "
+            "Start them in a receiver of the signal worker_forked, or set NOW_LMS_PRELOAD=off."
         )
 
 

@@ -99,7 +99,7 @@ class ProbeServer:
         too_old = time.monotonic() - LIFE_SECONDS
         self._lacks_descriptor = False
         if too_many > 0 and self._quiet.allows("full"):
-            line = f"{len(channels)} open connections are too many, closing the oldest"
+            line = f"too many open connections ({len(channels)}), closing the oldest"
             say(logging.WARNING, f"health port {self._urls}: {line}.")
         for number, channel in enumerate(channels):
             if number >= too_many and channel.opened_at > too_old:
@@ -173,7 +173,7 @@ class HealthPort(Port):
 _EVERYWHERE = {"0.0.0.0", "[::]", "[::ffff:0.0.0.0]"}
 """Hosts that stand for every interface."""
 
-_ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
+_ADVICE = "choose another with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 _NO_MONITOR = (
     "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard, "
     "NOW_LMS_SIZING=adaptive and NOW_LMS_SIZING_PROFILE=learn have no effect."

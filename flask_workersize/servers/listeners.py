@@ -17,7 +17,7 @@ BACKLOG = 2048
 
 _UNUSABLE_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-_ADVICE = "choose another one with --port, --host, --bind or NOW_LMS_BIND."
+_ADVICE = "choose another with --port, --host, --bind or NOW_LMS_BIND."
 
 
 def open_listeners(
@@ -123,7 +123,7 @@ def _remove_stale(path: str) -> None:
 
 
 _REASONS = {
-    errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that one, or",
+    errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that, or",
     errno.EADDRNOTAVAIL: "this machine has no such address;",
     errno.EEXIST: "a file that is not a socket exists there;",
     errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix "

@@ -828,8 +828,8 @@ def test_server_of_one_process_is_warned_of_and_then_not_ready(
     assert re.fullmatch(pattern, first)
     pattern = (
         r"WARNING memory: /ready fails now; 900 of 1000 MB in use\. This server holds \d+ MB\. "
-        r"Give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit has the service "
-        r"manager restart it in time\."
+        r"Give it more memory, or find what grows\. With NOW_LMS_MEMORY_GUARD=exit the "
+        r"service manager restarts it in time\."
     )
     assert re.fullmatch(pattern, second)
 

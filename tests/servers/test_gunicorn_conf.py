@@ -340,7 +340,7 @@ def test_lines_are_seen_where_the_app_has_disabled_loggers(start: Starter) -> No
     lines = server.stderr.splitlines()
     assert [line.split(" ")[0] for line in lines] == ["gunicorn:", "Warning:", "Health", "Warning:"]
     assert "LMS_PORT is skipped" in lines[1]
-    assert "loads no new code. Set NOW_LMS_PRELOAD=off." in lines[3]
+    assert "To load new code, set NOW_LMS_PRELOAD=off." in lines[3]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

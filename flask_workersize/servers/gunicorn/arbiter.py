@@ -211,6 +211,6 @@ class GracefulArbiter(Arbiter):
         """Refuse a second master: it would plan again and share this one's ports."""
         say(
             logging.WARNING,
-            "USR2 is refused: a second master would plan again and share the ports. Restart the "
-            "service instead; no request is lost.",
+            "USR2 ignored: a second master would make its own plan and share the ports. Restart "
+            "the service instead; no request is lost.",
         )

@@ -131,7 +131,7 @@ class Hooks:
         """Take the row of a worker that has ended; see that the monitor is there."""
         if worker.aborted:
             # gunicorn has logged it.
-            self.board.events.add(f"worker killed: no sign of life for {self.timeout} s")
+            self.board.events.add(f"worker killed: no heartbeat for {self.timeout} s")
         self.board.release(worker.age)
         self.monitor.keep()
 
@@ -157,8 +157,8 @@ class Hooks:
 
 
 _BEYOND_SELECT = (
-    "gunicorn's sync workers cannot wait on descriptors above 1,023, and the loaded app keeps that "
-    "many files open: they will crash. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
+    "gunicorn's sync workers crash on file descriptors above 1,023, and the loaded app keeps that "
+    "many files open. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
 )
 
 

@@ -49,13 +49,13 @@ OUT_OF_MEMORY_STATUS = 75
 "EX_TEMPFAIL": try again)."""
 
 _NO_DESCRIPTOR = (
-    "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
+    "out of file descriptors: new connections wait. Raise the limit on open files (ulimit -n, "
     "LimitNOFILE=)."
 )
 _GONE_LOOK_SECONDS = 0.25
 """How often it is looked up which of the waiting clients have closed their connection."""
 
-_HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
+_HUP = "HUP ignored: waitress has one process and cannot load new code. Restart the service."
 
 
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
