@@ -175,7 +175,7 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
         say(
             logging.WARNING,
             f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
-            "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
+            "from the environment wins: set NOW_LMS_ variables, or use flask serve-prod.",
         )
 
 
@@ -209,6 +209,6 @@ def health_url(app: Flask) -> str | None:
     if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it must start with "/" and hold no variable. '
-        "None leaves the route out."
+        f'app.config {HEALTH_URL_KEY} is not a path: it must start with "/" and contain no '
+        "variable. Set it to None for no route."
     )

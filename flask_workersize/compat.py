@@ -36,7 +36,7 @@ def calculate_optimal_workers(
         available_mb = psutil.virtual_memory().available / (1024 * 1024)
         workers = min(workers, int(available_mb / worker_memory_mb))
     except Exception as error:
-        logger.warning("Memory is left out of the calculation: %s.", type(error).__name__)
+        logger.warning("Calculating without memory: %s.", type(error).__name__)
     if threads > 1:
         workers //= threads
     workers = max(min_workers, workers)
@@ -54,7 +54,7 @@ def get_worker_config_from_env() -> tuple[int, int]:
     threads = max(1, _number("threads") or 1)
     workers = _number("workers")
     if workers is not None and workers < 1:
-        logger.warning("The number of workers is below 1: it is ignored, and calculated instead.")
+        logger.warning("Ignoring a number of workers below 1, calculating it instead.")
         workers = None
     if workers is None:
         memory_mb = _number("worker_memory_mb")
@@ -72,5 +72,5 @@ def _number(name: str) -> int | None:
     try:
         return int(os.environ[given[0]])
     except ValueError:
-        logger.warning("%s is not a whole number: it is ignored.", given[0])
+        logger.warning("Ignoring %s: not a whole number.", given[0])
         return None

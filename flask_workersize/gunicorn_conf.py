@@ -138,12 +138,8 @@ _NOT_CALLED = (
     "gunicorn's configuration has an 'on_starting' that does not call "
     "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
 )
-_NO_DRAIN = (
-    "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect on a gunicorn of your own."
-)
-_NO_ADAPTING = (
-    "NOW_LMS_SIZING=adaptive needs flask serve-prod: a gunicorn of your own keeps its size."
-)
+_NO_DRAIN = "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect here."
+_NO_ADAPTING = "NOW_LMS_SIZING=adaptive needs flask serve-prod: this gunicorn keeps its size."
 _NO_WATCHDOG = (
     "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
     "or use flask serve-prod."

@@ -19,7 +19,7 @@ from ..runtime.deployment import current
 from ..runtime.fork import after_fork
 from ..runtime.inherited import Inheritance, Socket, origin
 
-NO_WORKER = "No worker got ready, so what it renews is unknown."
+NO_WORKER = "No test worker became ready, so it is unknown what workers renew."
 
 
 @dataclass(frozen=True)

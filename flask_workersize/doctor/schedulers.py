@@ -32,8 +32,8 @@ def running_schedulers(case: Case) -> Iterable[Finding]:
     elif running and case.preload:
         yield Finding(
             "breaks",
-            "APScheduler is started when the app is loaded: its jobs run in the launcher alone, "
-            "and a job that a request adds never runs.",
+            "APScheduler starts when the app is loaded: its jobs run only in the launcher, and "
+            "jobs that a request adds never run.",
             _REMEDY,
         )
 

@@ -24,20 +24,20 @@ def made_at_start(case: Case, seconds: float = 60.0) -> Iterable[Finding]:
     if not digest:
         yield Finding(
             "unseen",
-            "The app could not be loaded a second time, so whether SECRET_KEY stays the same is "
-            "unknown.",
-            "Make sure that it is not made at the start.",
+            "The app could not be loaded a second time, so it is unknown whether SECRET_KEY "
+            "stays the same.",
+            "Make sure that it is not generated at startup.",
         )
     elif digest != digest_of(case.app.secret_key):
         what = (
-            "sessions end with each start, and one machine does not accept those of another"
+            "a restart ends all sessions, and one machine does not accept those of another"
             if case.preload
-            else "each worker has its own, and does not accept the sessions of the others"
+            else "each worker has its own and rejects the sessions of the others"
         )
         yield Finding(
             "breaks",
-            f"SECRET_KEY is another one each time the app is loaded: {what}.",
-            "Make it once, keep it, and set it from the environment or from a file.",
+            f"SECRET_KEY changes each time the app is loaded: {what}.",
+            "Generate it once, store it, and set it from the environment or a file.",
         )
 
 

@@ -58,8 +58,8 @@ def measure_app(  # noqa: PLR0913
         profile.save(path)
     except OSError as error:
         raise WorkerSizeStartError(
-            f"The profile cannot be written to {path}: {error.strerror}. Name another file with "
-            "NOW_LMS_SIZING_PROFILE."
+            f"Cannot write the profile to {path}: {error.strerror}. Set "
+            "NOW_LMS_SIZING_PROFILE to another file."
         ) from None
     click.echo(printable(f"Profile written to {path}"))
     settings = settings.measured_by(profile)

@@ -39,8 +39,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, UnicodeDecodeError):
-            why = "it is not text"
-        problem = f"The lines cannot be written to {path.name}: {why}. Copy them by hand."
+            why = "not a text file"
+        problem = f"Cannot write the settings to {path.name}: {why}. Copy them by hand."
         raise WorkerSizeStartError(problem) from None
 
 

@@ -44,7 +44,7 @@ def leak(profile: SizingProfile) -> Iterable[str]:
     if profile.grows:
         bound = max(int(2 * profile.warm_mb.high), int(profile.peak_mb.value)) + 1
         yield (
-            "a worker still grows, perhaps from a leak. To bound each worker, set "
+            "a worker is still growing, perhaps from a leak. To bound each worker, set "
             f"NOW_LMS_WORKER_MEMORY_MAX_MB={bound}; for more certainty, use more --requests."
         )
 

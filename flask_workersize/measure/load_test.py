@@ -115,7 +115,7 @@ class LoadTest:
             return CapacityReport.model_validate_json(body)
         except (OSError, http.client.HTTPException, ValueError):
             raise WorkerSizeStartError(
-                "The server ended during the measurement; a request may have ended it."
+                "The server exited during the measurement; a request may have caused it."
             ) from None
 
 
@@ -223,7 +223,7 @@ def _last_error(output: IO[bytes]) -> str:
         return errors[-1].removesuffix(".")
     # What the app prints may hold a secret: of its last line only the kind of error.
     kind = re.match(r"\s*([\w.]+(?:Error|Exception))\b", lines[-1]) if lines else None
-    return f"it ended with {kind[1]}" if kind else "it ended without an error message"
+    return f"it exited with {kind[1]}" if kind else "it exited without an error message"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

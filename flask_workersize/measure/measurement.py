@@ -66,7 +66,7 @@ def measure(
         check(first.answers)
     if not (meter.cpu_ms and meter.peaks_mb()):
         raise WorkerSizeConfigError(
-            "The workers end after a few requests each: unset max_requests while measuring."
+            "Workers exit after a few requests each: unset max_requests while measuring."
         )
     answers, thread_mb = [first.answers], [0.0]
     if task.threads > 1:

@@ -98,7 +98,7 @@ class ControlGroups:
                 if limit is not None:
                     if limit == 0:
                         file = "memory.stat" if name == _INHERITED else name
-                        self._reader.note("approximate", f"{folder}/{file} is 0: nothing is left")
+                        self._reader.note("approximate", f"{folder}/{file} is 0: no memory is left")
                     source = f"{'cgroup2' if self._is_v2 else 'cgroup1'}:{name}"
                     found.append(Limit(limit, source, folder, usage, cache))
         # Version 1 also knows the limits of ancestors that are not to be seen from here. Where they
@@ -142,7 +142,7 @@ class ControlGroups:
         for number, folder in enumerate(folders):
             path = f"{folder}/memory.use_hierarchy"
             if number and (self._reader.text(path) or "").strip() == "0":
-                self._reader.note("approximate", f"{path} is 0: what limits it does not count")
+                self._reader.note("approximate", f"{path} is 0: ignoring the limits above it")
                 return
             yield folder
 
@@ -204,7 +204,9 @@ class ControlGroups:
             self._reader.note("malformed", quota_path)
             return None
         if period_text is None:
-            self._reader.note("approximate", f"{period_path} is taken for {_DEFAULT_PERIOD}")
+            self._reader.note(
+                "approximate", f"{period_path} is not available; assuming {_DEFAULT_PERIOD}"
+            )
             return quota / _DEFAULT_PERIOD
         period = whole_number(period_text.strip())
         if not period:

@@ -27,7 +27,7 @@ def read_regular(path: str | os.PathLike[str], most_bytes: int) -> bytes:
         _check_regular(os.fstat(file.fileno()).st_mode)
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes // 1024} KB")
+        raise ValueError(f"larger than {most_bytes // 1024} KB")
     return data
 
 
@@ -38,7 +38,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _check_regular(mode: int) -> None:
     # Opening a folder fails by itself, with a better reason.
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("not a regular file")
 
 
 class Files(Protocol):

@@ -65,7 +65,7 @@ class Hierarchies:
         # The group is not known, or not to be seen: what limits the whole container still does.
         points = [str(mount.point) for mount in mounts[:1]]
         for point in points:
-            self._reader.note("approximate", f"{point} stands for the group of this process")
+            self._reader.note("approximate", f"{point} is used as the group of this process")
         return key == _V2, points
 
     def _seen(self, folders: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ class Hierarchies:
             return folders
         if leaf.endswith(_DELETED):
             group = leaf.removesuffix(_DELETED)
-            self._reader.note("approximate", f"{group} was deleted; the groups above it count")
+            self._reader.note("approximate", f"{group} was deleted; using the groups above it")
         else:
             self._reader.note("unreadable", leaf)
         return folders[1:]
@@ -128,7 +128,7 @@ class Hierarchies:
             if self._reader.is_dir(point)
         ]
         if found:
-            self._reader.note("approximate", f"{_USUAL_PLACE} is taken for the mount point")
+            self._reader.note("approximate", f"{_USUAL_PLACE} is assumed to be the mount point")
         return found
 
 

@@ -43,7 +43,9 @@ class HostFacts:
         return cls(cpus, _affinity(), total, available, sys.platform, notes)
 
 
-_NO_MEMINFO = "approximate: /proc/meminfo cannot be read; free memory and page cache are available"
+_NO_MEMINFO = (
+    "approximate: /proc/meminfo cannot be read; counting free memory and page cache as available"
+)
 
 
 def host_memory() -> tuple[int, int]:

@@ -282,7 +282,7 @@ def test_where_no_worker_gets_ready_it_is_not_known_what_breaks(mailer: Mailer) 
     with worker_forked.connected_to(fail, sender=app):
         (finding,) = of_connections(app)
         assert finding.level == "unseen"
-        assert "No worker got ready" in finding.what
+        assert "No test worker became ready" in finding.what
         assert told_of_threads(app).startswith("unseen: ")
 
 

@@ -95,7 +95,7 @@ def test_app_config_that_asks_for_another_size_gives_one_warning(
     assert the_plan(server, 2)["workers"] == 2
     (warning,) = warnings(server)
     assert "app.config of 'facts' asks for 5 × 1" in warning
-    assert "but 2 × 1 from the environment holds" in warning
+    assert "but 2 × 1 from the environment wins" in warning
     server.signal(signal.SIGHUP)
     server.wait_for_line("Booting worker", count=4)
     server.wait_for_line("Worker exiting", count=2)
