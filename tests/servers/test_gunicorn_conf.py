@@ -208,7 +208,7 @@ def test_worker_class_that_the_plan_does_not_know_is_refused(start: Starter) -> 
     errors = [line for line in done.stderr.splitlines() if "[INFO]" not in line]
     assert len(errors) == 1
     assert errors[0].startswith("Error: ")
-    assert "neither sync nor gthread" in errors[0]
+    assert "other than sync or gthread" in errors[0]
     assert done.status == 2
 
 

@@ -125,7 +125,7 @@ def test_with_preload_hup_says_in_one_line_that_it_loads_no_new_code(start: Star
     assert {facts["version"] for facts in ask_both(server)} == {"one"}
     lines = [line for line in server.stderr.splitlines() if "NOW_LMS_PRELOAD" in line]
     assert len(lines) == 1
-    assert "only a restart loads new code" in lines[0]
+    assert "To load new code, restart" in lines[0]
     assert loaded(server) == [server.pid]
     assert server.stop() == 0
 
