@@ -17,7 +17,7 @@ SURPLUS_SECONDS = 2.0
 def too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action | None:
     """Remove workers if all at their peak, others + workers × the largest peak, exceed the limit.
 
-    Not for what all have at the moment: that memory is short shows by itself.
+    Current use does not count here: the check for short memory covers it.
     """
     each = max(worker.needed_bytes for worker in ready)
     at_peak = seen.others_bytes + seen.wanted * each
@@ -59,7 +59,7 @@ def answer_kill(seen: Observation, rules: Rules) -> Action:
 
 
 def _was_too_many(seen: Observation) -> bool:
-    """Return whether there are enough workers since the last thing done was to remove some."""
+    """Return whether the last action removed workers, and enough are left."""
     last = seen.history.last
     if last is None or last.action.kind is not Kind.FEWER or len(seen.workers) < seen.wanted:
         return False
@@ -67,7 +67,7 @@ def _was_too_many(seen: Observation) -> bool:
 
 
 def fewer(seen: Observation, reason: str, surplus: float) -> Action:
-    """Remove so many workers, and at least one, if that leaves one that is ready."""
+    """Remove so many workers, at least one, if a ready one stays."""
     if len(seen.workers) > seen.wanted:
         # Old and new ones run side by side for a moment, as at a reload.
         return NOTHING
@@ -77,7 +77,7 @@ def fewer(seen: Observation, reason: str, surplus: float) -> Action:
 
 
 def explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
-    """Return whether our workers would be short of memory if nothing else held any."""
+    """Return whether our workers alone would be short of memory."""
     ours = bytes_at_worst - seen.held_by_others.total_bytes
     return ours >= short_bytes(seen, rules)
 

@@ -225,7 +225,7 @@ class LearningTask(Task):
             return
         self._board.note_traffic(stats)
         if self._save and now >= self._save_next:
-            # The first time as soon as there is enough: the server may not live for long.
+            # The first time as soon as there is enough data: the server may stop soon.
             self._save_next = now + SAVE_SECONDS
             self._save(self.meter)
 
@@ -305,7 +305,7 @@ class ProfileWriter:
         try:
             if there is None or there.found_threads != (found or there.found_threads):
                 made = there.model_copy(update={"found_threads": found}) if there else made
-                # Who may write there could have put a link to any file in its place.
+                # Anyone who can write there could have put a link to any file in its place.
                 made.save(self._path, within=self._path.parent)
         except OSError as error:
             if not self._has_failed:

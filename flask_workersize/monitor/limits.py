@@ -88,7 +88,7 @@ class LimitFollower(Task):
             # What the guard has removed and what the limit takes are not two things.
             there = min(self._board.wanted, plan.workers)
             self._board.for_limits = plan.workers - self._first.workers
-            # What the load had asked for was for the limit before.
+            # The size that the load needed was for the limit before.
             self._board.for_load = 0
             self._board.removed = min(self._board.removed, plan.workers - there)
             self._scaler.scale()

@@ -1,4 +1,4 @@
-"""What the monitor does again and again: each task when it is due."""
+"""The monitor's loop: runs each task when it is due."""
 
 from __future__ import annotations
 

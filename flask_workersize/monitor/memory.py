@@ -79,7 +79,7 @@ LATELY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class _Turn:
-    """What is known before anybody looks at the workers."""
+    """What is known before the workers are measured."""
 
     now: float
     state: MemoryState
@@ -116,7 +116,7 @@ class GuardTask(Task):
         self._history = _history_of(board)
         self._acted_at = float("-inf")
         self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
-        # One that the monitor before this one has not answered is to be.
+        # A kill that the previous monitor did not handle still needs an answer.
         self._oom_kills = board.oom_answered
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
@@ -133,7 +133,7 @@ class GuardTask(Task):
 
     @property
     def is_short(self) -> bool:
-        """Whether memory was short at the last look."""
+        """Whether memory was short at the last check."""
         return self._is_free is False
 
     def run(self, now: float, look: Look) -> None:
@@ -168,11 +168,11 @@ class GuardTask(Task):
             self._look_due = now + pause if is_done else now
             self._before = turn
         elif self._before and turn.stage < self._before.stage:
-            # Whatever was wrong then: to see that it is not, nobody need look.
+            # The problem is gone: no need to measure the workers to know that.
             self._show(now, NOTHING)
 
     def _is_due(self, turn: _Turn) -> bool:
-        """Return whether workers are to be looked at: what has not changed means the same."""
+        """Return whether to measure the workers: without a change the result is the same."""
         now, before = turn.now, self._before
         if before is None or turn.stage > before.stage:
             return True
@@ -188,7 +188,7 @@ class GuardTask(Task):
         if self._is_alone and turn.is_pressing:
             new = [row for row in snapshot.ready if row.memory is None]
             snapshot = known(snapshot, self.sampling.measure(new))
-        # What was seen of a peak while it rose is followed by the rest of it.
+        # After a part of a rising peak was measured, the rest follows.
         is_due = now >= self._look_due or now < self._acted_at + PEAK_RISES_SECONDS
         if is_due and self._has_moved(state):
             snapshot = known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
@@ -317,9 +317,9 @@ class GuardTask(Task):
         return True
 
     def _log(self, now: float, action: Action, seen: Observation, rules: Rules) -> None:
-        """Log what was done and why: at once, and then the same not too often."""
+        """Log what was done and why; the same line at most once in a while."""
         kind, reason = action.kind, action.reason
-        # Figures and names change at each look; who holds most, or why, is another line.
+        # Figures and names change each time; another holder or reason makes another line.
         gist = (kind, re.sub(r"[(:].*|\d+", "", reason))
         is_due = now >= self._said.get(gist, float("-inf")) + LOG_SECONDS
         if not is_due or kind is Kind.FINISH:
@@ -341,7 +341,7 @@ class GuardTask(Task):
             }[kind]
             return f"memory: {what}.{advice}"
 
-        # Who reads events need not know the names of other processes.
+        # Readers of events need not know the names of other processes.
         event = line("a worker", "another", reason.partition(" (such as ")[0])
         level = logging.INFO if kind in _USUAL else logging.WARNING
         self._board.events.tell(level, line(f"worker {pid}", str(pid), reason), event)

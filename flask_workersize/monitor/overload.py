@@ -1,4 +1,4 @@
-"""Writes down how long requests wait, and logs that they wait too long."""
+"""Records how long requests wait, and logs a line if they wait too long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .loop import Look, Task
 SAY_SECONDS = 60.0
 
 LONG_SECONDS = 2.0
-"""A wait that users notice, and that somebody should do something about."""
+"""A wait that users notice, and that needs action."""
 
 
 _PROXIED = " (Times include X-Request-Start: if none wait, the clocks of proxy and server differ.)"

@@ -13,7 +13,7 @@ from .loop import Look, Task
 INTERVAL_SECONDS = 2.0
 
 LEAST_PRESSURE = 10.0
-"""Percent of the time that processes have waited for memory, below which nobody notices."""
+"""Percent of the time that processes waited for memory; less goes unnoticed."""
 
 SAY_SECONDS = 60.0
 
