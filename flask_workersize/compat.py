@@ -1,6 +1,6 @@
-"""A drop-in for ``now_lms.worker_config``: its two functions, with that module's manners.
+"""A drop-in for ``now_lms.worker_config``: the same two functions, with the same behaviour.
 
-They never raise, and they read the machine's CPUs and memory alone: in a container use
+They never raise, and they read only the machine's CPUs and memory. In a container, use
 :func:`flask_workersize.detect_resources` and :func:`flask_workersize.compute_plan`.
 """
 
@@ -22,12 +22,12 @@ def calculate_optimal_workers(
 ) -> int:
     """Calculate the number of workers from the machine's CPUs and available memory.
 
-    The formula is the guide's ("Automatic Worker/Thread Calculation"); where memory cannot be
-    read, the bound by CPU alone holds.
+    The formula is the guide's ("Automatic Worker/Thread Calculation"); if memory cannot be
+    read, only the CPU bound counts.
 
     :param worker_memory_mb: memory that one worker needs, in MB
     :param min_workers: fewest workers
-    :param max_workers: most workers; ``None`` for no such bound. It wins over ``min_workers``
+    :param max_workers: most workers; ``None`` for no upper bound. It wins over ``min_workers``
     :param threads: threads a worker
     :returns: the number of workers
     """
@@ -46,8 +46,8 @@ def calculate_optimal_workers(
 def get_worker_config_from_env() -> tuple[int, int]:
     """Return workers and threads for gunicorn, from the environment or calculated.
 
-    A value that is no number is ignored with a warning, so are workers below 1, which would serve
-    nothing; threads below 1 become 1.
+    A value that is not a number is ignored with a warning, and so are workers below 1; threads
+    below 1 become 1.
 
     :returns: ``(workers, threads)``
     """

@@ -1,4 +1,4 @@
-"""What to do about what the report shows, in plain words; pure.
+"""Advice about what the report shows, in plain words; pure.
 
 Requests that wait need more slots if CPU is left, and more CPU if not. When all slots are busy, an
 app uses ``slots × computing time / time that a request runs`` CPUs. If that is as much as there is,
@@ -43,12 +43,12 @@ NEARLY_FULL_SHARE = 0.9
 def next_steps(
     deployment: Deployment, now: Snapshot, past: Past, measured: MeasuredReport | None = None
 ) -> list[str]:
-    """Return what to do, the most urgent first; nothing if there is nothing to do.
+    """Return what to do, most urgent first; empty if there is nothing to do.
 
-    :param deployment: what was decided at the start
-    :param now: what happens now
-    :param past: what has happened lately
-    :param measured: what the app costs; ``None`` before enough is known
+    :param deployment: the decisions of the start
+    :param now: live figures
+    :param past: figures of the last hour
+    :param measured: measured costs of the app; ``None`` before there are enough
     :returns: each step in one line
     """
     if now.is_leaving:
@@ -108,7 +108,7 @@ def _long(now: Snapshot) -> Iterator[str]:
 def _crowded(
     deployment: Deployment, now: Snapshot, past: Past, measured: MeasuredReport | None
 ) -> Iterator[str]:
-    """Yield what to do about requests that wait, or that nobody has waited for."""
+    """Yield what to do about requests that waited, were turned away or were abandoned."""
     minutes, hour = past.minutes, past.hour
     if not minutes or not hour:
         return
@@ -151,7 +151,7 @@ def _remedy(
     # One process computes on one CPU at a time.
     usable = min(cpus, workers)
     busy = sum(minute.counted.busy_ns for minute in minutes)
-    # To wait for a CPU is to want one, whoever has it.
+    # Waiting for a CPU counts as demand for one.
     cpu = sum(minute.counted.cpu_ns + minute.counted.cpu_wait_ns for minute in minutes)
     computing = min(cpu / busy, 1.0) if busy else 0.0
     if now.slots * computing >= FULL_SHARE * usable:

@@ -96,7 +96,7 @@ class EventReport(BaseModel):
 
 
 class PastReport(BaseModel):
-    """What has happened since the start, and what to do about it; unset if it may not be told."""
+    """What has happened since the start, and advice; unset if it may not be shown."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What the report shows of what was measured from traffic, and what follows from it."""
+"""Measurements from traffic in the report, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OFF_SHARE = 0.25
 
 
 LEARN_LINE = "NOW_LMS_SIZING_PROFILE=learn"
-"""What lets the next start plan from what was measured."""
+"""The setting that makes the next start plan with the measured values."""
 
 
 class MeasuredReport(BaseModel):
-    """What the app costs, as its traffic shows, and the lines to set."""
+    """Costs of the app, measured from traffic, and recommended settings."""
 
     model_config = ConfigDict(frozen=True)
 

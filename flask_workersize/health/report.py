@@ -130,8 +130,8 @@ class PlanReport(BaseModel):
 class CapacityReport(PastReport, LiveFigures, PlanReport):
     """The body of ``/_health/capacity``.
 
-    It holds no path, no host name, no version and no environment value but for numbers that size
-    and time the server. ``sources``, ``warnings``, ``notes``, ``pid``, ``processes`` and
+    It contains no path, no host name, no version and no environment value except numbers that
+    size and time the server. ``sources``, ``warnings``, ``notes``, ``pid``, ``processes`` and
     ``measured`` are only there with the token. The live figures, from ``workers_alive`` to
     ``advice``, are there if flask-workersize serves the app: on the port of the app with the token,
     on the health port for everyone.
@@ -168,17 +168,17 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         deployment: Deployment | None = None,
         measured: MeasuredReport | None = None,
     ) -> CapacityReport:
-        """Make the report of a plan.
+        """Make the report for a plan.
 
         :param plan: the plan of the app
         :param serving: whether the app is served under it
         :param detection_notes: notes of the detection, "class: detail"
-        :param details: whether to include what needs the token
-        :param now: what happens now, if that may be reported
-        :param past: what has happened lately, if that may be reported
-        :param deployment: what was decided at the start, for what to do now
-        :param measured: what the app costs; ``None`` before enough is known
-        :returns: the report; what was left out is unset
+        :param details: whether to include the fields that need the token
+        :param now: live figures, if they may be shown
+        :param past: figures of the last hour, if they may be shown
+        :param deployment: the decisions of the start, for the advice
+        :param measured: measured costs of the app; ``None`` before there are enough
+        :returns: the report; omitted fields are unset
         """
         planned = PlanReport.model_fields
         shown = {name: value for name, value in vars(plan).items() if name in planned}
@@ -204,7 +204,7 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         return cls(status="warn" if is_short or not plan.fits else "pass", serving=serving, **shown)
 
     def to_json(self) -> str:
-        """Return the report as JSON; what is unset is left out."""
+        """Return the report as JSON, without unset fields."""
         return self.model_dump_json(exclude_unset=True)
 
 

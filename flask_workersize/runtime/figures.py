@@ -42,7 +42,7 @@ Guard = Literal["off", "ok", "recycling", "reduced", "warn", "critical"] | None
 
 
 class LiveFigures(BaseModel):
-    """What happens now, as the report has it; unset if it may not be told."""
+    """Live figures of the report; unset if they may not be shown."""
 
     model_config = ConfigDict(frozen=True)
 

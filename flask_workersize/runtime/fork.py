@@ -21,7 +21,7 @@ finds a connection, which would end the parent's session."""
 
 
 def after_fork(app: Flask) -> None:
-    """Drop what a worker inherited and must not share, and tell who listens.
+    """Drop what a worker inherited and must not share, and send ``worker_forked``.
 
     Pools of Flask-SQLAlchemy are replaced without closing the parent's connections (SQLAlchemy,
     "Using Connection Pools with Multiprocessing or os.fork()").
@@ -44,7 +44,7 @@ def engines_of(app: Flask) -> list[Any]:
 def give_up_streams(kept: Iterable[int]) -> None:
     """Give up listeners and connections that were inherited: they would not close with the app.
 
-    Each is replaced, not closed, so that whoever knows its number writes to nothing.
+    Each is replaced, not closed, so that code that knows its number writes to nothing.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in map(int, os.listdir("/dev/fd")):

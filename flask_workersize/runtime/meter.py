@@ -1,7 +1,7 @@
 """The WSGI middleware that keeps a worker's row: what runs, how much was served, how long it took.
 
-It stands outermost, where it sees all that holds a thread. One store at the start of a request and
-four at its end, into a slot that only this thread writes. The CPU time of a thread costs a system
+It is the outermost layer, where it sees everything that holds a thread. It costs one store at the
+start of a request and four at its end, into a slot that only this thread writes. The CPU time of a thread costs a system
 call, so it is read once a request: what the server does between two requests counts, too.
 
 It is also where a request ends, whatever it raises: servers let ``KeyboardInterrupt`` and its like
@@ -59,16 +59,16 @@ def contained(
 
 
 class Gate(Protocol):
-    """Tells how long a request has waited, and what is to be done with it."""
+    """Decides what to do with a request, by how long it has waited."""
 
     patience: float
-    """Seconds that a request may have waited before :meth:`judge` is asked."""
+    """Seconds that a request may have waited before :meth:`judge` is called."""
 
     waited: Callable[[WSGIEnvironment], float | None]
     """Returns how many seconds a request has waited; ``None`` if not known."""
 
     def judge(self, waited: float, environ: WSGIEnvironment) -> Verdict:
-        """Return what is to be done with a request that has waited."""
+        """Return what to do with a request that has waited."""
 
     def announce_close(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         """Make the response announce that its connection is closed, and close it then."""
@@ -106,7 +106,7 @@ class _Lease:
 
 
 class _Turns:
-    """Tells whether a request ran alone in its process, without a lock.
+    """Detects whether a request ran alone in its process, without a lock.
 
     Two threads that count at the same moment may make the next answer wrong, but no later one.
     """
@@ -174,7 +174,7 @@ class Meter(Layer):
             end = _end_uncounted
         else:
             if self._cells[lease.slot]:
-                # Nobody has closed the response before.
+                # The response was not closed before.
                 self._turns.end()
             self._cells[lease.slot] = begun
             environ[SLOT_KEY] = lease.slot

@@ -77,7 +77,7 @@ class OverloadGate:
         return max(waited, proxied)
 
     def judge(self, waited: float, environ: WSGIEnvironment) -> Verdict:
-        """Return what is to be done with a request that has waited."""
+        """Return what to do with a request that has waited."""
         if is_report_path(environ.get("PATH_INFO", "")):
             return Verdict.SERVE
         return judge(

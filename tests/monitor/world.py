@@ -100,8 +100,8 @@ class World:
     :param held: what no worker holds, and can be found out
     :param is_throttled: whether the limit is memory.high
     :param is_killed_together: whether the kernel kills all at once
-    :param needed_by_plan: memory that the plan assumes for a worker, in MB; ``None`` if first requests
-        wait for nothing
+    :param needed_by_plan: memory that the plan assumes for a worker, in MB; ``None`` if first
+        requests wait for nothing
     """
 
     app: App
