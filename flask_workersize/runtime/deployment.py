@@ -22,7 +22,8 @@ class Deployment:
     """One decision: the settings, the detected resources, and the plan.
 
     ``resources`` are those detected at the start, ``held_bytes`` what the launcher held then.
-    ``profile_location`` is ``None`` if the app is not known, ``bounds`` if the size does not follow the load.
+    ``profile_location`` is ``None`` if the app is not known, ``bounds`` if the size does
+    not follow the load.
     """
 
     settings: SizingSettings

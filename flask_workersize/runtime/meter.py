@@ -1,8 +1,9 @@
 """The WSGI middleware that keeps a worker's row: what runs, how much was served, how long it took.
 
 It is the outermost layer, where it sees everything that holds a thread. It costs one store at the
-start of a request and four at its end, into a slot that only this thread writes. The CPU time of a thread costs a system
-call, so it is read once a request: what the server does between two requests counts, too.
+start of a request and four at its end, into a slot that only this thread writes. The CPU time of a
+thread costs a system call, so it is read once a request: the server's work between two requests
+counts, too.
 
 It is also where a request ends, whatever it raises: servers let ``KeyboardInterrupt`` and its like
 pass, which would end the worker, or the whole server.

@@ -105,13 +105,13 @@ def _open_unix(opened: list[socket.socket], path: str, backlog: int) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.append(listener)
     listener.bind(path)
-    # As gunicorn does: the folder says who may connect, a proxy runs as another user.
+    # As gunicorn does: the folder's permissions limit access; a proxy runs as another user.
     os.chmod(path, 0o777)
     listener.listen(backlog)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a unix socket that nobody listens on any more."""
+    """Remove the file of a unix socket without a listener."""
     if not os.path.exists(path):
         return
     if not Path(path).is_socket():

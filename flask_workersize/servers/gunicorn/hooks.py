@@ -1,4 +1,4 @@
-"""What is done at gunicorn's public hooks ("Server Hooks" in its docs), however it was started.
+"""Our part of gunicorn's public hooks ("Server Hooks" in its docs), however it was started.
 
 The master gives a worker its row before the fork and takes it when the worker has ended; the worker
 fills it.
@@ -53,12 +53,12 @@ class Hooks:
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
         self._keeps_connections = deployment.plan.worker_class == "gthread"
-        # gunicorn's own threads accept more than they can serve, and tell nobody.
+        # gunicorn's own threads accept more than they can serve, and do not report it.
         self._is_sync = deployment.plan.worker_class == "sync"
         self._knows_queue = is_ours or self._is_sync
 
     def when_ready(self, server: Any) -> None:
-        """Say in the scoreboard that the server serves, and where."""
+        """Record in the scoreboard that the server serves, and its listeners."""
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
@@ -122,7 +122,7 @@ class Hooks:
         return FirstRequest(self.board, row, self._worker_bytes, MemoryGauge().read)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """Say that a worker ends by its own will."""
+        """Record that a worker ends by itself."""
         row = self.board.record_of(worker.age)
         if row is not None:
             row.leave()

@@ -91,7 +91,7 @@ def gunicorn_options(
         others = {name: value for name, value in given.items() if name not in _PLANNED}
         _check_options(where, others)
         options |= others
-    # A single thread may run in a gthread worker if asked for; several need one.
+    # A single thread may run in a gthread worker if that is set; several need one.
     is_threaded = WORKER_CLASSES[options["worker_class"]] == "gthread"
     return options | {"worker_class": "gthread" if is_threaded else plan.worker_class}
 
@@ -134,7 +134,7 @@ def parse_command_args(text: str) -> dict[str, Any]:
     if unknown:
         # The first word may be the value of an option that takes none.
         option = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
-        # What does not look like an option may be a secret.
+        # A word that does not look like an option may be a secret.
         shown = repr(option) if re.fullmatch("--?[a-z-]+", option) else "an option"
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
