@@ -1,4 +1,4 @@
-"""Threads that loading the app has started: a fork does not take them along."""
+"""Threads started by loading the app: a fork does not copy them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``flask workersize measure``: measure an app, write its profile, print what follows."""
+"""``flask workersize measure``: measure an app, write its profile, print the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measure_app(  # noqa: PLR0913
     concurrency: str,
     write: str | None,
 ) -> None:
-    """Measure an app, print what it costs, write its profile, and print what follows.
+    """Measure an app, print what it costs, write its profile, and print the settings.
 
     The options are as they were typed.
     """

@@ -64,7 +64,7 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
         cpus += groups.cpu_limits()
         # A limit at or above what the machine has does not bind.
         limits += [limit for limit in groups.memory_limits() if limit.value < host.memory_total]
-        # Nobody is killed at memory.high.
+        # The kernel kills no process at memory.high.
         killing = [limit for limit in limits if not limit.is_throttling]
         nearest = min(killing, key=attrgetter("value"))
         is_killed_together = groups.is_killed_together(nearest.at or None)
