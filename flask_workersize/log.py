@@ -49,7 +49,7 @@ def _can_write() -> bool:
         poll.register(sys.stderr, select.POLLOUT)
         return bool(poll.poll(0))
     except (AttributeError, OSError, TypeError, ValueError):
-        # No file, or none that can be asked.
+        # Not a file, or one that cannot be polled.
         return True
 
 

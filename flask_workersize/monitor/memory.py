@@ -46,7 +46,7 @@ VERY_OFTEN_SECONDS = 0.01
 """How often while it acts: what was started is followed by the next step at once."""
 
 ACTING_SECONDS = 5.0
-"""How long after an action that is."""
+"""How long after an action it counts as acting."""
 
 SOON_SECONDS = 0.25
 """How often while workers have a bound of their own."""
@@ -61,17 +61,17 @@ PEAK_RISES_SECONDS = 0.5
 """How long after an action peaks are read however often that is."""
 
 LOG_SECONDS = 60.0
-"""How often the same is logged."""
+"""How often the same line is logged."""
 
 HOLDERS_SECONDS = 2.0
-"""How long what else holds memory counts as known at least."""
+"""How long a reading of other holders of memory stays valid at least."""
 
 HOLDERS_SHARE = 0.0025
-"""Share of a CPU that finding it may take for a warning: every process of the group is read."""
+"""Share of a CPU that such a reading may take for a warning: it reads all processes of the group."""
 
 LOOK_SECONDS = 0.006
-"""Time between two looks at the workers, for each of them, unless something was done lately: one
-takes some 30 µs a worker, and so half a percent of a CPU."""
+"""Time between two readings of the workers, for each of them, without a recent action: one takes
+some 30 µs a worker, and so half a percent of a CPU."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
@@ -203,7 +203,7 @@ class GuardTask(Task):
         is_deed = action.kind in (*_DEEDS, Kind.EXIT)
         if is_deed or (action.kind is Kind.WARN and now >= self._holders_due):
             if is_deed:
-                # What was good enough for a warning may be too old to act on.
+                # A reading that is good enough for a warning may be too old to act on.
                 self._holders_due = min(self._holders_due, self._holders_at + HOLDERS_SECONDS)
             is_choice = action.kind not in (Kind.FEWER, Kind.MORE)
             seen = self._observe_closely(now, growth, is_choice)
@@ -240,7 +240,7 @@ class GuardTask(Task):
         if snapshot.is_leaving:
             snapshot = replace(snapshot, workers=())
         snapshot = known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
-        # Both at the same moment, since what is used and not the workers' is others'.
+        # Both at the same moment: used memory that is not the workers' counts as others'.
         state = self._gauge.read()
         if is_choice:
             largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
@@ -367,7 +367,7 @@ class GuardTask(Task):
 
 
 def _history_of(board: Scoreboard) -> History:
-    """Return what the monitor before this one has done, as far as it counts."""
+    """Return the previous monitor's actions, as far as they count."""
     is_replacing = board.stand_ins > 0
     return History(
         last=Done(float("-inf"), Action(Kind.REPLACE)) if is_replacing else None,

@@ -16,8 +16,8 @@ the app. Extensions connect to it to drop what must not be shared with the paren
 connections, without closing the parent's."""
 
 _inherited: list[Any] = []
-"""Pools of the parent, kept: some drivers say goodbye to the database when the garbage collector
-finds a connection, which would end the parent's session."""
+"""Pools of the parent, kept: some drivers close the session when the garbage collector finds a
+connection, which would end the parent's."""
 
 
 def after_fork(app: Flask) -> None:
@@ -57,7 +57,7 @@ def _is_stream(descriptor: int) -> bool:
     try:
         found = socket.socket(fileno=descriptor)
     except OSError:
-        # No socket, or closed meanwhile.
+        # Not a socket, or closed by now.
         return False
     found.detach()
     return found.type == socket.SOCK_STREAM

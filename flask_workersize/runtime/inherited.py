@@ -76,7 +76,7 @@ class Inheritance:
 
 
 def app_threads() -> list[threading.Thread]:
-    """Return the threads beside this one, except those that mind a fork themselves."""
+    """Return the threads besides this one, except those that handle a fork themselves."""
     others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
     theirs = (item for item in others if origin(item).partition(".")[0] not in _MINDFUL)
     return sorted(theirs, key=lambda thread: thread.name)

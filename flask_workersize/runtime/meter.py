@@ -76,8 +76,8 @@ class Gate(Protocol):
 
 
 _LONG_NANOSECONDS = 1_000_000
-"""A request of a millisecond: what a shorter one waits for a CPU is told with the next longer one,
-since to ask for it takes a microsecond."""
+"""A request of a millisecond: a shorter one's wait for a CPU is counted with the next longer one,
+since reading it takes a microsecond."""
 
 
 class _Lease:
@@ -133,7 +133,7 @@ class _Turns:
 class Meter(Layer):
     """Counts each request in the slot of its thread, until its response is closed.
 
-    A request for which ``gate`` says so does not reach the app: its answer is status 503.
+    A request that ``gate`` turns away does not reach the app: its answer is status 503.
     """
 
     __slots__ = ("_cells", "_free", "_gate", "_hands_files_over", "_mine", "_queue", "_turns")
@@ -239,7 +239,7 @@ class Meter(Layer):
         if lease is None:
             return
         (note_shed if verdict is Verdict.SHED else note_abandoned)(self._queue, lease.queue)
-        # What this has cost is no part of what the app's requests cost.
+        # This cost is not part of the app's requests.
         cells, slot, now = self._cells, lease.slot, thread_time_ns()
         cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
         cells[slot + _CPU] = now
@@ -319,7 +319,7 @@ class _Body:
 
 
 class _SizedBody(_Body):
-    """A response whose number of parts is known, from which servers tell its length."""
+    """A response with a known number of parts, from which servers derive its length."""
 
     __slots__ = ()
 
