@@ -67,7 +67,7 @@ HOLDERS_SECONDS = 2.0
 """How long a reading of other holders of memory stays valid at least."""
 
 HOLDERS_SHARE = 0.0025
-"""Share of a CPU that such a reading may take for a warning: it reads all processes of the group."""
+"""Share of a CPU that a reading may take for a warning: it reads all processes of the group."""
 
 LOOK_SECONDS = 0.006
 """Time between two readings of the workers, for each of them, without a recent action: one takes

@@ -148,9 +148,8 @@ class OomDetector(Task):
         if now < self._say_others_again:
             return
         self._say_others_again = now + SAY_SECONDS
-        what = "a process other than a worker was"
-        if count > 1:
-            what = f"{count} processes other than workers were"
+        others = f"{count} processes other than workers were"
+        what = "a process other than a worker was" if count == 1 else others
         limit_mb = self._board.figure("memory_limit_bytes") // MB
         self._board.events.tell(
             logging.WARNING,
