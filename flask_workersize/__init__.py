@@ -1,4 +1,4 @@
-"""Gives a production Flask server the right size: workers and threads from CPUs and memory."""
+"""Sizes a production Flask server: workers and threads from CPUs and memory."""
 
 from .app_state import get_plan
 from .compat import calculate_optimal_workers, get_worker_config_from_env

@@ -1,4 +1,4 @@
-"""What flask-workersize knows of one app: settings, resources, plan."""
+"""flask-workersize's state of one app: settings, resources, plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXTENSION_KEY = "workersize"
 
 @dataclass
 class WorkerSizingState:
-    """What flask-workersize knows of one app, as ``app.extensions["workersize"]``."""
+    """flask-workersize's state of one app, as ``app.extensions["workersize"]``."""
 
     resources: Resources
     settings: SizingSettings | None = None
@@ -66,12 +66,12 @@ class WorkerSizingState:
     def report(
         self, details: bool = False, live: bool = False, asking: int | None = None
     ) -> CapacityReport:
-        """Return what the outside is told, with or without what happens now."""
+        """Return the report, with or without live figures."""
         plan = self.get_plan()
         now, measured, past = None, None, Past()
         if live and self.serving and self.deployment and self.board:
             seen = self.board.read(asking)
-            # Afterwards: what a worker accepts meanwhile must not be counted twice.
+            # Read last: a connection accepted in between must not count twice.
             connections = awaited_connections(self.board.listeners)
             totals = self.board.queue_times.totals()
             now = replace(seen, connections=connections, queue_totals=totals)
@@ -95,7 +95,7 @@ class WorkerSizingState:
 
 
 def get_state(app: Flask | None = None) -> WorkerSizingState:
-    """Return what flask-workersize knows of an app."""
+    """Return flask-workersize's state of an app."""
     app = current_app if app is None else app
     state: WorkerSizingState | None = app.extensions.get(EXTENSION_KEY)
     if state is None:
@@ -109,9 +109,9 @@ def get_state(app: Flask | None = None) -> WorkerSizingState:
 def get_plan(app: Flask | None = None) -> SizingPlan:
     """Return the plan of an app.
 
-    :param app: the app; ``current_app`` where left out
-    :returns: the plan that it is served under, or, where flask-workersize did not launch the
-        process, the plan that it would be served under
+    :param app: the app; ``current_app`` if left out
+    :returns: the plan that serves the app or, if flask-workersize did not launch the
+        process, the plan that would
     :raises WorkerSizeConfigError: if the settings are not valid
     :raises RuntimeError: if the app has not been initialised
     """
@@ -121,7 +121,7 @@ def get_plan(app: Flask | None = None) -> SizingPlan:
 def load_settings(
     app: Flask, options: Mapping[str, Any] | None = None, option_source: OptionSource = "--{option}"
 ) -> SizingSettings:
-    """Return what is asked for an app, read from every source, without a profile."""
+    """Return an app's settings, read from every source, without a profile."""
     health_url(app)
     return SizingSettings.load(
         config=app.config,
@@ -146,9 +146,9 @@ def prepare(
 
 
 def adopt(app: Flask, deployment: Deployment, board: Scoreboard | None) -> None:
-    """Make an app report the deployment that serves it: its plan is the one that holds.
+    """Make an app report the deployment that serves it, and that deployment's plan.
 
-    All else that the app's own settings say stays, and so does an error in them.
+    The app's other settings stay, and so does an error in them.
     """
     state = get_state(app)
     if state.error is None:
@@ -165,7 +165,7 @@ def adopt_current() -> None:
 
 
 def compare(app: Flask, launched_plan: SizingPlan) -> None:
-    """Warn once that ``app.config`` asks for another size than gunicorn was started with."""
+    """Warn once if ``app.config`` sets another size than gunicorn was started with."""
     plan = get_state(app).plan
     if plan is None or not current.warns:
         return
@@ -175,7 +175,7 @@ def compare(app: Flask, launched_plan: SizingPlan) -> None:
         say(
             logging.WARNING,
             f"app.config of {app.name!r} asks for {asked} (workers × threads), but {holds} "
-            "from the environment holds: set NOW_LMS_ variables, or use flask serve-prod.",
+            "from the environment wins: set NOW_LMS_ variables, or use flask serve-prod.",
         )
 
 
@@ -189,7 +189,7 @@ def bounds_of(app: Flask, settings: SizingSettings, plan: SizingPlan) -> Adaptiv
 def smallest_pool(app: Flask) -> int | None:
     """Return how many connections the smallest database pool of a worker allows.
 
-    :returns: ``None`` if there is no pool, or no end to it
+    :returns: ``None`` if there is no pool, or no bound
     """
     return pool_size(engines_of(app))
 
@@ -197,7 +197,7 @@ def smallest_pool(app: Flask) -> int | None:
 def is_report_path(path: str) -> bool:
     """Return whether a path is that of a report, wherever its app is mounted."""
     urls = [state.report_url for state in map(get_state, list(current.apps)) if state.report_url]
-    # WSGI hands over the bytes of a path as latin-1.
+    # WSGI passes the bytes of a path as latin-1.
     known = [url.encode().decode("latin-1") for url in urls]
     suffixes = ("", METRICS_SUFFIX, *(f"/{name}" for name in FILES))
     return path.endswith(tuple(url + suffix for url in known for suffix in suffixes))
@@ -209,6 +209,6 @@ def health_url(app: Flask) -> str | None:
     if url is None or (isinstance(url, str) and re.fullmatch(r"/[^\s<>]+", url)):
         return url
     raise WorkerSizeConfigError(
-        f'app.config {HEALTH_URL_KEY} is not a path: it must start with "/" and hold no variable. '
-        "None leaves the route out."
+        f'app.config {HEALTH_URL_KEY} is not a path: it must start with "/" and contain no '
+        "variable. Set it to None for no route."
     )

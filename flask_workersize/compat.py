@@ -1,6 +1,6 @@
-"""A drop-in for ``now_lms.worker_config``: its two functions, with that module's manners.
+"""A drop-in for ``now_lms.worker_config``: the same two functions, with the same behaviour.
 
-They never raise, and they read the machine's CPUs and memory alone: in a container use
+They never raise, and they read only the machine's CPUs and memory. In a container, use
 :func:`flask_workersize.detect_resources` and :func:`flask_workersize.compute_plan`.
 """
 
@@ -22,12 +22,12 @@ def calculate_optimal_workers(
 ) -> int:
     """Calculate the number of workers from the machine's CPUs and available memory.
 
-    The formula is the guide's ("Automatic Worker/Thread Calculation"); where memory cannot be
-    read, the bound by CPU alone holds.
+    The formula is the guide's ("Automatic Worker/Thread Calculation"); if memory cannot be
+    read, only the CPU bound counts.
 
     :param worker_memory_mb: memory that one worker needs, in MB
     :param min_workers: fewest workers
-    :param max_workers: most workers; ``None`` for no such bound. It wins over ``min_workers``
+    :param max_workers: most workers; ``None`` for no upper bound. It wins over ``min_workers``
     :param threads: threads a worker
     :returns: the number of workers
     """
@@ -36,7 +36,7 @@ def calculate_optimal_workers(
         available_mb = psutil.virtual_memory().available / (1024 * 1024)
         workers = min(workers, int(available_mb / worker_memory_mb))
     except Exception as error:
-        logger.warning("Memory is left out of the calculation: %s.", type(error).__name__)
+        logger.warning("Calculating without memory: %s.", type(error).__name__)
     if threads > 1:
         workers //= threads
     workers = max(min_workers, workers)
@@ -46,15 +46,15 @@ def calculate_optimal_workers(
 def get_worker_config_from_env() -> tuple[int, int]:
     """Return workers and threads for gunicorn, from the environment or calculated.
 
-    A value that is no number is ignored with a warning, so are workers below 1, which would serve
-    nothing; threads below 1 become 1.
+    A value that is not a number is ignored with a warning, and so are workers below 1; threads
+    below 1 become 1.
 
     :returns: ``(workers, threads)``
     """
     threads = max(1, _number("threads") or 1)
     workers = _number("workers")
     if workers is not None and workers < 1:
-        logger.warning("The number of workers is below 1: it is ignored, and calculated instead.")
+        logger.warning("Ignoring a number of workers below 1, calculating it instead.")
         workers = None
     if workers is None:
         memory_mb = _number("worker_memory_mb")
@@ -72,5 +72,5 @@ def _number(name: str) -> int | None:
     try:
         return int(os.environ[given[0]])
     except ValueError:
-        logger.warning("%s is not a whole number: it is ignored.", given[0])
+        logger.warning("Ignoring %s: not a whole number.", given[0])
         return None

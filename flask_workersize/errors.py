@@ -36,7 +36,7 @@ class WorkerSizeStartError(_OneLine, click.ClickException):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End a script with one line and a status if it fails."""
+    """Exit with one line and a status if the block fails."""
     try:
         yield
     except click.ClickException as error:

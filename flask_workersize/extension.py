@@ -26,7 +26,7 @@ from .sizing.settings import DEFAULT_HEALTH_URL
 
 
 class WorkerSizing:
-    """Gives a Flask app its size, the command ``flask serve-prod`` and ``/_health/capacity``.
+    """Sizes a Flask app, and adds ``flask serve-prod`` and ``/_health/capacity``.
 
     :param app: the app, or ``None`` to call :meth:`init_app` later
     """
@@ -36,20 +36,20 @@ class WorkerSizing:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read the settings, look at the machine and plan, once for this app.
+        """Read the settings, detect CPUs and memory, and plan, once for this app.
 
         Call it after ``app.config`` is filled: ``WORKERSIZE_<SETTING>`` for each setting,
-        ``WORKERSIZE_HEALTH_URL`` (``None`` leaves the route out), ``WORKERSIZE_GUNICORN_OPTIONS``
-        and ``WORKERSIZE_WAITRESS_OPTIONS`` are read now, and later changes of them are not seen,
-        save by ``serve`` and ``flask serve-prod``, which read the settings once more. The plan is
+        ``WORKERSIZE_HEALTH_URL`` (``None`` for no route), ``WORKERSIZE_GUNICORN_OPTIONS``
+        and ``WORKERSIZE_WAITRESS_OPTIONS`` are read now. Later changes have no effect, except on
+        ``serve`` and ``flask serve-prod``, which read the settings again. The plan is
         stored as ``app.config["WORKERSIZE_PLAN"]``, the state as
         ``app.extensions["workersize"]``.
 
-        Settings that are not valid raise nothing here, so that other commands go on working:
+        Invalid settings raise nothing here, so that other commands still work:
         :func:`get_plan`, ``flask serve-prod`` and the route report them.
 
         :param app: the app
-        :raises TypeError: if it is no Flask app
+        :raises TypeError: if it is not a Flask app
         :raises RuntimeError: if the app has been initialised before
         """
         # isinstance() would believe current_app, which cannot be kept.

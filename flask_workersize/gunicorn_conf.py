@@ -2,10 +2,10 @@
 
 ``gunicorn -c python:flask_workersize.gunicorn_conf app:app``
 
-gunicorn reads this before it loads the app, so it knows the environment only: an app whose
-``app.config`` asks for something else is served under this plan all the same, and says so in one
-warning. What stands on gunicorn's own command line, or in ``GUNICORN_CMD_ARGS``, wins, as always
-with gunicorn, and the plan follows it.
+gunicorn reads this before it loads the app, so only the environment is known. An app with
+another size in ``app.config`` is served under this plan anyway, and one warning reports it.
+Options on gunicorn's own command line, or in ``GUNICORN_CMD_ARGS``, win, as always with
+gunicorn, and the plan follows them.
 
 To add settings, start a file of your own with ``from flask_workersize.gunicorn_conf import *``.
 Hooks in it run after ours; only ``on_starting`` has to call the one here.
@@ -44,7 +44,7 @@ _FOLLOWED = {
     for name, names in NAMES.items()
     if "gunicorn" in names.server_option
 }
-"""What gunicorn may be told on its own command line or in a file, by our names."""
+"""Options of gunicorn's own command line or file that the plan follows, by our names."""
 
 
 @one_line_errors()
@@ -81,7 +81,7 @@ __all__ += list(_options)
 
 @one_line_errors()
 def on_starting(server: Any) -> None:
-    """Make the plan follow what gunicorn was really told, log it, start the monitor."""
+    """Make the plan follow gunicorn's options, log it, start the monitor."""
     decided = _follow(server.cfg)
     current.deployment, current.is_final = decided, True
     current.board = decided.make_scoreboard()
@@ -122,8 +122,8 @@ def _chain_at_reloads(app: Any, hooks: Hooks) -> None:
 def _refuse_to_fork() -> None:
     """End a master that would start workers without :func:`on_starting`.
 
-    Any hook could have been replaced together with that one, so this is none. Nothing that is
-    raised here would stop the fork.
+    It is not a hook, because a file that replaces that one may replace any other, too. An
+    exception here would not stop the fork.
     """
     is_here = current.deployment is _decided  # not if an app of serve-prod imports this module
     if is_here and not _hooks and is_master():
@@ -138,12 +138,8 @@ _NOT_CALLED = (
     "gunicorn's configuration has an 'on_starting' that does not call "
     "flask_workersize.gunicorn_conf.on_starting(server). Call it there."
 )
-_NO_DRAIN = (
-    "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect on a gunicorn of your own."
-)
-_NO_ADAPTING = (
-    "NOW_LMS_SIZING=adaptive needs flask serve-prod: a gunicorn of your own keeps its size."
-)
+_NO_DRAIN = "NOW_LMS_DRAIN_SECONDS needs flask serve-prod: it has no effect here."
+_NO_ADAPTING = "NOW_LMS_SIZING=adaptive needs flask serve-prod: this gunicorn keeps its size."
 _NO_WATCHDOG = (
     "WatchdogSec= is set, but gunicorn never answers it: systemd will kill the service. Remove it, "
     "or use flask serve-prod."
@@ -151,7 +147,7 @@ _NO_WATCHDOG = (
 
 
 def _follow(cfg: Any) -> Deployment:
-    """Plan again if gunicorn's command line, or a file, asks for something else."""
+    """Plan again if gunicorn's command line, or a file, sets something else."""
     told = {name: cfg.settings[key].get() for name, key in _FOLLOWED.items()}
     known = (_options, _decided.settings.gunicorn_args)
     options = {

@@ -1,4 +1,4 @@
-"""What is said at a start: each thing once, on one line, where it is seen."""
+"""Log lines of a start: each once, on one line, where it is seen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def say(level: int, line: str, via: logging.Logger = logger) -> None:
             log.log(level, "%s", line)
             return
     prefix = "Warning: " if level >= logging.WARNING else ""
-    # A full disk under the log, or a closed stream, is no reason not to serve.
+    # A full disk under the log, or a closed stream, must not stop the server.
     with suppress(OSError, ValueError):
         click.echo(f"{prefix}{line}", err=True)
 
@@ -35,7 +35,7 @@ def say(level: int, line: str, via: logging.Logger = logger) -> None:
 def say_if_read(level: int, line: str) -> None:
     """Log a line, but drop it if standard error is a pipe that is full: its reader has stopped.
 
-    For what anybody can cause again and again, as by a signal: the writer would have to wait.
+    For lines that anyone can cause repeatedly, as by a signal: the writer might block.
     """
     if _can_write():
         say(level, line)
@@ -49,7 +49,7 @@ def _can_write() -> bool:
         poll.register(sys.stderr, select.POLLOUT)
         return bool(poll.poll(0))
     except (AttributeError, OSError, TypeError, ValueError):
-        # No file, or none that can be asked.
+        # Not a file, or one that cannot be polled.
         return True
 
 

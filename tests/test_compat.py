@@ -115,7 +115,7 @@ def test_memory_that_cannot_be_read_leaves_the_cpu_bound(
 ) -> None:
     machine(available=error)
     assert calculate_optimal_workers() == 9
-    assert caplog.messages == [f"Memory is left out of the calculation: {type(error).__name__}."]
+    assert caplog.messages == [f"Calculating without memory: {type(error).__name__}."]
 
 
 @pytest.mark.usefixtures("machine")
@@ -166,7 +166,7 @@ class TestEnvironment:
         monkeypatch.setenv(name, SECRET)
         assert get_worker_config_from_env() == (5, 1)
         assert caplog.record_tuples == [
-            ("flask_workersize", logging.WARNING, f"{name} is not a whole number: it is ignored.")
+            ("flask_workersize", logging.WARNING, f"Ignoring {name}: not a whole number.")
         ]
 
     @pytest.mark.parametrize("value", ["0", "-3"])

@@ -28,17 +28,17 @@ _ORDER = ("breaks", "multiplies", "unseen")
 def examine(
     app: Flask, plan: SizingPlan, preload: bool = True, location: AppImport | None = None
 ) -> list[Finding]:
-    """Check an app that has been loaded, and return what is found, the worst first.
+    """Check a loaded app, and return the findings, worst first.
 
-    It forks a worker for a moment if that answers a question, and with a location it loads the
-    app once more, in a process of its own. A check that fails is a finding with level "unseen".
+    It forks a worker for a moment if a check needs one, and with a location it loads the app a
+    second time, in another process. A check that fails is a finding with level "unseen".
     """
     case = Case(app, preload, max(2, plan.workers), location)
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         try:
             found += check(case)
-        # Whatever an extension of an unknown version does, it is no reason to end here.
+        # An unknown version of an extension must not end the command.
         except Exception as error:
             what = f"{name}: this check failed ({type(error).__name__})."
             found.append(Finding("unseen", what, "Check it yourself."))

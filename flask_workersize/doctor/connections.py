@@ -1,4 +1,4 @@
-"""Connections that loading the app has opened: all workers would read the same stream."""
+"""Connections opened by loading the app: all workers would read the same stream."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .fork_probe import NO_WORKER
 
 
 def shared_by_workers(case: Case) -> Iterable[Finding]:
-    """Find connections to other processes, beside those in the pools of SQLAlchemy.
+    """Find connections to other processes, besides those in the pools of SQLAlchemy.
 
-    These have a finding of their own, and are closed here to tell them apart.
+    Those have their own finding, and are closed here to distinguish them.
     """
     if not case.preload or not case.connections:
         return

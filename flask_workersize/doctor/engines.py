@@ -35,10 +35,10 @@ def connected_before_fork(case: Case) -> Iterable[Finding]:
     if kept:
         names = ", ".join(sorted({engine.dialect.name for engine in kept}))
         count = counted(sum(_open(engine.pool) for engine in kept), "connection")
-        shared = "Shared by the launcher and all workers." if case.worker else NO_WORKER
+        shared = "The launcher and all workers share them." if case.worker else NO_WORKER
         yield Finding(
             "breaks" if case.worker else "unseen",
-            f"SQLAlchemy has {count} ({names}) open after loading the app, beside those "
+            f"SQLAlchemy has {count} ({names}) open after loading the app, besides those "
             f"of Flask-SQLAlchemy. {shared}",
             "Call engine.dispose(close=False) in a receiver of the signal worker_forked, or "
             "engine.dispose() at the end of loading.",

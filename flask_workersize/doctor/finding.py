@@ -1,4 +1,4 @@
-"""What the doctor finds, and what a check is made from."""
+"""A finding of the doctor, and the input of a check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Level: TypeAlias = Literal["breaks", "multiplies", "unseen"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that more than one worker changes."""
+    """One problem with more than one worker."""
 
     level: Level
     what: str
@@ -44,7 +44,7 @@ class Case:
 
     @cached_property
     def threads(self) -> list[threading.Thread]:
-        """The threads that loading the app has left, except those that end within a second."""
+        """The threads that loading the app leaves behind, except those that end within a second."""
         deadline = time.monotonic() + 1
         for thread in app_threads():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -58,12 +58,12 @@ class Case:
 
     @cached_property
     def connections(self) -> dict[Socket, str]:
-        """The connections that loading the app has left, with what is at their other end."""
+        """The connections that loading the app leaves open, with what is at their other end."""
         return connections_to_keep({self.app, *current.apps})
 
     @cached_property
     def worker(self) -> ForkProbe | None:
-        """What a worker that is forked now would find; ``None`` if none could be forked."""
+        """What a worker that is forked now would have; ``None`` if none could be forked."""
         return fork_probe(self.app, self.engines, self.connections)
 
 
@@ -81,5 +81,5 @@ def living(*classes: Any) -> list[Any]:
     if not wanted:
         return []
     gc.collect()
-    # By type(), and not by isinstance(): a proxy would be asked for what it stands for.
+    # By type(), not isinstance(), which a proxy would pass on to its target.
     return [thing for thing in gc.get_objects() if not wanted.isdisjoint(type(thing).__mro__)]

@@ -19,7 +19,7 @@ from ..runtime.deployment import current
 from ..runtime.fork import after_fork
 from ..runtime.inherited import Inheritance, Socket, origin
 
-NO_WORKER = "No worker got ready, so what it renews is unknown."
+NO_WORKER = "No test worker became ready, so it is unknown what workers renew."
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def fork_probe(
     sockets: Mapping[Socket, str] | None = None,
     seconds: float = 10.0,
 ) -> ForkProbe | None:
-    """Fork, do what a worker does first, and return what there is then.
+    """Fork, run a worker's first steps, and return what the worker has then.
 
     It runs the app's receivers of ``worker_forked`` and its handlers of ``os.register_at_fork``,
     which may take some seconds.
@@ -49,7 +49,7 @@ def fork_probe(
         return None
     reading, writing = Pipe(duplex=False)
     with warnings.catch_warnings():
-        # Python warns of a fork beside threads: whether they are missed is the question.
+        # Python warns of a fork beside threads; this probe checks exactly that.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -68,7 +68,7 @@ def fork_probe(
 def _be_a_worker(
     app: Flask, engines: Sequence[Any], inheritance: Inheritance, writing: Connection
 ) -> NoReturn:
-    # Whatever happens, this process must not go on as the command.
+    # In no case may this process continue as the command.
     try:
         os.setsid()
         silence()
@@ -84,13 +84,13 @@ def _be_a_worker(
 
 
 def silence() -> None:
-    """Let nothing that the app prints reach the terminal, and give it nothing to read."""
+    """Keep the app's output from the terminal, and give it no input."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nothing, standard)
 
 
 def kill_group(leader: int) -> None:
-    """Kill whatever the app has started in a process of its own session."""
+    """Kill everything that the app has started in this session."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)

@@ -17,8 +17,8 @@ def rate_limits(case: Case) -> Iterable[Finding]:
         if limiter.enabled and _is_a(limiter._storage, "MemoryStorage"):
             yield Finding(
                 "breaks",
-                "Flask-Limiter counts in the memory of each worker: with "
-                f"{case.workers} workers a limit lets up to {case.workers} times as much through.",
+                f"Flask-Limiter counts in each worker's memory: with {case.workers} workers a "
+                f"limit allows up to {case.workers} times as many requests.",
                 "Set RATELIMIT_STORAGE_URI to a shared storage, such as Redis or Memcached.",
             )
             return
@@ -30,8 +30,8 @@ def caches(case: Case) -> Iterable[Finding]:
     if any(_is_a(backend, "SimpleCache") for backend in backends.values()):
         yield Finding(
             "breaks",
-            "Flask-Caching keeps a SimpleCache in the memory of each worker: what one worker "
-            "deletes or changes lives on in the others.",
+            "Flask-Caching keeps a SimpleCache in each worker's memory: entries that one "
+            "worker deletes or changes stay in the others.",
             "Set CACHE_TYPE to a shared cache, such as RedisCache or FileSystemCache.",
         )
 

@@ -15,10 +15,10 @@ _REMEDY = "Run the scheduler in a process of its own, or use a task queue or cro
 
 
 def running_schedulers(case: Case) -> Iterable[Finding]:
-    """Find schedulers whose jobs more than one worker repeats or cannot reach.
+    """Find schedulers whose jobs are repeated by every worker, or out of their reach.
 
-    A scheduler that nothing has started, neither loading the app nor the start of a worker, is no
-    finding: it may belong to another command.
+    A scheduler that is not running after loading the app or starting a worker is not a finding:
+    it may belong to another command.
     """
     schedulers = _schedulers()
     running = [scheduler for scheduler in schedulers if _runs(scheduler)]
@@ -32,8 +32,8 @@ def running_schedulers(case: Case) -> Iterable[Finding]:
     elif running and case.preload:
         yield Finding(
             "breaks",
-            "APScheduler is started when the app is loaded: its jobs run in the launcher alone, "
-            "and a job that a request adds never runs.",
+            "APScheduler starts when the app is loaded: its jobs run only in the launcher, and "
+            "jobs that a request adds never run.",
             _REMEDY,
         )
 

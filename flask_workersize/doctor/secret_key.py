@@ -1,4 +1,4 @@
-"""A ``SECRET_KEY`` that is another one each time the app is loaded."""
+"""A ``SECRET_KEY`` that changes each time the app is loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .fork_probe import kill_group
 
 
 def made_at_start(case: Case, seconds: float = 60.0) -> Iterable[Finding]:
-    """Load the app once more in another process, and compare the two keys.
+    """Load the app a second time in another process, and compare the two keys.
 
-    It breaks with preload too: the workers of one start share a key then, but not with those of
-    the next start, nor with those of another machine. The second load may take some seconds.
+    It breaks with preload too: the workers of one start then share a key, but not with the next
+    start or another machine. The second load may take some seconds.
     """
     if not case.app.secret_key or case.location is None:
         return
@@ -24,25 +24,25 @@ def made_at_start(case: Case, seconds: float = 60.0) -> Iterable[Finding]:
     if not digest:
         yield Finding(
             "unseen",
-            "The app could not be loaded a second time, so whether SECRET_KEY stays the same is "
-            "unknown.",
-            "Make sure that it is not made at the start.",
+            "The app could not be loaded a second time, so it is unknown whether SECRET_KEY "
+            "stays the same.",
+            "Make sure that it is not generated at startup.",
         )
     elif digest != digest_of(case.app.secret_key):
         what = (
-            "sessions end with each start, and one machine does not accept those of another"
+            "a restart ends all sessions, and one machine does not accept those of another"
             if case.preload
-            else "each worker has its own, and does not accept the sessions of the others"
+            else "each worker has its own and rejects the sessions of the others"
         )
         yield Finding(
             "breaks",
-            f"SECRET_KEY is another one each time the app is loaded: {what}.",
-            "Make it once, keep it, and set it from the environment or from a file.",
+            f"SECRET_KEY changes each time the app is loaded: {what}.",
+            "Generate it once, store it, and set it from the environment or a file.",
         )
 
 
 def digest_of(key: str | bytes | None) -> str:
-    """Return what two processes compare instead of the key."""
+    """Return the digest that two processes compare instead of the key."""
     encoded = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
     return hashlib.sha256(encoded or b"").hexdigest()
 

@@ -16,7 +16,7 @@ from .secret_key import digest_of
 if __name__ == "__main__":
     answering = os.dup(1)
     silence()
-    # An app that cannot be loaded is no answer, and what it starts is not waited for.
+    # If the app cannot be loaded, there is no output. Its threads are not waited for.
     try:
         key = ScriptInfo(app_import_path=sys.argv.pop() or None).load_app().secret_key
         os.write(answering, digest_of(key).encode())

@@ -1,4 +1,4 @@
-"""Flask-SocketIO, whose clients need one worker, and a server that does websockets."""
+"""Flask-SocketIO: its clients need one worker, and a server with websockets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .finding import Case, Finding
 def needs_one_worker(case: Case) -> Iterable[Finding]:
     """Find Flask-SocketIO: it keeps the session of each client in one process.
 
-    Flask-SocketIO, "Using Multiple Workers": requests of a client must reach the same worker, and
-    gunicorn cannot see to that.
+    Flask-SocketIO, "Using Multiple Workers": requests of a client must reach the same worker,
+    which gunicorn cannot ensure.
     """
     if "socketio" in case.app.extensions:
         yield Finding(

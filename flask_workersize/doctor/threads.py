@@ -1,4 +1,4 @@
-"""Threads that loading the app has started: a fork does not take them along."""
+"""Threads started by loading the app: a fork does not copy them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ def threads_before_fork(case: Case) -> Iterable[Finding]:
     missing = [thread for thread in others if not worker or thread[1] not in worker.threads]
     if not missing:
         return
-    what = f"Threads are started when the app is loaded: {named(missing)}."
+    what = f"Loading the app starts threads: {named(missing)}."
     remedy = "Start them in a receiver of the signal worker_forked, or with the first request."
     if not case.preload:
-        once = "Run in a process of its own what has to be done once."
+        once = "Run work that must happen only once in a process of its own."
         yield Finding("multiplies", f"{what} Each of {case.workers} workers has its own.", once)
     elif worker is None:
         yield Finding("unseen", f"{what} {NO_WORKER}", remedy)
     else:
-        yield Finding(
-            "breaks", f"{what} They stay in the launcher, and no worker has them.", remedy
-        )
+        yield Finding("breaks", f"{what} They stay in the launcher; no worker has them.", remedy)

@@ -1,1 +1,1 @@
-"""What the outside is told."""
+"""What clients see: report, metrics, probes."""

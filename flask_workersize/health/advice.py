@@ -1,4 +1,4 @@
-"""What to do about what the report shows, in plain words; pure.
+"""Advice about what the report shows, in plain words; pure.
 
 Requests that wait need more slots if CPU is left, and more CPU if not. When all slots are busy, an
 app uses ``slots × computing time / time that a request runs`` CPUs. If that is as much as there is,
@@ -47,12 +47,12 @@ NEARLY_FULL_SHARE = 0.9
 def next_steps(
     deployment: Deployment, now: Snapshot, past: Past, measured: MeasuredReport | None = None
 ) -> list[str]:
-    """Return what to do, the most urgent first; nothing if there is nothing to do.
+    """Return what to do, most urgent first; empty if there is nothing to do.
 
-    :param deployment: what was decided at the start
-    :param now: what happens now
-    :param past: what has happened lately
-    :param measured: what the app costs; ``None`` before enough is known
+    :param deployment: the decisions of the start
+    :param now: live figures
+    :param past: figures of the last hour
+    :param measured: measured costs of the app; ``None`` before there are enough
     :returns: each step in one line
     """
     if now.is_leaving:
@@ -101,10 +101,10 @@ def _more_memory(deployment: Deployment, now: Snapshot) -> str:
 def _long(now: Snapshot) -> Iterator[str]:
     long = [ran for row in now.workers for ran in row.running_seconds if ran > LONG_SECONDS]
     if len(long) == 1:
-        what, remedy = f"a worker has run one request for {long[0]:.0f} s", "what it waits for"
+        what, remedy = f"a request has been running for {long[0]:.0f} s", "what it waits for"
         yield f"{what}: find {remedy}, or move it to a background job"
     elif long:
-        what = f"{len(long)} requests have run for more than {LONG_SECONDS:.0f} s"
+        what = f"{len(long)} requests have been running for more than {LONG_SECONDS:.0f} s"
         what += f", the longest for {max(long):.0f} s"
         yield f"{what}: find what they wait for, or move them to a background job"
 
@@ -112,7 +112,7 @@ def _long(now: Snapshot) -> Iterator[str]:
 def _crowded(
     deployment: Deployment, now: Snapshot, past: Past, measured: MeasuredReport | None
 ) -> Iterator[str]:
-    """Yield what to do about requests that wait, or that nobody has waited for."""
+    """Yield what to do about requests that waited, were turned away or were abandoned."""
     minutes, hour = past.minutes, past.hour
     if not minutes or not hour:
         return
@@ -123,7 +123,7 @@ def _crowded(
     if turned_away:
         what = f"{_requests(turned_away)} turned away in the {_span(hour)}"
     elif gave_up:
-        what = f"{_requests(gave_up)} given up by clients that waited, in the {_span(hour)}"
+        what = f"{_requests(gave_up)} abandoned by waiting clients in the {_span(hour)}"
     elif crowded and (is_now or share >= CROWDED_SHARE):
         is_known = any(minute.counted.waited for minute in crowded)
         who = "requests waited" if is_known else "all slots were busy"
@@ -161,7 +161,7 @@ def _remedy(
     # One process computes on one CPU at a time.
     usable = min(cpus, workers)
     busy = sum(minute.counted.busy_ns for minute in minutes)
-    # To wait for a CPU is to want one, whoever has it.
+    # Waiting for a CPU counts as demand for one.
     cpu = sum(minute.counted.cpu_ns + minute.counted.cpu_wait_ns for minute in minutes)
     computing = min(cpu / busy, 1.0) if busy else 0.0
     # Those that there were then: a size that follows the load has others by now.
@@ -172,7 +172,7 @@ def _remedy(
     if deployment.bounds is not None:
         if now.slots < now.slots_most:
             return _SETTLED if is_settled else _FOLLOWS
-        return ", and the size cannot follow the load any further: add a replica"
+        return ", and the size is at its upper bound: add a replica"
     if lines := _better(deployment, now, measured):
         more = " and ".join(lines)
     elif computing:
@@ -201,14 +201,14 @@ def _more_cpu(
         return " with the CPUs full: add a replica, or CPUs"
     if plan.server == "waitress":
         return (
-            " with one CPU full, and one process uses no more: set NOW_LMS_WSGI_SERVER=gunicorn, "
-            "or add a replica"
+            " with one CPU full, and one process cannot use more: set "
+            "NOW_LMS_WSGI_SERVER=gunicorn, or add a replica"
         )
     full = f" with {'1 worker' if workers == 1 else f'{workers} workers'} computing all the time"
     if plan.limited_by == "memory" or now.guard >= GuardState.REDUCED:
         is_measured = plan.sources["worker_memory_mb"] == MEASURED
         measure = "" if is_measured else ", or flask workersize measure to see what a worker needs"
-        return f"{full}, and memory for no more: give it more memory{measure}"
+        return f"{full}, and no memory for more: give it more memory{measure}"
     if deployment.bounds is not None and workers < deployment.bounds.workers.most:
         return full + (_SETTLED if is_settled else _FOLLOWS)
     return f"{full} on {cpus:g} CPUs: set NOW_LMS_WORKERS={math.ceil(cpus)}, or add a replica"
@@ -250,7 +250,7 @@ def _grown(now: Snapshot, hour: Stretch) -> Iterator[str]:
     count = hour.counted.recycled
     if count > max(len(now.workers), 1):
         what = f"{count} workers were recycled in the {_span(hour)} because they had grown"
-        yield f"{what}: no request was lost, but find what the app keeps"
+        yield f"{what}: no request was lost, but find out what the app keeps in memory"
 
 
 def _span(stretch: Stretch) -> str:

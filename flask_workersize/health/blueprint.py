@@ -1,4 +1,4 @@
-"""The route ``/_health/capacity``, and the shortcut that answers it before the app is asked."""
+"""The route ``/_health/capacity``, and the shortcut that answers it before the app does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CapacityShortcut(Layer):
 
     def __init__(self, app: WSGIApplication, endpoint: CapacityEndpoint, url: str) -> None:
         super().__init__(app)
-        # WSGI hands over the bytes of a path as latin-1.
+        # WSGI passes the bytes of a path as latin-1.
         self._answers = endpoint.answers(url.encode().decode("latin-1"))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

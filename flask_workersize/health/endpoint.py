@@ -1,4 +1,4 @@
-"""What is answered on the paths of the report, on the app's port and on the health port."""
+"""The answers on the paths of the report, on the app's port and on the health port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.meter import SLOT_KEY
 from .report import CapacityReport
 
 METRICS_SUFFIX = "/metrics"
-"""What stands behind the path of the report where Prometheus asks."""
+"""Suffix of the report's path for Prometheus."""
 
 FILES = ("page.css", "page.js")
 """What the page for people loads, behind the path of the report."""
@@ -51,13 +51,13 @@ def respond_json(told: Mapping[str, Any], status: int = 200, **headers: str) -> 
 
 
 def wants_page(environ: Mapping[str, Any]) -> bool:
-    """Return whether a browser asks: one that prefers HTML, and does not take anything as well."""
+    """Return whether the client is a browser: it prefers HTML to everything else."""
     accepted = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
     return accepted.best_match(["application/json", "text/html"]) == "text/html"
 
 
 class CapacityEndpoint:
-    """Answers the report to anyone, and its details to who sends the token."""
+    """Answers the report to anyone, and its details to requests with the token."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class CapacityEndpoint:
         scheme, _, sent = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if token is None or scheme.lower() != "bearer":
             return False
-        # WSGI hands over the bytes of a header as latin-1.
+        # WSGI passes the bytes of a header as latin-1.
         sent_bytes = sent.encode("latin-1", "replace").strip()
         token_bytes = token.get_secret_value().encode(errors="surrogateescape")
         return hmac.compare_digest(sent_bytes, token_bytes)

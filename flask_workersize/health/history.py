@@ -17,25 +17,25 @@ class HistoryPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    at: float = Field(description="its end, in seconds since 1970")
+    at: float = Field(description="end of the minute, in seconds since 1970")
     seconds: float = Field(
-        gt=0, description="its length: less than 60 for the minute under way, more after a gap"
+        gt=0, description="its length: less than 60 for the current minute, more after a gap"
     )
     slots: int = Field(ge=0, description="requests that could run at once, on average")
     utilization: float = Field(
         ge=0, le=1, description="share of the time that slots were busy, 0 to 1"
     )
-    requests: int = Field(ge=0, description="requests that were served, or turned away")
+    requests: int = Field(ge=0, description="requests served or turned away")
     waited: int = Field(
-        ge=0, description="requests that had waited for more than 0.1 s before the app began"
+        ge=0, description="requests that waited for more than 0.1 s before the app began"
     )
     queue_mean_seconds: float | None = Field(
-        description="how long requests had waited before the app began, on average; null if there "
-        "was none, or nobody can tell"
+        description="average time that requests waited before the app began; null if there were "
+        "none, or if it cannot be measured"
     )
     queue_most_seconds: float | None = Field(description="the longest of these waits")
     memory_used_mb: int = Field(
-        ge=0, description="the most that counted towards the memory limit, in MB"
+        ge=0, description="highest memory use that counted towards the limit, in MB"
     )
 
     @classmethod
@@ -60,13 +60,13 @@ class RatesReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    seconds: float = Field(gt=0, description="how many seconds")
-    requests_per_second: float = Field(ge=0, description="requests served each second")
+    seconds: float = Field(gt=0, description="length of the period")
+    requests_per_second: float = Field(ge=0, description="requests served per second")
     busy: float = Field(ge=0, description="slots that were busy, on average")
     mean_ms: float | None = Field(
-        description="how long a request ran, on average, in milliseconds; null if there was none"
+        description="average time that a request ran, in milliseconds; null if there was none"
     )
-    cpu_ms: float | None = Field(description="how much of that it computed, in milliseconds")
+    cpu_ms: float | None = Field(description="CPU time of that, in milliseconds")
 
     @classmethod
     def of(cls, lately: Stretch) -> Self:
@@ -86,8 +86,8 @@ class EventReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    at: float = Field(description="when, in seconds since 1970")
-    text: str = Field(description="what, in one line")
+    at: float = Field(description="time of the event, in seconds since 1970")
+    text: str = Field(description="what happened, in one line")
 
     @classmethod
     def of(cls, event: Event) -> Self:
@@ -96,7 +96,7 @@ class EventReport(BaseModel):
 
 
 class PastReport(BaseModel):
-    """What has happened since the start, and what to do about it; unset if it may not be told."""
+    """What has happened since the start, and advice; unset if it may not be shown."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,12 +105,12 @@ class PastReport(BaseModel):
     )
     running: list[float] | None = Field(
         None,
-        description="how long each request that runs now has run, in seconds, the longest first",
+        description="how long each running request has been running, in seconds, longest first",
     )
     timeout_seconds: float | None = Field(
         None,
-        description="after so long a running request counts as stuck (NOW_LMS_TIMEOUT); null for "
-        "never",
+        description="seconds after which a running request counts as stuck (NOW_LMS_TIMEOUT); "
+        "null for never",
     )
     memory_recycle_percent: int | None = Field(
         None,
@@ -119,19 +119,19 @@ class PastReport(BaseModel):
     )
     rates: RatesReport | None = Field(
         None,
-        description="the last ten seconds or so, on average; null right after the start, and where "
-        "no monitor runs",
+        description="averages of the last ten seconds or so; null right after the start, and "
+        "without a monitor",
     )
     history: list[HistoryPoint] | None = Field(
         None,
-        description="the last hour, one entry a minute, the oldest first; the last one is the "
-        "minute under way. Null where no monitor runs",
+        description="the last hour, one entry a minute, oldest first; the last entry is the "
+        "current minute. Null without a monitor",
     )
     events: list[EventReport] | None = Field(
-        None, description="what happened lately, at most 32 events, the oldest first"
+        None, description="recent events, at most 32, oldest first"
     )
     advice: list[str] | None = Field(
-        None, description="what to do, the most urgent first; empty if there is nothing to do"
+        None, description="what to do, most urgent first; empty if there is nothing to do"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the report shows of what was measured from traffic, and what follows from it."""
+"""Measurements from traffic in the report, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ OFF_SHARE = 0.25
 
 
 LEARN_LINE = "NOW_LMS_SIZING_PROFILE=learn"
-"""What lets the next start plan from what was measured."""
+"""The setting that makes the next start plan with the measured values."""
 
 
 class MeasuredReport(BaseModel):
-    """What the app costs, as its traffic shows, and the lines to set."""
+    """Costs of the app, measured from traffic, and recommended settings."""
 
     model_config = ConfigDict(frozen=True)
 
-    requests: int = Field(ge=1, description="requests that it was measured from")
-    cpu_ms: float = Field(ge=0, description="CPU time of a request, in milliseconds")
+    requests: int = Field(ge=1, description="requests that were measured")
+    cpu_ms: float = Field(ge=0, description="CPU time per request, in milliseconds")
     wait_ms: float = Field(ge=0, description="time that a request waits, in milliseconds")
-    shared_memory_mb: float = Field(ge=0, description="memory that is needed once, in MB")
-    worker_memory_mb: float = Field(ge=0, description="the most private memory of a worker, in MB")
-    advice: list[str] = Field(description="the lines to set for workers and threads")
+    shared_memory_mb: float = Field(ge=0, description="memory that all workers share, in MB")
+    worker_memory_mb: float = Field(ge=0, description="highest private memory of a worker, in MB")
+    advice: list[str] = Field(description="recommended settings for workers and threads")
 
     @classmethod
     def of(cls, traffic: TrafficStats, deployment: Deployment) -> Self:
@@ -68,10 +68,10 @@ class MeasuredReport(BaseModel):
         if abs(off) <= OFF_SHARE:
             return
         source = plan.sources["worker_memory_mb"]
-        remedy = f"set {LEARN_LINE} to plan the next start with what was measured"
+        remedy = f"set {LEARN_LINE} to plan the next start with the measured values"
         if source not in ("default", MEASURED):
             # It wins over a profile.
             remedy = f"{source} should be {-(-measured // plan.workers)}"
         total = f"{once} MB shared + {plan.workers} × {own} MB = {measured} MB"
-        planned = f"planned were {plan.estimated_memory_mb} MB ({off:+.0%})"
-        yield f"measured are {total}, {planned}: {remedy}."
+        planned = f"planned {plan.estimated_memory_mb} MB ({off:+.0%})"
+        yield f"measured {total}, {planned}: {remedy}."

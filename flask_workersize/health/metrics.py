@@ -65,7 +65,7 @@ class _ReportCollector(Collector):
 def _histogram(totals: QueueTotals) -> Metric:
     bounds = [*map(str, BOUNDS_SECONDS), "+Inf"]
     buckets = list(zip(bounds, accumulate(map(float, totals.parts)), strict=True))
-    name, text = f"{_PREFIX}queue_seconds", "How long requests had waited before the app began."
+    name, text = f"{_PREFIX}queue_seconds", "Time that requests waited before the app began."
     return HistogramMetricFamily(name, text, buckets, sum_value=totals.sum_ns / 1e9)
 
 

@@ -45,7 +45,7 @@ def respond_page(body: str, status: int, environ: Mapping[str, Any]) -> Response
     :param status: the status of that
     :param environ: the request
     """
-    # WSGI hands over the bytes of a path as latin-1.
+    # WSGI passes the bytes of a path as latin-1.
     path = environ.get("PATH_INFO", "").encode("latin-1", "replace")
     page = _template().render(
         parts=view(json.loads(body), int(time.time())),

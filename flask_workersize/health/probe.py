@@ -17,7 +17,7 @@ from .endpoint import METHODS, Answer, CapacityEndpoint, respond_json
 class ProbeRules:
     """When a server counts as live and as ready.
 
-    A worker may make no progress for ``timeout_seconds``; 0 is for ever.
+    A worker may make no progress for ``timeout_seconds``; 0 for no limit.
     """
 
     timeout_seconds: float

@@ -29,30 +29,32 @@ class WorkerReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pid: int = Field(ge=0, description="its process; 0 in the moment after the fork")
-    age_seconds: float = Field(ge=0, description="how long ago it was started")
+    pid: int = Field(ge=0, description="process id; 0 right after the fork")
+    age_seconds: float = Field(ge=0, description="time since it was started")
     ready: bool = Field(description="whether it has loaded the app")
-    silent_seconds: float = Field(ge=0, description="time since its main loop last went round")
-    slots: int = Field(ge=1, description="requests that it can run at once")
-    busy: int = Field(
-        ge=0, description="slots that a request, or a client that is waited for, occupies"
+    silent_seconds: float = Field(ge=0, description="time since its main loop last ran")
+    slots: int = Field(ge=1, description="requests it can run at once")
+    busy: int = Field(ge=0, description="slots in use, by a running request or a slow client")
+    running_seconds: float = Field(
+        ge=0, description="how long the longest of them has been running"
     )
-    running_seconds: float = Field(ge=0, description="for how long the longest of them has run")
-    served: int = Field(ge=0, description="requests that it has served")
-    busy_seconds: float = Field(ge=0, description="time its threads spent on them, summed up")
-    cpu_seconds: float = Field(ge=0, description="CPU time of them, the server's part included")
+    served: int = Field(ge=0, description="requests it has served")
+    busy_seconds: float = Field(ge=0, description="time its threads spent on them, in total")
+    cpu_seconds: float = Field(
+        ge=0, description="CPU time spent on them, including the server's part"
+    )
     rss_mb: float | None = Field(
-        description="resident memory, in MB, shared pages included; null until it is sampled"
+        description="resident memory, in MB, including shared pages; null until it is sampled"
     )
     pss_mb: float | None = Field(
         description="the same with shared pages divided among their processes; null if not reported"
     )
     uss_mb: float | None = Field(description="private memory, in MB; null if not reported")
-    first_mb: float | None = Field(description="private memory when it was ready, in MB")
+    first_mb: float | None = Field(description="private memory when it became ready, in MB")
     warm_mb: float | None = Field(description="private memory once its caches were full, in MB")
-    peak_mb: float | None = Field(description="the most private memory it has had, in MB")
+    peak_mb: float | None = Field(description="its highest private memory so far, in MB")
     memory_age_seconds: float | None = Field(description="time since memory was sampled")
-    memory_served: int | None = Field(description="requests it had served then")
+    memory_served: int | None = Field(description="requests it had served at that time")
 
     @classmethod
     def of(cls, row: WorkerStats) -> WorkerReport:
@@ -82,10 +84,10 @@ class Bounds(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    cpu: str = Field(description="by CPU, with its numbers")
-    memory: str = Field(description="by memory, with its numbers")
+    cpu: str = Field(description="the CPU bound, with its numbers")
+    memory: str = Field(description="the memory bound, with its numbers")
     adapts: str | None = Field(
-        None, description="workers and threads that a size that follows the load may have"
+        None, description="range of workers and threads if the size follows the load"
     )
 
 
@@ -110,16 +112,16 @@ class PlanReport(BaseModel):
     )
     limited_by: Limit = Field(description="which bound set the size")
     worker_memory_mb: int = Field(
-        ge=1, description="memory each worker is assumed to need, in MB; if measured, its own"
+        ge=1,
+        description="memory each worker is assumed to need, in MB; if measured, without what all "
+        "workers share",
     )
     shared_memory_mb: int = Field(
-        ge=0, description="memory needed once for all workers, in MB; 0 if not measured"
+        ge=0, description="memory that all workers share, in MB; 0 if not measured"
     )
-    estimated_memory_mb: int = Field(ge=1, description="memory of all that, in MB")
-    memory_available_mb: int = Field(
-        ge=0, description="memory that was available at planning time, in MB"
-    )
-    cpus: float = Field(gt=0, description="CPUs that were available at planning time")
+    estimated_memory_mb: int = Field(ge=1, description="estimated total memory, in MB")
+    memory_available_mb: int = Field(ge=0, description="memory available at planning time, in MB")
+    cpus: float = Field(gt=0, description="CPUs available at planning time")
     why: Bounds = Field(
         description="both bounds, as formulas; limited_by says which one set the size"
     )
@@ -128,8 +130,8 @@ class PlanReport(BaseModel):
 class CapacityReport(PastReport, LiveFigures, PlanReport):
     """The body of ``/_health/capacity``.
 
-    It holds no path, no host name, no version and no environment value but for numbers that size
-    and time the server. ``sources``, ``warnings``, ``notes``, ``pid``, ``processes`` and
+    It contains no path, no host name, no version and no environment value except numbers that
+    size and time the server. ``sources``, ``warnings``, ``notes``, ``pid``, ``processes`` and
     ``measured`` are only there with the token. The live figures, from ``workers_alive`` to
     ``advice``, are there if flask-workersize serves the app: on the port of the app with the token,
     on the health port for everyone.
@@ -147,11 +149,9 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
     sources: dict[str, str] | None = Field(
         None, description="with the token: where each value came from"
     )
-    warnings: list[str] | None = Field(
-        None, description="with the token: what the operator should change"
-    )
+    warnings: list[str] | None = Field(None, description="with the token: what to change")
     notes: list[str] | None = Field(
-        None, description="with the token: remarks of the detection and the plan"
+        None, description="with the token: notes from detection and planning"
     )
     pid: int | None = Field(None, description="with the token: the process that answered")
 
@@ -168,17 +168,17 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         deployment: Deployment | None = None,
         measured: MeasuredReport | None = None,
     ) -> CapacityReport:
-        """Make the report of a plan.
+        """Make the report for a plan.
 
         :param plan: the plan of the app
         :param serving: whether the app is served under it
         :param detection_notes: notes of the detection, "class: detail"
-        :param details: whether to include what needs the token
-        :param now: what happens now, if that may be reported
-        :param past: what has happened lately, if that may be reported
-        :param deployment: what was decided at the start, for what to do now
-        :param measured: what the app costs; ``None`` before enough is known
-        :returns: the report; what was left out is unset
+        :param details: whether to include the fields that need the token
+        :param now: live figures, if they may be shown
+        :param past: figures of the last hour, if they may be shown
+        :param deployment: the decisions of the start, for the advice
+        :param measured: measured costs of the app; ``None`` before there are enough
+        :returns: the report; omitted fields are unset
         """
         planned = PlanReport.model_fields
         shown = {name: value for name, value in vars(plan).items() if name in planned}
@@ -204,7 +204,7 @@ class CapacityReport(PastReport, LiveFigures, PlanReport):
         return cls(status="warn" if is_short or not plan.fits else "pass", serving=serving, **shown)
 
     def to_json(self) -> str:
-        """Return the report as JSON; what is unset is left out."""
+        """Return the report as JSON, without unset fields."""
         return self.model_dump_json(exclude_unset=True)
 
 

@@ -1,4 +1,4 @@
-"""``flask workersize measure``: measure an app, write its profile, print what follows."""
+"""``flask workersize measure``: measure an app, write its profile, print the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measure_app(  # noqa: PLR0913
     concurrency: str,
     write: str | None,
 ) -> None:
-    """Measure an app, print what it costs, write its profile, and print what follows.
+    """Measure an app, print what it costs, write its profile, and print the settings.
 
     The options are as they were typed.
     """
@@ -58,8 +58,8 @@ def measure_app(  # noqa: PLR0913
         profile.save(path)
     except OSError as error:
         raise WorkerSizeStartError(
-            f"The profile cannot be written to {path}: {error.strerror}. Name another file with "
-            "NOW_LMS_SIZING_PROFILE."
+            f"Cannot write the profile to {path}: {error.strerror}. Set "
+            "NOW_LMS_SIZING_PROFILE to another file."
         ) from None
     click.echo(printable(f"Profile written to {path}"))
     settings = settings.measured_by(profile)

@@ -1,4 +1,4 @@
-"""Write settings into a .env file: all else that is there stays, to the byte."""
+"""Write settings into a .env file; everything else in it stays, to the byte."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BARE = re.compile(r"(?!(?<=\s)#)(?:(?!\s+#)[^\r\n])*(?<!\s)|")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Set each of these lines in a file: in its place where it is there, else at the end.
+    """Set each of these lines in a file: in place if it exists, else at the end.
 
-    A file that is not there is made, for its owner alone.
+    A missing file is created, readable only by its owner.
 
     :param lines: name, "=" and a value that needs no quotes
     :raises WorkerSizeStartError: if the file cannot be read or written
@@ -39,8 +39,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, UnicodeDecodeError):
-            why = "it is not text"
-        problem = f"The lines cannot be written to {path.name}: {why}. Copy them by hand."
+            why = "not a text file"
+        problem = f"Cannot write the settings to {path.name}: {why}. Copy them by hand."
         raise WorkerSizeStartError(problem) from None
 
 
@@ -49,7 +49,7 @@ def with_lines(text: str, lines: Iterable[str]) -> str:
 
     :param lines: as for :func:`write_lines`
     """
-    # Windows' mark of an encoding is no part of the first name.
+    # Windows' byte order mark is not part of the first name.
     mark = text[: text.startswith("\ufeff")]
     text = text.removeprefix(mark)
     found = re.search(r"\r\n|\n|\r", text)

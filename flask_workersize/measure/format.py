@@ -1,4 +1,4 @@
-"""What was measured, and what follows, in lines for a person."""
+"""Measurements and recommendations, in lines for a person."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREAD_MB = 4.0
 
 
 def table(profile: SizingProfile) -> Iterable[str]:
-    """Yield what was measured; in parentheses the least and the most that was seen."""
+    """Yield the measurements; the parentheses show the lowest and highest values."""
     made_with = f"{profile.server}, Python {profile.python}"
     how = "preloaded" if profile.preload else "not preloaded"
     yield f"measured: {profile.app}, {profile.requests} requests, {made_with}, {how}"
@@ -44,7 +44,7 @@ def leak(profile: SizingProfile) -> Iterable[str]:
     if profile.grows:
         bound = max(int(2 * profile.warm_mb.high), int(profile.peak_mb.value)) + 1
         yield (
-            "a worker still grows, perhaps from a leak. To bound each worker, set "
+            "a worker is still growing, perhaps from a leak. To bound each worker, set "
             f"NOW_LMS_WORKER_MEMORY_MAX_MB={bound}; for more certainty, use more --requests."
         )
 
@@ -61,7 +61,7 @@ def arenas(profile: SizingProfile, environ: Mapping[str, str]) -> Iterable[str]:
 
 
 def errors(answers: Sequence[Answers]) -> Iterable[str]:
-    """Yield the answers that are no success, by path and status."""
+    """Yield the failed answers, by path and status."""
     counts = sum((item.counts for item in answers), Counter[tuple[str, int]]())
     for (path, status), count in counts.items():
         if status not in SUCCESS:
@@ -70,7 +70,7 @@ def errors(answers: Sequence[Answers]) -> Iterable[str]:
 
 
 def recommendation(advice: Advice, costs: AppCosts, cpus: float) -> Iterable[str]:
-    """Yield a proposal, how it came about, and the lines to set."""
+    """Yield the recommended settings, and how they were calculated."""
     shape = f"{advice.workers} × {advice.threads} (workers × threads)"
     used = counted(cpus, "CPU")
     if advice.server == "waitress":

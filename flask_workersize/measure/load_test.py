@@ -1,4 +1,4 @@
-"""serve-prod with clients beside it, to measure what an app costs."""
+"""serve-prod and clients on one machine, to measure what an app costs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HOST = "127.0.0.1"
 
 @dataclass
 class Answers:
-    """How often each status came, by path (0 is no answer at all), and where redirects led."""
+    """How often each status came, by path (0 for no answer), and targets of redirects."""
 
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     moved_to: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Answers:
 
 
 class LoadTest:
-    """serve-prod with clients beside it: they request ``paths``, in turn."""
+    """serve-prod and clients, which request ``paths`` in turn."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class LoadTest:
             return CapacityReport.model_validate_json(body)
         except (OSError, http.client.HTTPException, ValueError):
             raise WorkerSizeStartError(
-                "The server ended during the measurement; a request may have ended it."
+                "The server exited during the measurement; a request may have caused it."
             ) from None
 
 
@@ -153,12 +153,12 @@ def load_test(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let signals that end this process leave no server behind."""
+    """Stop the server if a signal ends this process."""
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    # What is ignored, as the hang-up is under nohup, stays so.
+    # Ignored signals, such as HUP under nohup, stay ignored.
     numbers = (signal.SIGTERM, signal.SIGHUP)
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heard}
@@ -177,7 +177,7 @@ def _environ(health_port: int, token: str) -> dict[str, str]:
         "NOW_LMS_HEALTH_HOST": _HOST,
         "NOW_LMS_HEALTH_TOKEN": token,
         "NOW_LMS_SIZING_PROFILE": "off",
-        # Growth is to be measured, not to be recycled.
+        # Measure growth, so do not recycle workers.
         "NOW_LMS_MEMORY_GUARD": "off",
         "NOW_LMS_DRAIN_SECONDS": "0",
         # Its clients want all answers, however long they wait.
@@ -215,15 +215,15 @@ def _await_ready(process: subprocess.Popen[bytes], health_port: int, output: IO[
 
 
 def _last_error(output: IO[bytes]) -> str:
-    """Return what a server logged last: the line of its error."""
+    """Return a server's last error line."""
     output.seek(0)
     lines = output.read().decode(errors="replace").splitlines()
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     if errors:
         return errors[-1].removesuffix(".")
-    # What the app prints may hold a secret: of its last line only the kind of error.
+    # The app's output may contain a secret: use only the kind of error in its last line.
     kind = re.match(r"\s*([\w.]+(?:Error|Exception))\b", lines[-1]) if lines else None
-    return f"it ended with {kind[1]}" if kind else "it ended without an error message"
+    return f"it exited with {kind[1]}" if kind else "it exited without an error message"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

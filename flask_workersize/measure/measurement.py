@@ -29,7 +29,7 @@ PHASE_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """What is to be measured, and how.
+    """What to measure, and how.
 
     Each of the two load tests sends ``requests``; ``threads`` of the second get as many at once.
     """
@@ -66,7 +66,7 @@ def measure(
         check(first.answers)
     if not (meter.cpu_ms and meter.peaks_mb()):
         raise WorkerSizeConfigError(
-            "The workers end after a few requests each: unset max_requests while measuring."
+            "Workers exit after a few requests each: unset max_requests while measuring."
         )
     answers, thread_mb = [first.answers], [0.0]
     if task.threads > 1:
@@ -101,7 +101,7 @@ def _observe(
 
 
 def _thread_mb(meter: TrafficMeter, threaded: TrafficMeter, task: MeasureRequest) -> list[float]:
-    """Return what a thread needs, held against each worker that had none more."""
+    """Return what a thread needs, compared with each single-threaded worker."""
     growth = meter.growth()
     most = max((item.peak_bytes / MB for item in threaded.workers.values()), default=0.0)
     # What a leak has added there, where one worker had all requests, no thread needs.
@@ -125,7 +125,7 @@ _REASONS = {
 
 
 def check(answers: Answers) -> None:
-    """Refuse to measure a path that never answers: what it costs would not be what users get."""
+    """Refuse to measure a path without a successful answer: its cost would mean nothing."""
     useful = {path for path, status in answers.counts if status in SUCCESS}
     useless = list(dict.fromkeys(path for path, _ in answers.counts if path not in useful))
     if not useless:

@@ -1,4 +1,4 @@
-"""Follows the load: looks at it once a second, asks the rule, and sees that it is done."""
+"""Follows the load: measures it once a second, applies the rule and carries out the move."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .observation import CRITICAL_SHARE, Rules, short_share
 from .scaling import Scaler
 
 CONTENDED = 0.2
-"""Share of the time of requests that is waited for a CPU, from which others leave too little."""
+"""Share of request time spent waiting for a CPU above which other processes leave too little."""
 
 UNCROWDED = 0.3
-"""Share of a core up to which the requests of one process hardly wait for each other."""
+"""Share of a core up to which requests of one process hardly wait for each other."""
 
 LEAST_THREAD_BYTES = MB // 4
-"""What a thread needs at least, its stack and its request."""
+"""Least memory of a thread: its stack and its request."""
 
 
 class _Seen(NamedTuple):
-    """What the counters said at one moment."""
+    """The counters at one moment."""
 
     at: float
     workers: dict[int, WorkerStats]
@@ -76,7 +76,7 @@ class AdaptingTask(Task):
         self._before: _Seen | None = None
 
     def run(self, now: float, look: Look) -> None:
-        """Look, decide, act."""
+        """Measure, decide, act."""
         snapshot = look()
         before, self._before = self._before, self._look(now, snapshot)
         if before is None or snapshot.is_leaving or now <= before.at:
@@ -129,15 +129,16 @@ class AdaptingTask(Task):
         delay = more(lambda row: row.cpu_wait_ns) / NANOSECONDS + stolen * cpu
         room = max(cpus - total, 0.0)
         if delay >= CONTENDED * busy:
-            # Others compute, too: what they leave is all that there is.
+            # Other processes compute, too: only the CPU that they leave is free.
             room = min(room, idle)
         alone = Alone(
             more(lambda row: row.alone.requests),
             alone_cpu := more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
             max(more(lambda row: row.alone.wait_ns) / NANOSECONDS - stolen * alone_cpu, 0.0),
         )
-        if max(used, default=0.0) < UNCROWDED:
-            # Whoever wants to compute can: they do not wait for the GIL, alone or not.
+        if max(used, default=0.0) < UNCROWDED and delay < cpu:
+            # No worker computes much, and none has to wait for a CPU while it holds the GIL:
+            # requests do not wait for each other, alone or not.
             alone = Alone(done, cpu, max(busy - cpu - delay, 0.0))
         asked = now.queue.requests - before.queue.requests
         waited = (now.queue.sum_ns - before.queue.sum_ns) / NANOSECONDS

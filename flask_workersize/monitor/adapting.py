@@ -1,18 +1,18 @@
-"""How many workers and slots the load asks for: a pure function from a sample to a move.
+"""How many workers and slots the load needs: a pure function from a sample to a move.
 
 A slot is a request that a worker runs at once. The order of the questions is the policy:
 
-1. Does the guard act? Then nothing: it is the stronger one.
-2. Has the last step shown what it brings? If that is nothing, or it costs throughput, take it
-   back, and wait before the next one of its kind.
-3. Is the load steady, and was the last move less than a minute ago? Then nothing.
+1. Does the memory guard act? Then do nothing: the guard comes first.
+2. Is the result of the last step known? If it did not help, or cost throughput, undo it, and
+   wait before the next one of its kind.
+3. Is the load steady, and was the last move less than a minute ago? Then do nothing.
 4. Do requests wait, and is CPU left? Then more slots, up to what the app was measured to need:
    CPUs × (1 + waiting / computing), see :mod:`flask_workersize.sizing.advice`. If that is not
    known, or not enough: as many times more as CPU is left, at most twice as many. A worker that
    uses one core has none left, whatever others have: then one more worker.
-5. Are the CPUs full? Then slots in excess of that only make each request later: give them back.
+5. Are the CPUs full? Then more slots only make each request slower: remove them.
 
-A step that memory does not allow is not taken. There are never fewer workers by this rule.
+A step that memory does not allow is not taken. This rule never removes workers.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ OTHER_APP = 1.4
 too: threads that want to compute cost each other some."""
 
 LEAST_ALONE = 20
-"""Requests that ran alone, before they tell what the app needs."""
+"""How many requests have to have run alone before the app's needs count as measured."""
 
 FADING = 0.8
-"""What a second leaves of the weight of those before it: those of five seconds count."""
+"""Weight that earlier requests keep after one second: about the last five seconds count."""
 
 LEAST_WAIT_SECONDS = 0.005
 """A shorter wait is a thread switch of Python (``sys.getswitchinterval``), not a queue."""
@@ -60,14 +60,14 @@ WAITS_SHARE = 0.1
 """Waiting, as a share of the time that a request runs, from which it counts."""
 
 STEADY_SECONDS = 30.0
-"""How long a load has not changed when it is steady."""
+"""How long the load has to stay the same to count as steady."""
 
 PACE_SECONDS = 60.0
-"""Time between two moves then; taking a step back is the second half of a move."""
+"""Time between two moves under a steady load; undoing a step belongs to the same move."""
 
 PATIENCE_SECONDS = 120.0
-"""Time after a step in vain until the next of its kind, if the load does not change; doubles each
-time, up to an hour. Two minutes for two moves: one a minute."""
+"""Time between a step that did not help and the next of its kind, if the load does not change;
+doubles each time, up to an hour. Two minutes for two moves: one a minute."""
 
 LONGEST_PATIENCE_SECONDS = 3600.0
 
@@ -86,11 +86,11 @@ class AdaptingRules:
     """What bounds the moves."""
 
     cpus: float
-    """CPUs, a quota included."""
+    """CPUs, limited by a quota if there is one."""
 
     most_workers: int
     most_slots: int
-    """Of each worker: 64, or fewer where a database pool has fewer connections."""
+    """Per worker: 64, or fewer if a database pool has fewer connections."""
 
     follows_workers: bool = True
     follows_slots: bool = True
@@ -100,7 +100,7 @@ class AdaptingRules:
 
 @dataclass(frozen=True)
 class Alone:
-    """Requests that ran alone in their process: others make one wait for the GIL, too.
+    """Requests that ran alone in their process; parallel ones also wait for the GIL.
 
     ``wait_seconds`` is without the time that they waited for a CPU.
     """
@@ -112,7 +112,7 @@ class Alone:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen in about a second; ``now`` is its end, by a monotonic clock."""
+    """Measurements of about one second; ``now`` is its end, by a monotonic clock."""
 
     now: float
     seconds: float
@@ -120,7 +120,7 @@ class Sample:
     """Workers that are ready."""
 
     wanted: int
-    """Workers that there should be."""
+    """Target number of workers."""
 
     slots: int
     """Slots of each worker."""
@@ -132,10 +132,10 @@ class Sample:
     """CPU time of those, by the clock that ``alone`` is measured with."""
 
     busy: float
-    """Requests that ran at once, on average."""
+    """Average number of requests that ran at once."""
 
     waited_seconds: float | None
-    """Mean time that requests waited before they began, here or since a proxy that is trusted got
+    """Mean time that requests waited before they began, here or since a trusted proxy received
     them; ``None`` if unknown."""
 
     cpu_of_group: float
@@ -146,13 +146,13 @@ class Sample:
 
     alone: Alone
     memory_free_bytes: float
-    """What may be used before the guard acts, if all workers had their peak at once."""
+    """Memory left before the guard acts, with all workers at their peak at once."""
 
     worker_need_bytes: float | None
-    """The most that a worker needs, its threads included; ``None`` before it was measured."""
+    """Most memory a worker needs, including its threads; ``None`` before it was measured."""
 
     thread_need_bytes: float
-    """What one more slot needs in a worker, with the request in it."""
+    """Memory that one more slot in a worker needs, with its request."""
 
     guard_acts: bool
     """Whether the guard recycles or has removed workers, or memory is short."""
@@ -160,7 +160,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Move:
-    """What there should be from now on, and why."""
+    """The new target size, and the reason."""
 
     workers: int
     slots: int
@@ -183,19 +183,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Block:
-    """Until when no step of a kind is made, and how long the next one in vain will block it."""
+    """Until when a kind of step is blocked, and for how long the next failure will block it."""
 
     until: float = -math.inf
     seconds: float = PATIENCE_SECONDS
 
     def renewed(self, now: float) -> Block:
-        """Return it after one more step in vain."""
+        """Return the block after one more step that did not help."""
         return Block(now + self.seconds, min(2 * self.seconds, LONGEST_PATIENCE_SECONDS))
 
 
 @dataclass(frozen=True)
 class State:
-    """What is remembered from one sample to the next; the first one is ``State()``."""
+    """State kept from one sample to the next; it begins as ``State()``."""
 
     window: tuple[Sample, ...] = ()
     """Samples of the same shape and the same load, the latest last."""
@@ -290,12 +290,12 @@ def _differ(one: float, other: float, times: float) -> bool:
 
 
 def adapt(rules: AdaptingRules, state: State, seen: Sample) -> tuple[State, Move | None]:
-    """Decide what there should be; call it once a second, with what it returned before.
+    """Decide on the size; call it once a second, with the state it returned before.
 
     :param rules: what bounds the moves
     :param state: what the last call returned, or ``State()``
-    :param seen: what was seen since the last call
-    :returns: what to pass to the next call, and the move, if there is one
+    :param seen: measurements since the last call
+    :returns: the state for the next call, and the move, if there is one
     """
     if seen.guard_acts:
         return replace(state, window=(), step=None), None
@@ -323,7 +323,7 @@ def adapt(rules: AdaptingRules, state: State, seen: Sample) -> tuple[State, Move
 def _judged(
     rules: AdaptingRules, state: State, step: Step, seen: Sample
 ) -> tuple[State, Move | None]:
-    """Keep the last step or take it back, once it is known what it brings."""
+    """Keep or undo the last step, once its result is known."""
     mean = Mean.of(state.window)
     if not _can_judge(step, state.window, mean):
         return state, None
@@ -342,7 +342,7 @@ def _exceeds_core(rules: AdaptingRules, state: State) -> bool:
 
 
 def _blocked(state: State, step: Step, seen: Sample) -> State:
-    """Block a kind of step: one in vain, or one that turns back what was not."""
+    """Block a kind of step: one that did not help, or one that reversed a step that did."""
     if step.is_up:
         return replace(state, up=state.up.renewed(seen.now))
     return replace(state, down=state.down.renewed(seen.now))
@@ -360,7 +360,7 @@ def _noted(state: State, seen: Sample) -> State:
         state.alone.cpu_seconds * kept + seen.alone.cpu_seconds,
         state.alone.wait_seconds * kept + seen.alone.wait_seconds,
     )
-    # Those that have faded still tell of the app, until others run alone.
+    # Faded requests still describe the app until others run alone.
     state = replace(
         state,
         alone=alone if seen.alone.count else state.alone,
@@ -376,7 +376,7 @@ def _noted(state: State, seen: Sample) -> State:
     window = (*window[-int(STEADY_SECONDS) :], seen)
     before, after = window[:-LEAST_SAMPLES], window[-LEAST_SAMPLES:]
     last, first = Mean.of(after), Mean.of(before) if len(before) >= MORE_SAMPLES else None
-    # By a move of ours the rate changes, too, but not what a request costs.
+    # Our own move changes the rate, too, but not the cost of a request.
     is_other_app = (first is not None and last.costs_other(first, CHANGE)) or (
         state.load is not None and last.costs_other(state.load, OTHER_APP)
     )
@@ -401,19 +401,19 @@ def _can_judge(step: Step, window: Sequence[Sample], mean: Mean) -> bool:
 
 
 def _in_vain(step: Step, mean: Mean, used: float) -> str | None:
-    """Return why a step is to be taken back, if it is."""
+    """Return why to undo a step; ``None`` to keep it."""
     before = step.before
     rates = f"{mean.rate:.0f} requests/s, {before.rate:.0f} before"
     if not step.is_up:
-        # As long as the CPUs are full, fewer slots are not what costs it.
+        # While the CPUs are full, fewer slots are not the cause of it.
         is_less = mean.rate < before.rate * (1 - NOISE)
         is_later = mean.answer_seconds > before.answer_seconds * (1 + NOISE)
         lost = used < FULL and (is_less or is_later)
-        return f"fewer slots were too few ({rates})" if lost else None
+        return f"fewer slots made it slower ({rates})" if lost else None
     is_earlier = mean.answer_seconds < before.answer_seconds * (1 - NOISE)
     if mean.rate > before.rate * (1 + NOISE) or is_earlier:
         return None
-    return f"more slots brought nothing ({rates})"
+    return f"more slots did not help ({rates})"
 
 
 def _next(rules: AdaptingRules, state: State, seen: Sample, mean: Mean) -> Move | None:
@@ -432,7 +432,7 @@ def _next(rules: AdaptingRules, state: State, seen: Sample, mean: Mean) -> Move 
     if can_grow and goal is None:
         moves.append(_with_slots(rules, seen, _more(seen, used), why))
     if can_grow and waiting is not None and goal is not None and goal > CHANGE * seen.slots:
-        # Workers that are still to come need not be made up for.
+        # Workers that will be added need no extra slots here.
         slots = max(seen.slots, _goal(rules, rules.cpus, waiting, _reachable(rules, seen)))
         needs = f"the app waits {waiting:.1f} times as long as it computes"
         moves.append(_with_slots(rules, seen, slots, f"{why}; {needs}"))
@@ -465,7 +465,7 @@ def _fewer(
     is_full = mean.used(_exceeds_core(rules, state)) >= FULL
     if not is_full or had_more or seen.slots <= CHANGE * fewer:
         return None
-    return _with_slots(rules, seen, fewer, f"no CPU is left for so many slots, {in_use}")
+    return _with_slots(rules, seen, fewer, f"too many slots, {in_use}")
 
 
 def _waits(seen: Sample, mean: Mean) -> bool:
@@ -475,7 +475,7 @@ def _waits(seen: Sample, mean: Mean) -> bool:
 
 
 def _waiting_share(state: State, mean: Mean) -> float | None:
-    """Return waiting / computing; ``None`` if unknown, or known of other requests than these."""
+    """Return waiting / computing; ``None`` if unknown, or measured with other requests."""
     alone = state.alone
     if alone.count < LEAST_ALONE or not alone.cpu_seconds or not mean.rate:
         return None

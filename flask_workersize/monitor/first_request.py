@@ -1,10 +1,10 @@
-"""A worker's first request, which may take much memory: no more at once than surely fit.
+"""A worker's first request, which may take much memory: only as many at once as surely fit.
 
 If each worker loads something with its first request, all of them together may need more than there
-is, and take it before anything could be done. So a worker that has served nothing leaves
-connections to others until there is room: for what the plan takes a worker to need or, if that is
-more, for the most that one has taken so far. One alone begins if there is room for the latter.
-Meanwhile the monitor removes the workers that are too many.
+is, and take it before the guard could act. So a worker that has served nothing leaves connections
+to others until there is room: for the memory that the plan assumes for a worker or, if that is
+more, for the most that a worker has taken so far. One alone begins if there is room for the latter.
+Meanwhile the monitor removes the excess workers.
 
 No worker waits for longer than :data:`PATIENCE_SECONDS`, however long a first request takes.
 """
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 1.0
 long a first request is waited for."""
 
 FORGET_SECONDS = 0.5
-"""After so long without a connection that it had to leave, it waits anew."""
+"""A worker that has not refused a connection for so long starts a new wait."""
 
 
 def may_begin(free_bytes: float, beginning: int, most_bytes: float, planned_bytes: float) -> bool:
@@ -36,14 +36,14 @@ def may_begin(free_bytes: float, beginning: int, most_bytes: float, planned_byte
     :param beginning: other workers whose first request has just begun
     :param most_bytes: the most that a worker is known to have taken since it was ready; 0 if that
         is not known
-    :param planned_bytes: what the plan takes a worker to need
+    :param planned_bytes: memory that the plan assumes for a worker
     """
     needed = max(planned_bytes, most_bytes)
     return (beginning + 1) * needed <= free_bytes or (not beginning and most_bytes <= free_bytes)
 
 
 def taken_between(before: ResidentPeak, after: ResidentPeak) -> int:
-    """Return the most that a process has taken meanwhile, in bytes; pages of files do not count."""
+    """Return the most that a process has taken in between, in bytes, without pages of files."""
     has_new_peak = after.most_bytes > before.most_bytes
     most = after.most_bytes if has_new_peak else after.rss_bytes
     return max(most - after.file_bytes - (before.rss_bytes - before.file_bytes), 0)
@@ -54,7 +54,7 @@ class FirstRequest:
 
     :param board: the shared table
     :param row: the worker's own row of it
-    :param planned_bytes: what the plan takes a worker to need
+    :param planned_bytes: memory that the plan assumes for a worker
     :param read: returns how near memory is to its limit
     :param clock: returns seconds of a monotonic clock
     """
@@ -84,7 +84,7 @@ class FirstRequest:
             return now >= self._began_at + PATIENCE_SECONDS or self._fits(beginning=1)
         if now >= self._refused_at + FORGET_SECONDS:
             self._refused_since = now
-        # Said before it looks at the others: of two at the same time the second sees the first.
+        # Noted before checking the others: of two at the same time the second sees the first.
         self._row.begin_first()
         if now < self._refused_since + PATIENCE_SECONDS and not self._fits():
             self._row.end_first()
@@ -96,7 +96,7 @@ class FirstRequest:
     def _fits(self, beginning: int = 0) -> bool:
         """Return whether there is room for a first request, besides ``beginning`` of this worker.
 
-        Where the limit is the machine's, there always is.
+        Without a limit below the machine's there always is.
         """
         state = self._read()
         free = critical_share(state) * state.limit_bytes - state.used_bytes

@@ -17,7 +17,7 @@ SURPLUS_SECONDS = 2.0
 def too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action | None:
     """Remove workers if all at their peak, others + workers × the largest peak, exceed the limit.
 
-    Not for what all have at the moment: that memory is short shows by itself.
+    Current use does not count here: the check for short memory covers it.
     """
     each = max(worker.needed_bytes for worker in ready)
     at_peak = seen.others_bytes + seen.wanted * each
@@ -31,7 +31,7 @@ def too_large_at_peak(seen: Observation, ready: list[WorkerStats], rules: Rules)
         or not explains(seen, at_peak, rules)
     ):
         return None
-    why = f"The plan is too large: all {seen.wanted} at the peak of {mb(each)} need {mb(at_peak)}"
+    why = f"The plan is too large: {seen.wanted} workers at a peak of {mb(each)} need {mb(at_peak)}"
     soon = at_peak + (grown_soon(seen) if seen.memory.is_throttled else 0)
     count = _most_to_spare(seen, math.ceil((soon - bound) / max(each, 1)))
     return Action(Kind.FEWER, None, why, count) if count else None
@@ -50,16 +50,16 @@ def answer_kill(seen: Observation, rules: Rules) -> Action:
     is_part = seen.wanted * each >= seen.limit_bytes - short_bytes(seen, rules)
     helps = is_part and surplus > 0 and fitting > 0
     if not helps and not explains(seen, seen.limit_bytes, rules):
-        reason = f"The kernel killed a worker. {held_by(seen, 'the workers')}"
+        reason = f"A worker was OOM-killed. {held_by(seen, 'the workers')}"
         return Action(Kind.WARN, None, reason, is_answer=True)
-    reason = "The kernel killed a worker: the plan is too large for its peaks"
+    reason = "A worker was OOM-killed: the plan is too large for its peaks"
     if surplus <= 0 and _was_too_many(seen):
         return Action(Kind.NOTHING, is_answer=True)
     return Action(Kind.FEWER, None, reason, _most_to_spare(seen, max(surplus, 1)))
 
 
 def _was_too_many(seen: Observation) -> bool:
-    """Return whether there are enough workers since the last thing done was to remove some."""
+    """Return whether the last action removed workers, and enough are left."""
     last = seen.history.last
     if last is None or last.action.kind is not Kind.FEWER or len(seen.workers) < seen.wanted:
         return False
@@ -67,7 +67,7 @@ def _was_too_many(seen: Observation) -> bool:
 
 
 def fewer(seen: Observation, reason: str, surplus: float) -> Action:
-    """Remove so many workers, and at least one, if that leaves one that is ready."""
+    """Remove so many workers, at least one, if a ready one stays."""
     if len(seen.workers) > seen.wanted:
         # Old and new ones run side by side for a moment, as at a reload.
         return NOTHING
@@ -77,7 +77,7 @@ def fewer(seen: Observation, reason: str, surplus: float) -> Action:
 
 
 def explains(seen: Observation, bytes_at_worst: float, rules: Rules) -> bool:
-    """Return whether our workers would be short of memory if nothing else held any."""
+    """Return whether our workers alone would be short of memory."""
     ours = bytes_at_worst - seen.held_by_others.total_bytes
     return ours >= short_bytes(seen, rules)
 

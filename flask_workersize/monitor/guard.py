@@ -1,14 +1,14 @@
-"""What to do about memory: a pure function from an observation to an action.
+"""The memory guard's policy: a pure function from an observation to an action.
 
 The order of the questions is the policy:
 
 1. Is something under way? Wait: never two at once. (The kernel does not wait: after it has killed
    a worker, remove one.)
-2. Is the successor of the last worker ready? Let the old one go.
+2. Is the replacement of the last worker ready? Stop the old one.
 3. Was the last action a moment ago? Wait.
 4. Is a worker above its own bound? Recycle it.
-5. Would memory not do if all workers were at their peak at the same time? Remove those that are too
-   many, before the kernel kills.
+5. Would memory be too small with all workers at their peak at the same time? Remove the excess
+   workers before the OOM killer does.
 6. Is memory short? Recycle the worker that has grown most since it was warm. If none has grown,
    that is no leak, and recycling does not help. If the workers explain the shortage, remove one
    before memory runs out, and log that the plan is too large; if something else holds the memory,
@@ -41,7 +41,7 @@ from .observation import (
 )
 
 PACE_SECONDS = 0.05
-"""Shortest time between two actions: less than a worker takes to leave and another to come."""
+"""Shortest time between two actions: less than replacing a worker takes."""
 
 LEAST_SHARE_TO_EXIT = 0.5
 """Share of what a machine's others leave that a server of one process has to have grown by before
@@ -57,8 +57,8 @@ WARM_REQUESTS = 25
 """Requests after which a worker is warm: its caches are there, and what comes then is growth."""
 
 CALM_SECONDS = 10.0
-"""How long memory has to be free before a worker is added; doubles each time that this proves too
-early, up to an hour."""
+"""How long memory has to stay free before a worker is added; doubles each time that this proves
+too early, up to an hour."""
 
 LONGEST_CALM_SECONDS = 3600.0
 
@@ -97,7 +97,7 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
     if has_grown and is_critical and _gives_room(seen, worker.grown_bytes, rules):
         return Action(Kind.EXIT, worker, f"This server holds {mb(worker.private_bytes)}")
     if not _is_ours(seen, worker.grown_bytes, rules):
-        return _blame_others(seen, f"this server has grown by {mb(worker.grown_bytes)}")
+        return _blame_others(seen, f"this server grew {mb(worker.grown_bytes)}")
     # One that needs so much to begin with would be as large after a new start.
     if not explains(seen, seen.used_bytes, rules):
         return Action(Kind.WARN, None, held_by(seen, "this server"))
@@ -107,13 +107,13 @@ def decide_alone(seen: Observation, rules: Rules) -> Action:
 def _finish(seen: Observation, ready: list[WorkerStats]) -> Action:
     if len(ready) > 1 and can_spare(seen):
         return Action(Kind.FINISH, None, "its successor is ready")
-    return Action(Kind.WARN, ready[0], "The worker that is to take over is not ready")
+    return Action(Kind.WARN, ready[0], "The replacement worker is not ready")
 
 
 def _steady(seen: Observation, ready: list[WorkerStats], rules: Rules) -> Action:
     largest, bound = ready[0], rules.worker_max_bytes
     if bound is not None and largest.private_bytes > bound:
-        reason = f"has {mb(largest.private_bytes)}, its bound is {mb(bound)}"
+        reason = f"has {mb(largest.private_bytes)}, above its limit of {mb(bound)}"
         return _recycle(seen, largest, reason, rules)
     if too_large := too_large_at_peak(seen, ready, rules):
         return too_large
@@ -141,11 +141,11 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
     grown = max(ready, key=lambda worker: worker.grown_bytes)
     has_grown = grown.grown_bytes >= seen.least_gain_bytes
     is_ours = _is_ours(seen, total, rules)
-    # Near the end whoever has grown is recycled, however much others hold.
+    # Close to the limit a worker that has grown is recycled, however much others hold.
     if has_grown and (is_ours or seen.used_bytes >= seen.critical_bytes):
         return _recycle(seen, grown, f"grew {mb(grown.grown_bytes)}", rules)
     if not is_ours:
-        return _blame_others(seen, f"these workers have grown by {mb(total)}")
+        return _blame_others(seen, f"these workers grew {mb(total)}")
     each = max(worker.needed_bytes for worker in ready)
     at_worst = max(seen.used_bytes, seen.others_bytes + len(ready) * each)
     if at_worst < seen.critical_bytes:
@@ -160,20 +160,20 @@ def _under_pressure(seen: Observation, ready: list[WorkerStats], rules: Rules) -
 
 
 def _is_ours(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
-    """Return whether memory is short because of this server: on a machine others may be it."""
+    """Return whether this server is the cause of the shortage; on a machine others may be."""
     excess = seen.used_bytes - short_bytes(seen, rules)
     return seen.memory.is_group or grown_bytes >= max(excess, 1)
 
 
 def _blame_others(seen: Observation, ours: str) -> Action:
-    """Warn of others shortly before the end: that a machine is well used is no news."""
+    """Warn of others only close to the limit: a well-used machine is not worth a warning."""
     if seen.used_bytes < seen.critical_bytes:
         return NOTHING
-    return Action(Kind.WARN, None, f"Other processes hold it: {ours}")
+    return Action(Kind.WARN, None, f"Other processes use it: {ours}")
 
 
 def _gives_room(seen: Observation, grown_bytes: int, rules: Rules) -> bool:
-    """Return whether memory would do without what we have grown by, or if no others held any."""
+    """Return whether memory would suffice without our growth, or without other processes."""
     without = seen.used_bytes - grown_bytes
     has_room = without < short_bytes(seen, rules)
     return has_room or explains(seen, seen.used_bytes, rules)
@@ -195,14 +195,14 @@ def _recycling_ineffective(seen: Observation, rules: Rules) -> bool:
 def _recycle(seen: Observation, worker: WorkerStats, reason: str, rules: Rules) -> Action:
     """Recycle a worker; the last one only after another is ready."""
     if _recycling_ineffective(seen, rules):
-        return Action(Kind.WARN, None, "Recycling has not helped: something else holds memory")
+        return Action(Kind.WARN, None, "Recycling did not help: something else uses the memory")
     if len(seen.ready) > 1:
         return Action(Kind.RECYCLE, worker, reason)
     # As far as it is known what a worker needs that has just started.
     fresh = min((one.memory.first_bytes or 0 for one in seen.workers if one.memory), default=0)
     if seen.used_bytes + fresh <= SAFE_SHARE * seen.limit_bytes:
         return Action(Kind.REPLACE, worker, reason)
-    return Action(Kind.WARN, worker, f"A worker {reason}; there is no room to start its successor")
+    return Action(Kind.WARN, worker, f"A worker {reason}; no memory left to start its replacement")
 
 
 def _one_more(seen: Observation) -> Action:

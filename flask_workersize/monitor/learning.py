@@ -33,7 +33,7 @@ ENOUGH_REQUESTS = 200
 """Requests from which figures are reported: as many as ``flask workersize measure`` sends."""
 
 ENOUGH_CALM = 50
-"""Requests among them that came while there was CPU time to be had."""
+"""Requests among them that came while CPU time was free."""
 
 CALM_SHARE = 0.5
 """Share of the CPUs up to which time that was not computed was waited: above it, requests also wait
@@ -77,7 +77,7 @@ class TrafficMeter:
         self.alone_mb: deque[float] = deque(maxlen=_MOST_POINTS)
 
     def observe(self, now: float, totals: Totals, workers: Mapping[int, WorkerMemory]) -> None:
-        """Compare with what was seen before, at another time of the same clock.
+        """Compare with the counts before, from an earlier time of the same clock.
 
         ``workers`` are those that are ready, by any number that names them for good.
         """
@@ -100,13 +100,13 @@ class TrafficMeter:
             self._points.pop(oldest, None)
 
     def note_shared(self, shared: SharedMemory) -> None:
-        """Note what is needed once."""
+        """Record the memory that is needed once."""
         self.shared_mb.append(shared.with_launcher / MB)
         if shared.alone is not None:
             self.alone_mb.append(shared.alone / MB)
 
     def stats(self) -> TrafficStats | None:
-        """Return what is known; ``None`` before it is enough."""
+        """Return the measurements; ``None`` before there are enough."""
         is_enough = self._requests >= ENOUGH_REQUESTS and self._calm_requests >= ENOUGH_CALM
         peaks = self.peaks_mb()
         if not (is_enough and peaks and self.shared_mb):
@@ -142,7 +142,7 @@ class TrafficMeter:
         preload: bool,
         thread_mb: Iterable[float] = (0.0,),
     ) -> SizingProfile:
-        """Make a profile of what was seen; requests and a warm worker have to be among it."""
+        """Make a profile of the measurements, which have to include requests and a warm worker."""
         growth, peaks = self.growth(), self.peaks_mb()
         boots = _mb(item.first_bytes for item in self.workers.values())
         return SizingProfile.made_now(
@@ -209,7 +209,7 @@ class LearningTask(Task):
         self.meter = TrafficMeter(cpus)
 
     def run(self, now: float, look: Look) -> None:
-        """Compare with what was seen before, and report what has become of it."""
+        """Compare with the counts before, and record the result."""
         snapshot = look()
         if snapshot.is_leaving:
             return
@@ -225,7 +225,7 @@ class LearningTask(Task):
             return
         self._board.note_traffic(stats)
         if self._save and now >= self._save_next:
-            # The first time as soon as there is enough: the server may not live for long.
+            # The first time as soon as there is enough data: the server may stop soon.
             self._save_next = now + SAVE_SECONDS
             self._save(self.meter)
 
@@ -249,17 +249,17 @@ def shared_memory(
     """Return the memory that is needed once; ``None`` if the master is gone.
 
     A page of a file counts once, however many processes of the server map it, and by its share
-    where others on the machine map it too. Who measures maps what the server does, but not for
+    if others on the machine map it too. The measuring process maps the same pages, but not for
     long: its share counts.
 
-    A server of one process is its own master: what is private to that counts as a worker's. It
-    changes by itself what the monitor has changed, and so the copies of the monitor are no more
-    than those that a worker makes.
+    A server of one process is its own master: its private memory counts as a worker's. It
+    writes the same pages as the monitor, so the monitor's copies are no more than those that a
+    worker makes.
     """
     held, resident = held_memory(master), resident_memory(master)
     if not resident:
         return None
-    # Where the system does not report shares, the master's pages of files stand for all.
+    # If the system does not report shares, use the master's pages of files for all.
     files = _mapped_memory({master, monitor, os.getpid()}, workers) or resident - held
     copied = private_memory(monitor)
     if is_alone:
@@ -305,12 +305,12 @@ class ProfileWriter:
         try:
             if there is None or there.found_threads != (found or there.found_threads):
                 made = there.model_copy(update={"found_threads": found}) if there else made
-                # Who may write there could have put a link to any file in its place.
+                # Anyone who can write there could have put a link to any file in its place.
                 made.save(self._path, within=self._path.parent)
         except OSError as error:
             if not self._has_failed:
                 problem = f"cannot write the profile to {self._path}: {error.strerror}"
-                remedy = "Let it be a file of the workers' user, or unset NOW_LMS_SIZING_PROFILE"
+                remedy = "Make it writable for the workers' user, or unset NOW_LMS_SIZING_PROFILE"
                 say(logging.WARNING, f"{problem}. {remedy}.")
             self._has_failed = True
 

@@ -20,15 +20,15 @@ INTERVAL_SECONDS = 2.0
 """How often the limits are read: some hundred microseconds each time."""
 
 SETTLE_SECONDS = 10.0
-"""How long after a change more workers are planned, if more memory proves to be available: what
-something holds for a moment only shall not count for good."""
+"""How long after a change more workers are planned, if more memory becomes available: memory
+that is held only for a moment must not count for good."""
 
 
 class LimitFollower(Task):
     """Plans again when the limit on memory or on CPUs has changed.
 
-    ``detect`` returns what the machine gives now, and what the launcher holds, in bytes. What was
-    followed last is in the scoreboard: a monitor that is started again follows nothing twice.
+    ``detect`` returns the resources of now, and what the launcher holds, in bytes. The last
+    limits are in the scoreboard: a restarted monitor follows nothing twice.
     """
 
     interval = INTERVAL_SECONDS
@@ -56,9 +56,9 @@ class LimitFollower(Task):
         elif now >= self._board.settles_at:
             return
         snapshot = look()
-        # Before each worker was measured, what they hold would count as not available.
+        # Until each worker is measured, its memory would count as not available.
         if not snapshot.is_leaving and all(row.memory is not None for row in snapshot.ready):
-            # As at a start: what the launcher has loaded is a part of what is taken off once.
+            # As at a start: the launcher's memory is part of what is subtracted once.
             as_before = with_workers_memory(resources, snapshot)
             as_planned = available_for(self._settings, as_before, held)
             plan = compute_plan(self._settings, as_planned, self._first.server)
@@ -83,12 +83,12 @@ class LimitFollower(Task):
             changed.append(f"memory limit changed from {sizes}")
         if cpus != cpus_before:
             changed.append(f"CPUs changed from {cpus_before / 1000:g} to {cpus / 1000:g}")
-        reason = ", ".join(changed) or "there is room for more"
+        reason = ", ".join(changed) or "more memory is available"
         if plan.workers != old_workers:
-            # What the guard has removed and what the limit takes are not two things.
+            # Do not subtract workers twice, for the guard and for the limit.
             there = min(self._board.wanted, plan.workers)
             self._board.for_limits = plan.workers - self._first.workers
-            # What the load had asked for was for the limit before.
+            # The size that the load needed was for the limit before.
             self._board.for_load = 0
             self._board.removed = min(self._board.removed, plan.workers - there)
             self._scaler.scale()
@@ -107,7 +107,7 @@ def limits_of(resources: Resources) -> tuple[int, int]:
 
 
 def with_workers_memory(resources: Resources, snapshot: Snapshot) -> Resources:
-    """Add back what the workers and this process hold: no plan at a start has counted it as used.
+    """Add back the memory of the workers and this process: at a start no plan counts it as used.
 
     Only what is private: what they share with the master stays used.
     """

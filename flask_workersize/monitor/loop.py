@@ -1,4 +1,4 @@
-"""What the monitor does again and again: each task when it is due."""
+"""The monitor's loop: runs each task when it is due."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Look = Callable[[], Snapshot]
 
 
 class Task:
-    """Something to be done again and again; the loop keeps its clock."""
+    """Repeated work; the loop keeps its clock."""
 
     interval: float
     """Seconds until its next turn; it may change with each."""
@@ -23,7 +23,7 @@ class Task:
         """Do it."""
 
     def end(self, snapshot: Snapshot) -> None:
-        """Do what is left when the master is gone: nothing, for most."""
+        """Finish when the master is gone; most tasks do nothing."""
 
 
 class MonitorLoop:
@@ -51,7 +51,7 @@ class MonitorLoop:
         return max(min(self._next.values(), default=float("inf")) - self._clock(), 0.0)
 
     def end(self) -> None:
-        """Let each task do what is left when the master is gone."""
+        """Let each task finish when the master is gone."""
         snapshot = self._board.read()
         for task in self._next:
             task.end(snapshot)

@@ -46,7 +46,7 @@ VERY_OFTEN_SECONDS = 0.01
 """How often while it acts: what was started is followed by the next step at once."""
 
 ACTING_SECONDS = 5.0
-"""How long after an action that is."""
+"""How long after an action it counts as acting."""
 
 SOON_SECONDS = 0.25
 """How often while workers have a bound of their own."""
@@ -61,17 +61,17 @@ PEAK_RISES_SECONDS = 0.5
 """How long after an action peaks are read however often that is."""
 
 LOG_SECONDS = 60.0
-"""How often the same is logged."""
+"""How often the same line is logged."""
 
 HOLDERS_SECONDS = 2.0
-"""How long what else holds memory counts as known at least."""
+"""How long a reading of other holders of memory stays valid at least."""
 
 HOLDERS_SHARE = 0.0025
-"""Share of a CPU that finding it may take for a warning: every process of the group is read."""
+"""Share of a CPU that a reading may take for a warning: it reads all processes of the group."""
 
 LOOK_SECONDS = 0.006
-"""Time between two looks at the workers, for each of them, unless something was done lately: one
-takes some 30 µs a worker, and so half a percent of a CPU."""
+"""Time between two readings of the workers, for each of them, without a recent action: one takes
+some 30 µs a worker, and so half a percent of a CPU."""
 
 LATELY_SECONDS = 30.0
 """How long a recycling shows in the state of the guard."""
@@ -79,7 +79,7 @@ LATELY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class _Turn:
-    """What is known before anybody looks at the workers."""
+    """What is known before the workers are measured."""
 
     now: float
     state: MemoryState
@@ -116,7 +116,7 @@ class GuardTask(Task):
         self._history = _history_of(board)
         self._acted_at = float("-inf")
         self._usage: deque[tuple[float, MemoryState]] = deque(maxlen=64)
-        # One that the monitor before this one has not answered is to be.
+        # A kill that the previous monitor did not handle still needs an answer.
         self._oom_kills = board.oom_answered
         self._oom_kill_at: float | None = None
         self._is_free: bool | None = None
@@ -133,7 +133,7 @@ class GuardTask(Task):
 
     @property
     def is_short(self) -> bool:
-        """Whether memory was short at the last look."""
+        """Whether memory was short at the last check."""
         return self._is_free is False
 
     def run(self, now: float, look: Look) -> None:
@@ -168,11 +168,11 @@ class GuardTask(Task):
             self._look_due = now + pause if is_done else now
             self._before = turn
         elif self._before and turn.stage < self._before.stage:
-            # Whatever was wrong then: to see that it is not, nobody need look.
+            # The problem is gone: no need to measure the workers to know that.
             self._show(now, NOTHING)
 
     def _is_due(self, turn: _Turn) -> bool:
-        """Return whether workers are to be looked at: what has not changed means the same."""
+        """Return whether to measure the workers: without a change the result is the same."""
         now, before = turn.now, self._before
         if before is None or turn.stage > before.stage:
             return True
@@ -188,7 +188,7 @@ class GuardTask(Task):
         if self._is_alone and turn.is_pressing:
             new = [row for row in snapshot.ready if row.memory is None]
             snapshot = known(snapshot, self.sampling.measure(new))
-        # What was seen of a peak while it rose is followed by the rest of it.
+        # After a part of a rising peak was measured, the rest follows.
         is_due = now >= self._look_due or now < self._acted_at + PEAK_RISES_SECONDS
         if is_due and self._has_moved(state):
             snapshot = known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
@@ -203,7 +203,7 @@ class GuardTask(Task):
         is_deed = action.kind in (*_DEEDS, Kind.EXIT)
         if is_deed or (action.kind is Kind.WARN and now >= self._holders_due):
             if is_deed:
-                # What was good enough for a warning may be too old to act on.
+                # A reading that is good enough for a warning may be too old to act on.
                 self._holders_due = min(self._holders_due, self._holders_at + HOLDERS_SECONDS)
             is_choice = action.kind not in (Kind.FEWER, Kind.MORE)
             seen = self._observe_closely(now, growth, is_choice)
@@ -240,7 +240,7 @@ class GuardTask(Task):
         if snapshot.is_leaving:
             snapshot = replace(snapshot, workers=())
         snapshot = known(snapshot, self.sampling.estimate_peaks(snapshot.workers))
-        # Both at the same moment, since what is used and not the workers' is others'.
+        # Both at the same moment: used memory that is not the workers' counts as others'.
         state = self._gauge.read()
         if is_choice:
             largest = self._observe(now, snapshot, state, growth).ready[:CANDIDATES]
@@ -317,9 +317,9 @@ class GuardTask(Task):
         return True
 
     def _log(self, now: float, action: Action, seen: Observation, rules: Rules) -> None:
-        """Log what was done and why: at once, and then the same not too often."""
+        """Log what was done and why; the same line at most once in a while."""
         kind, reason = action.kind, action.reason
-        # Figures and names change at each look; who holds most, or why, is another line.
+        # Figures and names change each time; another holder or reason makes another line.
         gist = (kind, re.sub(r"[(:].*|\d+", "", reason))
         is_due = now >= self._said.get(gist, float("-inf")) + LOG_SECONDS
         if not is_due or kind is Kind.FINISH:
@@ -341,7 +341,7 @@ class GuardTask(Task):
             }[kind]
             return f"memory: {what}.{advice}"
 
-        # Who reads events need not know the names of other processes.
+        # Readers of events need not know the names of other processes.
         event = line("a worker", "another", reason.partition(" (such as ")[0])
         level = logging.INFO if kind in _USUAL else logging.WARNING
         self._board.events.tell(level, line(f"worker {pid}", str(pid), reason), event)
@@ -350,7 +350,7 @@ class GuardTask(Task):
         """Return what to set if the plan is too large."""
         kind = action.kind
         if kind is Kind.EXIT and not rules.exits:
-            remedy = "NOW_LMS_MEMORY_GUARD=exit has the service manager restart it in time."
+            remedy = "With NOW_LMS_MEMORY_GUARD=exit the service manager restarts it in time."
             return f" Give it more memory, or find what grows. {remedy}"
         is_plan = kind is Kind.FEWER or (kind is Kind.WARN and action.worker is not None)
         if not is_plan or not seen.memory.is_group or self._is_alone:
@@ -367,7 +367,7 @@ class GuardTask(Task):
 
 
 def _history_of(board: Scoreboard) -> History:
-    """Return what the monitor before this one has done, as far as it counts."""
+    """Return the previous monitor's actions, as far as they count."""
     is_replacing = board.stand_ins > 0
     return History(
         last=Done(float("-inf"), Action(Kind.REPLACE)) if is_replacing else None,

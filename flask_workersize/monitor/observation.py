@@ -53,11 +53,11 @@ class Action:
     reason: str = ""
     count: int = 1
     is_answer: bool = False
-    """Whether this is all that there is to be done about a worker that the kernel has killed."""
+    """Whether this is the whole answer to the OOM kill of a worker."""
 
     @property
     def answers_kill(self) -> bool:
-        """Whether a worker that the kernel has killed is accounted for with this.
+        """Whether this action handles the OOM kill of a worker.
 
         Also by the end of a stand-in, which may be what was killed; growing back forgets it.
         """
@@ -134,7 +134,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is the case; times are those of a monotonic clock."""
+    """The current state; times are those of a monotonic clock."""
 
     now: float
     memory: MemoryState
@@ -162,7 +162,7 @@ class Observation:
     """How much more is used in a second."""
 
     holders: Holders = NO_HOLDERS
-    """What else holds memory, as far as anybody has looked."""
+    """What else holds memory, as far as it was checked."""
 
     @property
     def limit_bytes(self) -> int:
@@ -171,7 +171,7 @@ class Observation:
 
     @property
     def used_bytes(self) -> int:
-        """What is used of it."""
+        """Memory in use."""
         return self.memory.used_bytes
 
     @property
@@ -181,7 +181,7 @@ class Observation:
 
     @property
     def held_by_others(self) -> Holders:
-        """What else holds memory: no more than what is not private to workers."""
+        """What else holds memory, at most what is not private to workers."""
         return self.holders.within(self.others_bytes)
 
     @property
@@ -214,7 +214,7 @@ class Observation:
 
     @property
     def others_bytes(self) -> int:
-        """What is used, and not private to a worker."""
+        """Memory in use that is not private to a worker."""
         return max(self.used_bytes - sum(worker.private_bytes for worker in self.workers), 0)
 
 
@@ -231,7 +231,7 @@ def short_share(state: MemoryState, rules: Rules) -> float:
 def is_short(state: MemoryState, growth_bytes: float, rules: Rules) -> bool:
     """Return whether something should be done, now or because of what is to come.
 
-    It is where used is above the first share, or used + growth in a second × horizon above the
+    True if used is above the first share, or used + growth in a second × horizon above the
     critical one.
     """
     ahead = state.used_bytes + max(growth_bytes, 0.0) * HORIZON_SECONDS

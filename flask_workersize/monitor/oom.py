@@ -1,4 +1,4 @@
-"""Logs how a worker came to its end: killed by the OOM killer, or otherwise."""
+"""Logs why a worker ended: by the OOM killer, or otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .remedy import Remedy, others_bytes
 INTERVAL_SECONDS = 0.5
 
 OFTEN_SECONDS = 0.05
-"""How often while memory is short, and shortly after: a kill is to be answered before the next."""
+"""How often while memory is short, and shortly after: handle a kill before the next one."""
 
 LATELY_SECONDS = 2.0
 
@@ -23,14 +23,14 @@ EXPIRE_SECONDS = 5.0
 process of the group."""
 
 SAY_SECONDS = 10.0
-"""How often the same is logged; what happened meanwhile is counted."""
+"""How often the same line is logged; what happens in between is counted."""
 
 
 class OomDetector(Task):
     """Compares the kernel's own count before and after a worker is gone.
 
-    What was seen last is in the scoreboard: a monitor that is started again goes on where the one
-    before it left off. ``count`` returns how many processes the OOM killer has killed, ``None`` if
+    The last count is in the scoreboard: a restarted monitor continues where the one before it
+    stopped. ``count`` returns how many processes the OOM killer has killed, ``None`` if
     the system does not count them; ``is_short`` whether memory is short.
     """
 
@@ -52,7 +52,7 @@ class OomDetector(Task):
         self._say_again = self._say_others_again = self._expires = float("-inf")
         self._near_at = float("-inf")
         if board.oom_counted < 0:
-            # What the kernel has killed before the start is nobody of ours.
+            # Kills from before the start are not of our workers.
             self._new_kills()
 
     def run(self, now: float, look: Look) -> None:
@@ -98,7 +98,7 @@ class OomDetector(Task):
         return self._board.figure("oom_kills") - known
 
     def _new_kills(self) -> int:
-        """Return how many processes were killed since the last look, and note that."""
+        """Return how many processes were killed since the last check, and remember the count."""
         board, count = self._board, self._count()
         if count is None:
             return 0
@@ -108,7 +108,7 @@ class OomDetector(Task):
         return kills
 
     def _new_crashes(self, now: float) -> int:
-        """Return how many workers have crashed since the last look, and note who."""
+        """Return how many workers have crashed since the last check, and remember them."""
         before, crashed = self._board.crashes_seen, self._board.figure("crashed")
         if crashed > before:
             gone = self._board.crashed(range(before + 1, crashed + 1))
@@ -144,16 +144,17 @@ class OomDetector(Task):
         self._board.events.tell(logging.ERROR, f"{named} {line}", f"{unnamed} {line}")
 
     def _say_others(self, now: float, count: int) -> None:
-        """Log kills of processes that are no workers: removing workers would not help them."""
+        """Log kills of processes that are not workers: removing workers would not help."""
         if now < self._say_others_again:
             return
         self._say_others_again = now + SAY_SECONDS
-        what = "a process that is" if count == 1 else f"{count} processes that are"
+        others = f"{count} processes other than workers were"
+        what = "a process other than a worker was" if count == 1 else others
         limit_mb = self._board.figure("memory_limit_bytes") // MB
         self._board.events.tell(
             logging.WARNING,
-            f"memory: {what} not a worker of this server got OOM-killed (limit {limit_mb} MB): "
-            "probably a program that the app runs, a neighbour, or the monitor. The workers stay.",
+            f"memory: {what} OOM-killed (limit {limit_mb} MB), "
+            "probably a program of the app, a neighbour or the monitor. Keeping the workers.",
         )
 
     def _say_killed(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Writes down how long requests wait, and logs that they wait too long."""
+"""Records how long requests wait, and logs a line if they wait too long."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .loop import Look, Task
 SAY_SECONDS = 60.0
 
 LONG_SECONDS = 2.0
-"""A wait that users notice, and that somebody should do something about."""
+"""A wait that users notice, and that needs action."""
 
 
-_PROXIED = " (By X-Request-Start, too: if nobody waits, the clocks of proxy and server differ.)"
+_PROXIED = " (Times include X-Request-Start: if none wait, the clocks of proxy and server differ.)"
 
 
 class OverloadTask(Task):
@@ -53,9 +53,9 @@ class OverloadTask(Task):
             if most <= LONG_SECONDS:
                 return None
             return (
-                f"requests wait up to {most:.1f} s for a worker that is free. Add threads, workers "
-                "or CPUs (flask workersize measure tells which); NOW_LMS_QUEUE_SECONDS=0.5 turns "
-                "away what has waited longer, instead of computing it for clients that give up."
+                f"requests wait up to {most:.1f} s for a free worker. Add threads, workers or CPUs "
+                "(flask workersize measure shows which), or turn away requests that waited "
+                "longer with NOW_LMS_QUEUE_SECONDS=0.5."
                 f"{self._note}"
             )
         shed = self._times.totals().shed
@@ -64,7 +64,7 @@ class OverloadTask(Task):
             return None
         requests = "1 request" if count == 1 else f"{count} requests"
         return (
-            f"{requests} turned away with status 503: they had waited up to {most:.1f} s, and "
+            f"{requests} turned away with status 503: waited up to {most:.1f} s, "
             f"NOW_LMS_QUEUE_SECONDS allows {self._bound:g} s. Add threads, workers, CPUs or "
             "another server."
         )

@@ -1,4 +1,4 @@
-"""The process beside the server that watches it: it needs no worker, and outlives the master.
+"""The process that watches the server: it needs no worker, and outlives the master.
 
 It is forked before the workers, before the threads of the server and before the listener is
 opened, and holds no port of the app.
@@ -45,12 +45,12 @@ _IGNORED = (
 
 
 class Port:
-    """What a monitor serves in a thread of its own: nothing, unless a subclass does."""
+    """What a monitor serves in a thread; nothing in this base class."""
 
     is_held = True
     """Whether the master holds the listeners, too, so that a probe waits for the next monitor
-    instead of being refused. A master that may not see for long that its monitor has died must
-    not: nobody would answer the probe."""
+    instead of being refused. A master that may notice the death of its monitor late must not:
+    probes would go unanswered."""
 
     def open(self) -> Sequence[socket.socket]:
         """Open the listeners, in the master; again after they were closed."""
@@ -62,10 +62,10 @@ class Port:
 
 
 class Monitor:
-    """The monitor, as its master holds it; without ``os.fork`` there is none.
+    """The monitor, seen from its master; without ``os.fork`` there is none.
 
-    ``make_loop`` and ``settle`` are called in the monitor's process: what it does again and again,
-    and what gives up privileges.
+    ``make_loop`` and ``settle`` are called in the monitor's process: one makes its loop, the other
+    drops privileges.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Monitor:
             return
         age = time.monotonic() - self._started_at
         if self._died_early and age < _AGAIN_SECONDS:
-            # Nobody answers for a while: a probe is better refused than left waiting.
+            # Nothing answers for a while: better refuse a probe than let it wait.
             self.close_port()
             return
         self._died_early = age < 2 * _AGAIN_SECONDS
@@ -137,10 +137,10 @@ class Monitor:
             # No process, descriptor or port to be had: the server goes on, and tries again.
             self.close_port()
             reason = error.strerror if isinstance(error, OSError) else error.message
-            say(logging.WARNING, f"cannot start the monitor for now: {reason}")
+            say(logging.WARNING, f"cannot start the monitor, will retry: {reason}")
 
     def reap(self) -> None:
-        """Take the status of a monitor that has ended, before who waits for any child does."""
+        """Collect the exit status of a monitor before code that waits for any child does."""
         if os.getpid() == self._master:
             self._wait(os.WNOHANG)
 
@@ -175,7 +175,7 @@ class Monitor:
         self._wait()
 
     def _wait(self, flags: int = 0) -> None:
-        """Wait for the monitor's end, and note its status if nobody else has taken it."""
+        """Wait for the monitor's end, and keep its status unless other code has collected it."""
         if self.pid is None:
             return
         try:
@@ -230,7 +230,7 @@ class Monitor:
         rows = [row for row in self._board.read().workers if row.pid not in (0, self._master)]
         end_all([ProcessHandle(row.pid, row.start_time) for row in rows], ORPHAN_SECONDS)
         if rows:
-            # Not before, and only if that holds nobody: who read the log may be gone, too.
+            # Not before, and only without blocking: the reader of the log may be gone, too.
             ended = f"ended its {len(rows)} workers to free their port"
             say_if_read(logging.WARNING, f"the master was killed; {ended}.")
 
@@ -245,5 +245,5 @@ def _cause(status: int | None) -> str:
 
 
 def _is_closed(pipe: int, seconds: float) -> bool:
-    """Return whether the other end of a pipe is closed, to which nobody writes."""
+    """Return whether the other end of a pipe without writers is closed."""
     return bool(wait_readable([pipe], seconds))

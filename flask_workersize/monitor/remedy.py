@@ -1,4 +1,4 @@
-"""What to set if the plan is too large: one answer, whichever task gives it."""
+"""What to set if the plan is too large: the same advice from every task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PEAK_SECONDS = 3600.0
 
 KEPT_SECONDS = 60.0
 """How long an answer that was logged is kept, unless the kernel contradicts it: two numbers in a
-minute help nobody."""
+minute would confuse."""
 
 
 class Remedy:
-    """Remembers what workers had at their most, and what was advised.
+    """Remembers the peak memory of workers, and the last advice.
 
     ``plan`` is that of the start; the scoreboard has what the limits have made of it since.
     ``share`` is the share of the limit above which workers are recycled.
@@ -61,7 +61,7 @@ class Remedy:
         """Return what to set; ``others_bytes`` is what is used and private to no worker."""
         self._follow()
         if self.planned == 1:
-            return "Give it more memory: it has one worker already."
+            return "Give it more memory: it runs one worker already."
         if now >= self._said_at + KEPT_SECONDS:
             # As many as fit when each is as large as the largest was.
             room = self._share * limit_bytes - others_bytes

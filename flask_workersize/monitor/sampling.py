@@ -21,13 +21,13 @@ OFTEN_SECONDS = 0.05
 """How often memory is read near the limit: a leak of 0.5 MB a request grows by some MB then."""
 
 EXPECTING_SECONDS = 0.02
-"""How often while a worker is about to be ready, or warm: it is to be measured before it grows."""
+"""How often while a worker is about to be ready, or warm: measure it before it grows."""
 
 WARMING_SECONDS = 0.5
 """How long after a request a worker counts as about to be warm."""
 
 SELDOM_SECONDS = 0.5
-"""How often while there is memory enough, and where the machine is the limit."""
+"""How often while there is enough memory, or if the machine is the limit."""
 
 TURN_SECONDS = 2.0
 """How often a worker is measured again that has served nothing since, one after the other."""

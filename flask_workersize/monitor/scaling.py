@@ -1,4 +1,4 @@
-"""How the monitor gets done what guard and limits want: by public means alone."""
+"""How the monitor changes the number of workers, by public means alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scaler:
         return False
 
     def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
-        """Return those that are to be removed if the master need not choose, and mark them."""
+        """Return the workers to remove, and mark them; empty if the master chooses."""
         return ()
 
     def release(self, rows: Sequence[WorkerStats]) -> None:
@@ -64,8 +64,8 @@ class ArbiterScaler(Scaler):
     def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
         """Choose workers that run nothing, which leave at once, then those that began last.
 
-        What takes long may take memory, too, and is better waited for. While some workers start or
-        leave, the master lets the oldest go.
+        Long requests may take memory, too, so better wait for their workers. While some workers
+        start or leave, the master lets the oldest go.
         """
         if len(rows) != self._board.wanted or not all(row.is_ready for row in rows):
             return ()
@@ -118,7 +118,7 @@ class SignalScaler(ArbiterScaler):
         self._has_said = False
 
     def choose(self, rows: Sequence[WorkerStats], count: int) -> Sequence[WorkerStats]:
-        """Leave the choice to the master, which would replace who has ended."""
+        """Leave the choice to the master, which would replace a worker that ends."""
         return ()
 
     def reconcile(self, look: Look) -> None:
@@ -149,7 +149,9 @@ class SignalScaler(ArbiterScaler):
         pass
 
 
-REFUSED_WARNING = "cannot add or remove workers: may not signal gunicorn. Use flask serve-prod."
+REFUSED_WARNING = (
+    "cannot add or remove workers: not allowed to signal gunicorn. Use flask serve-prod."
+)
 
 
 def raise_oom_score() -> None:

@@ -1,4 +1,4 @@
-"""What running requests have taken so far: a request that takes much shows before it ends.
+"""Memory that running requests have taken so far: a large request shows before it ends.
 
 Without it, what a request takes for a while would count only when it has given that back, and all
 workers could have begun such a request by then.
@@ -22,7 +22,7 @@ MOST_LOOKS = 128
 
 
 class Surges:
-    """Remembers what workers had, to say what they have more since their running request began."""
+    """Remembers the workers' memory, to measure growth since their running request began."""
 
     def __init__(self) -> None:
         self._seen: dict[int, deque[tuple[float, int]]] = {}

@@ -1,4 +1,4 @@
-"""What the monitor of a deployment has to do."""
+"""The tasks of a deployment's monitor."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def make_loop(
 
 
 def _writer(deployment: Deployment, board: Scoreboard) -> ProfileWriter | None:
-    """Return what writes the profile, if that is asked for and the app is known."""
+    """Return the writer of the profile, if one is wanted and the app is known."""
     settings, location = deployment.settings, deployment.profile_location
     if settings.sizing_profile != "learn":
         return None
     if location is None:
-        why = "a gunicorn run directly does not know the app's folder. Use flask serve-prod"
+        why = "gunicorn was started directly, so the app's folder is unknown. Use flask serve-prod"
         say(logging.WARNING, f"NOW_LMS_SIZING_PROFILE=learn writes no profile here: {why}.")
         return None
     threads = deployment.bounds.threads if deployment.bounds else None

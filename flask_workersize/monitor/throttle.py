@@ -13,7 +13,7 @@ from .loop import Look, Task
 INTERVAL_SECONDS = 2.0
 
 LEAST_PRESSURE = 10.0
-"""Percent of the time that processes have waited for memory, below which nobody notices."""
+"""Percent of the time that processes waited for memory; less goes unnoticed."""
 
 SAY_SECONDS = 60.0
 
@@ -45,7 +45,7 @@ class ThrottleDetector(Task):
         self._said_at = now
         self._events.tell(
             logging.WARNING,
-            f"memory: slowed by the kernel: memory.high ({found.high_bytes // MB} MB) exceeded "
+            f"memory: throttled by the kernel. memory.high ({found.high_bytes // MB} MB) exceeded "
             f"{times} times; processes waited {found.pressure_percent:.0f} % "
             "of the last 10 s for memory. Raise memory.high, or use memory.max (MemoryMax=) alone.",
         )

@@ -1,4 +1,4 @@
-"""What the machine gives: :func:`detect_resources`."""
+"""CPUs and memory of this process: :func:`detect_resources`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Files", "HostFacts", "Resources", "detect_resources"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What the machine gives to this process.
+    """CPUs and memory that this process may use.
 
     :param cpus: CPUs, above 0; a quota can make it a fraction
     :param cpu_source: what set it: "host", "affinity", "cgroup2:cpu.max" or
         "cgroup1:cpu.cfs_quota_us"
     :param cpu_at: the folder of the control group that set it; ``None`` for the others
-    :param memory_limit: memory this process may use in all, in bytes
-    :param memory_available: memory that can be had now, in bytes, at most ``memory_limit``
+    :param memory_limit: memory this process may use in total, in bytes
+    :param memory_available: memory available now, in bytes, at most ``memory_limit``
     :param memory_source: what set the limit: "host", "cgroup2:memory.max", "cgroup2:memory.high",
         "cgroup1:memory.limit_in_bytes" or "cgroup1:hierarchical_memory_limit"
     :param memory_at: the folder of the control group that set it; ``None`` for "host"
@@ -45,12 +45,12 @@ class Resources:
 def detect_resources(host: HostFacts | None = None, files: Files | None = None) -> Resources:
     """Find out how many CPUs and how much memory this process may use.
 
-    The least of what the machine has, the affinity of the process and every control group above
-    it allow. Nothing is kept: a limit that has changed is seen by the next call.
+    The lowest limit counts: of the machine, the affinity of the process, and every control
+    group above it. Nothing is cached: the next call sees a changed limit.
 
-    :param host: figures of the operating system; this machine's where left out
-    :param files: where files are read; the real file system where left out
-    :returns: the resources; what could not be read is in their notes, nothing is raised
+    :param host: figures of the operating system; this machine's if left out
+    :param files: where files are read; the real file system if left out
+    :returns: the resources; the notes list what could not be read, nothing is raised
     """
     host = host or HostFacts.read()
     reader = NotingReader(files)
@@ -64,7 +64,7 @@ def detect_resources(host: HostFacts | None = None, files: Files | None = None) 
         cpus += groups.cpu_limits()
         # A limit at or above what the machine has does not bind.
         limits += [limit for limit in groups.memory_limits() if limit.value < host.memory_total]
-        # Nobody is killed at memory.high.
+        # The kernel kills no process at memory.high.
         killing = [limit for limit in limits if not limit.is_throttling]
         nearest = min(killing, key=attrgetter("value"))
         is_killed_together = groups.is_killed_together(nearest.at or None)

@@ -40,10 +40,10 @@ def queued_connections(listeners: Iterable[Listener] | None) -> int | None:
 def awaited_connections(listeners: Iterable[Listener] | None) -> int | None:
     """Return for how many of them a client still waits; ``None`` if not known.
 
-    The kernel keeps those that their clients have closed or reset in the queue, until somebody
-    accepts them. A client that has closed only its half of a connection, to show that it asks no
-    more, counts as gone: there is no difference to be seen. Of unix sockets all are counted, since
-    nothing can be asked about a connection that nobody has accepted.
+    The kernel keeps those that their clients have closed or reset in the queue until they are
+    accepted. A client that has closed only its half of a connection, to show that it sends no
+    more, counts as gone: the two look the same. Of unix sockets all are counted, since the kernel
+    reports nothing about one that was not accepted yet.
     """
     return _total(listeners, is_awaited=True)
 
@@ -73,7 +73,7 @@ def _total(listeners: Iterable[Listener] | None, is_awaited: bool) -> int | None
 def _count_awaited(family: int, listener: _TcpSocket) -> int:
     """Return how many connections wait for a listener and are established on both sides.
 
-    Those that nobody has accepted have no inode (Linux, net/ipv4/inet_diag.c, ``sock_i_ino``).
+    Those that were not accepted yet have no inode (Linux, net/ipv4/inet_diag.c, ``sock_i_ino``).
     """
     is_everywhere = listener.address == _ANY_ADDRESS
     return sum(

@@ -9,8 +9,8 @@ A control group is a folder, and its limits are files in it::
 A process is bound by its own group (the leaf) and by every group above it: the tightest limit is
 the one that counts. So there are three steps for each controller, "memory" and "cpu":
 
-1. ``/proc/self/cgroup`` says which version has the controller, and the path of the group in it;
-2. ``/proc/self/mountinfo`` says at which folder that hierarchy is mounted, and from which path on;
+1. ``/proc/self/cgroup`` has the version with the controller, and the path of the group in it;
+2. ``/proc/self/mountinfo`` has the folder where that hierarchy is mounted, and from which path on;
 3. walk from the leaf up to the mount point, inclusive, and read the limits of each folder.
 
 :class:`~flask_workersize.resources.hierarchies.Hierarchies` does the first two; the walk is here.
@@ -31,7 +31,7 @@ from .files import NotingReader, whole_number
 from .hierarchies import Hierarchies
 
 _DEFAULT_PERIOD = 100_000
-"""Microseconds; what the kernel takes where no period was set."""
+"""Microseconds; the kernel's default if no period was set."""
 
 _INHERITED = "hierarchical_memory_limit"
 
@@ -98,11 +98,11 @@ class ControlGroups:
                 if limit is not None:
                     if limit == 0:
                         file = "memory.stat" if name == _INHERITED else name
-                        self._reader.note("approximate", f"{folder}/{file} is 0: nothing is left")
+                        self._reader.note("approximate", f"{folder}/{file} is 0: no memory is left")
                     source = f"{'cgroup2' if self._is_v2 else 'cgroup1'}:{name}"
                     found.append(Limit(limit, source, folder, usage, cache))
-        # Version 1 also knows the limits of ancestors that are not to be seen from here. Where they
-        # are, it repeats them: the group that really has the limit is to be named.
+        # Version 1 also knows the limits of ancestors that are not visible from here. If they are,
+        # it repeats them: name the group that really has the limit.
         return sorted(found, key=lambda limit: limit.source.endswith(_INHERITED))
 
     def is_killed_together(self, at: str | None = None) -> bool:
@@ -142,7 +142,7 @@ class ControlGroups:
         for number, folder in enumerate(folders):
             path = f"{folder}/memory.use_hierarchy"
             if number and (self._reader.text(path) or "").strip() == "0":
-                self._reader.note("approximate", f"{path} is 0: what limits it does not count")
+                self._reader.note("approximate", f"{path} is 0: ignoring the limits above it")
                 return
             yield folder
 
@@ -164,7 +164,7 @@ class ControlGroups:
                 yield Limit(cpus, source, folder)
 
     def oom_kills(self) -> int | None:
-        """Return how many processes of this group the kernel has killed for want of memory.
+        """Return how many processes of this group the OOM killer has killed.
 
         The count of the process' own group (cgroup-v2.rst, "memory.events"; cgroup-v1/memory.rst,
         "memory.oom_control"), where it has none that of the first group above which has: it
@@ -204,7 +204,9 @@ class ControlGroups:
             self._reader.note("malformed", quota_path)
             return None
         if period_text is None:
-            self._reader.note("approximate", f"{period_path} is taken for {_DEFAULT_PERIOD}")
+            self._reader.note(
+                "approximate", f"{period_path} is not available; assuming {_DEFAULT_PERIOD}"
+            )
             return quota / _DEFAULT_PERIOD
         period = whole_number(period_text.strip())
         if not period:
@@ -213,7 +215,7 @@ class ControlGroups:
         return quota / period
 
     def _bytes(self, path: str) -> int | None:
-        """Return the number in a file; ``None`` where there is none, such as "max"."""
+        """Return the number in a file; ``None`` if there is none, such as "max"."""
         text = (self._reader.text(path) or "").strip()
         if text in ("", "max"):
             return None

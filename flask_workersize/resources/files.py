@@ -15,19 +15,19 @@ _MOST_BYTES = 16 * 1024 * 1024
 
 
 def read_regular(path: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """Return what is in a regular file: reading it ends, whoever has put it there.
+    """Return the contents of a regular file; no other kind of file can block the reader.
 
     :param most_bytes: what it may hold at most
     :raises OSError: if it cannot be read
-    :raises ValueError: saying why, if it is no regular file, or holds more
+    :raises ValueError: with the reason, if it is not a regular file, or too large
     """
-    # Before it is opened, too: that alone starts some devices, and wakes who writes to a pipe.
+    # Before it is opened, too: opening alone starts some devices, and wakes writers of a pipe.
     _check_regular(os.stat(path).st_mode)
     with open(path, "rb", opener=_open_at_once) as file:
         _check_regular(os.fstat(file.fileno()).st_mode)
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes // 1024} KB")
+        raise ValueError(f"larger than {most_bytes // 1024} KB")
     return data
 
 
@@ -36,18 +36,18 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _check_regular(mode: int) -> None:
-    # Opening a folder fails by itself, with a better reason.
+    # Opening a folder fails anyway, with a better reason.
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("not a regular file")
 
 
 class Files(Protocol):
-    """Where files are read; tests hand in a mapping instead of the real file system."""
+    """Reads files; tests pass a mapping instead of the real file system."""
 
     def read_text(self, path: str) -> str:
         """Return the text of a file.
 
-        :raises OSError: if there is no such file, or it may not be read
+        :raises OSError: if the file does not exist or cannot be read
         """
 
     def is_dir(self, path: str) -> bool:
@@ -58,7 +58,7 @@ class RealFiles:
     """The file system of this machine."""
 
     def read_text(self, path: str) -> str:
-        """Return the text of a file; bytes that are no UTF-8 are replaced."""
+        """Return the text of a file; bytes that are not UTF-8 are replaced."""
         return read_regular(path, _MOST_BYTES).decode(errors="replace")
 
     def is_dir(self, path: str) -> bool:
@@ -83,7 +83,7 @@ class NotingReader:
         return self._files.is_dir(path)
 
     def text(self, path: str) -> str | None:
-        """Return the text of a file; ``None`` where it is missing, and, with a note, unreadable."""
+        """Return the text of a file; ``None`` if it is missing or, with a note, unreadable."""
         try:
             return self._files.read_text(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -18,7 +18,7 @@ FULL_SHARE = 0.9
 """Share of a limit above which the kernel may drop page cache at any moment."""
 
 CHANGED_SHARE = 0.005
-"""Share of a limit by which usage may change before it counts, and the page cache is read anew."""
+"""Share of a limit by which usage may change before the page cache is read again."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MemoryState:
 
 
 class MemoryGauge:
-    """Reads the few figures that change; where they are to be found is looked up once.
+    """Reads the few figures that change; their paths are looked up once.
 
     Between two full readings only the usage of each group is read: its statistics cost the kernel
     several times as much, and are read when they could matter. ``host`` returns total and available
@@ -95,7 +95,7 @@ class MemoryGauge:
     def holders(self, state: MemoryState, workers: Collection[int]) -> Holders:
         """Return what holds memory beside these workers: costly, some milliseconds.
 
-        Of the machine, where everybody else is a neighbour, nothing is known.
+        For the machine, where every other process is a neighbour, nothing is known.
         """
         if not state.is_group:
             return NO_HOLDERS
@@ -119,6 +119,6 @@ class MemoryGauge:
         usage = self._groups.usage(limit.at)
         is_full = usage >= FULL_SHARE * limit.value
         if not is_full and abs(usage - limit.usage) < CHANGED_SHARE * limit.value:
-            # As it was, so that what creeps is compared with what it was, too.
+            # The old value, so that slow growth is compared with it, too.
             return limit
         return replace(limit, usage=usage, cache=self._groups.cache(limit.at))

@@ -1,4 +1,4 @@
-"""Where the control groups of this process are to be found, as folders."""
+"""Finds the folders of this process' control groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMBERSHIPS = "/proc/self/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _USUAL_PLACE = "/sys/fs/cgroup"
 _DELETED = " (deleted)"
-"""What the kernel puts behind the path of a group that is no more (cgroups(7))."""
+"""Suffix that the kernel adds to the path of a deleted group (cgroups(7))."""
 
 _V2 = "cgroup2"
 """Stands in place of a controller: the files of the kernel name none for version 2."""
@@ -25,7 +25,7 @@ _OURS = {"cpu", "memory", _V2}
 
 @dataclass(frozen=True)
 class _Mount:
-    """A mounted hierarchy: the groups from ``root`` on are to be seen at ``point``."""
+    """A mounted hierarchy: the groups from ``root`` on are visible at ``point``."""
 
     root: PurePosixPath
     point: PurePosixPath
@@ -62,10 +62,10 @@ class Hierarchies:
         for mount in mounts:
             if path and (folders := mount.folders(path)):
                 return key == _V2, self._seen(folders)
-        # The group is not known, or not to be seen: what limits the whole container still does.
+        # The group is unknown or not visible: limits on the whole container still apply.
         points = [str(mount.point) for mount in mounts[:1]]
         for point in points:
-            self._reader.note("approximate", f"{point} stands for the group of this process")
+            self._reader.note("approximate", f"{point} is used as the group of this process")
         return key == _V2, points
 
     def _seen(self, folders: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ class Hierarchies:
             return folders
         if leaf.endswith(_DELETED):
             group = leaf.removesuffix(_DELETED)
-            self._reader.note("approximate", f"{group} was deleted; the groups above it count")
+            self._reader.note("approximate", f"{group} was deleted; using the groups above it")
         else:
             self._reader.note("unreadable", leaf)
         return folders[1:]
@@ -114,7 +114,7 @@ class Hierarchies:
         return list(mounts.values())
 
     def _guess_mounts(self) -> list[_Mount]:
-        """Return the mounts that most systems have, for want of the list."""
+        """Return the mounts that most systems have, if the list is missing."""
         places = {
             f"{_USUAL_PLACE}/unified": _V2,
             _USUAL_PLACE: _V2,
@@ -128,7 +128,7 @@ class Hierarchies:
             if self._reader.is_dir(point)
         ]
         if found:
-            self._reader.note("approximate", f"{_USUAL_PLACE} is taken for the mount point")
+            self._reader.note("approximate", f"{_USUAL_PLACE} is assumed to be the mount point")
         return found
 
 

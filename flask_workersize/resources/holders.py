@@ -1,6 +1,6 @@
 """What holds the memory of a control group beside the workers of this server.
 
-Read only if memory is short: it looks at every process of the group.
+Read only if memory is short: it reads every process of the group.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Holders:
     """Files of a tmpfs, and memory that processes share (memory.stat, "shmem")."""
 
     started_bytes: int = 0
-    """Processes that the app or the server has started, and that are no workers."""
+    """Processes that the app or the server has started, except workers."""
 
     others_bytes: int = 0
     """All other processes of the group, those that were started and left alone included."""
@@ -101,7 +101,7 @@ def read_holders(folder: str, launcher: int, workers: Collection[int]) -> Holder
     others = [item for item in held_by if not is_started[item[1]]]
     stat = NotingReader().table(f"{folder}/memory.stat", _STAT)
     launcher_held = held_memory(launcher)
-    # Of a process that has changed its user nobody but root knows what is private.
+    # Only root can read the private memory of a process that has changed its user.
     launcher_held = min(launcher_held, private_memory(launcher) or launcher_held)
     return Holders(
         shmem_bytes=stat.get("total_shmem", stat.get("shmem", 0)),
@@ -128,7 +128,7 @@ def _processes(folder: str) -> list[int]:
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
-    # A process that ends meanwhile can give its number to another: no longer chain than there are.
+    # A process that ends can give its number to another: bound the chain by their count.
     for _ in range(len(parents)):
         if (parent := parents.get(pid)) is None:
             return

@@ -1,4 +1,4 @@
-"""Figures of the operating system, as psutil gives them."""
+"""Figures of the operating system, from psutil."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class HostFacts:
     """What the operating system reports outside control groups.
 
     :param cpus: logical CPUs that are online, at least 1
-    :param affinity: CPUs this process may run on, at least 1; ``None`` where the system has no
-        such notion
+    :param affinity: CPUs this process may run on, at least 1; ``None`` if the system has no
+        affinity
     :param memory_total: physical memory, in bytes
-    :param memory_available: memory that can be had without swapping, in bytes
-    :param platform: as :data:`sys.platform` gives it: "linux", "darwin", "win32"
+    :param memory_available: memory available without swapping, in bytes
+    :param platform: as in :data:`sys.platform`: "linux", "darwin", "win32"
     :param notes: what could only be approximated, as "class: detail"
     """
 
@@ -43,13 +43,15 @@ class HostFacts:
         return cls(cpus, _affinity(), total, available, sys.platform, notes)
 
 
-_NO_MEMINFO = "approximate: /proc/meminfo cannot be read; free memory and page cache are available"
+_NO_MEMINFO = (
+    "approximate: /proc/meminfo cannot be read; counting free memory and page cache as available"
+)
 
 
 def host_memory() -> tuple[int, int]:
     """Return total and available memory, in bytes.
 
-    Where /proc does not show it (``ProcSubset=pid`` of systemd) free memory is that of the C
+    If /proc does not show it (``ProcSubset=pid`` of systemd), free memory is that of the C
     library, and what the kernel can drop that of /sys.
     """
     return _memory_of_psutil() or _memory_without_proc()
@@ -81,7 +83,7 @@ def page_cache(nodes: Path = Path("/sys/devices/system/node")) -> int:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """What the CPUs of this machine have done since it was started, summed up, in seconds.
+    """CPU time of this machine since it was started, in total, in seconds.
 
     :param computing: time that processes computed
     :param idle: time with nothing to compute
@@ -128,7 +130,7 @@ def stolen_share(before: CpuTimes, now: CpuTimes) -> float:
 
 
 def _affinity() -> int | None:
-    """Return the number of CPUs this process may run on; macOS cannot tell."""
+    """Return the number of CPUs this process may run on; macOS does not report it."""
     try:
         return len(psutil.Process().cpu_affinity()) or None
     except (AttributeError, psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""Signal a process only while it is still the one that is meant: its id may be another's by now."""
+"""Signal a process only if it is still the intended one: another may have its id by now."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _CAP_SYS_NICE = 23
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Memory of a process; ``None`` where the system does not report it, or not to us."""
+    """Memory of a process; ``None`` if the system does not report it, or not to us."""
 
     rss_bytes: int
     """Resident memory; shared pages count in full."""
@@ -27,7 +27,7 @@ class ProcessMemory:
     """The same with each shared page divided by the number of processes that share it."""
 
     uss_bytes: int | None = None
-    """What would be free if the process ended: no pages of files, which stay in the page cache."""
+    """Memory that is freed when the process ends; pages of files stay in the page cache."""
 
     mapped_bytes: int | None = None
     """Pages of files and of shared memory, each divided by the number of processes that map it."""
@@ -36,7 +36,7 @@ class ProcessMemory:
 def may_set_nice(nice: int) -> bool:
     """Return whether this process may set that nice value, below 0 (setpriority(2)).
 
-    Cheaper to read than to try: a filter of system calls may kill who tries.
+    Reading is safer than trying: a filter of system calls may kill a process that tries.
     """
     try:
         import resource
@@ -81,7 +81,7 @@ def held_memory(pid: int) -> int:
 
 @dataclass(frozen=True)
 class ResidentPeak:
-    """Resident memory of a process now and at its most, in bytes; shared pages count in full."""
+    """Resident memory of a process now and at its peak, in bytes; shared pages count in full."""
 
     rss_bytes: int = 0
     most_bytes: int = 0
@@ -95,7 +95,7 @@ class ResidentPeak:
 
     @property
     def given_back_bytes(self) -> int:
-        """What it held at its most, and holds no more; pages of files that were dropped count."""
+        """Memory it held at its peak and has given back; dropped pages of files count."""
         return self.most_bytes - self.rss_bytes - self.swapped_bytes
 
 
@@ -111,7 +111,7 @@ def peak_resident_memory(pid: int) -> ResidentPeak:
 
 
 def resident_peak(status: bytes) -> ResidentPeak:
-    """Return what the text of "/proc/pid/status" says of resident memory."""
+    """Return resident memory from the text of "/proc/pid/status"."""
     found = dict(_PEAK.findall(status))
     return ResidentPeak(*(int(found.get(name, 0)) * 1024 for name in _PEAK_FIELDS))
 
@@ -180,7 +180,7 @@ def _rollup(pid: int) -> dict[str, int]:
 
 
 def private_memory(pid: int) -> int:
-    """Return what would be free if a process ended, in bytes; 0 if it is gone, or not known."""
+    """Return the memory that ending a process would free, in bytes; 0 if it is gone, or unknown."""
     memory = process_memory(pid)
     return (memory and memory.uss_bytes) or 0
 

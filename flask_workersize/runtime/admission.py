@@ -1,6 +1,6 @@
-"""Which requests are computed: the rule, and what a proxy says of the time before.
+"""Which requests are computed: the rule, and the waiting time that a proxy reports.
 
-Pure: times and answers are passed in. :mod:`flask_workersize.runtime.meter` asks it.
+Pure: times and answers are passed in. :mod:`flask_workersize.runtime.meter` calls it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from enum import Enum
 
 GONE_SECONDS = 0.5
-"""After such a wait it is asked whether the client is still there. Before, a client that closes
-its half of the connection after asking is served as ever."""
+"""After such a wait it is checked whether the client is still there. Before, a client that
+closes its half of the connection after its request is served as usual."""
 
 MOST_PROXY_SECONDS = 60.0
 """The longest wait that a proxy's clock alone may turn a request away for."""
@@ -22,7 +22,7 @@ _NONSENSE_SECONDS = 3600.0
 
 
 class Verdict(Enum):
-    """What is to be done with a request that is about to begin."""
+    """What to do with a request that is about to begin."""
 
     SERVE = "serve"
     ABANDONED = "abandoned"
@@ -32,11 +32,11 @@ class Verdict(Enum):
 def judge(
     waited: float, bound: float | None, has_gone: Callable[[], bool], is_stopping: bool
 ) -> Verdict:
-    """Return what is to be done with a request.
+    """Return what to do with a request.
 
     :param waited: seconds that it has waited, at least 0
     :param bound: seconds that it may have waited; ``None`` for no bound
-    :param has_gone: tells whether its client has hung up; asked only if it matters
+    :param has_gone: returns whether its client has hung up; called only if it matters
     :param is_stopping: whether the server stops, when every client is taken at its word
     """
     if waited > GONE_SECONDS and not is_stopping and has_gone():
@@ -55,12 +55,12 @@ def proxy_seconds(header: str, now: float) -> float | None:
     """Return how long ago a proxy got a request, by its ``X-Request-Start``.
 
     The header is the time since 1970, with or without "t=", in seconds (HAProxy, nginx:
-    ``$msec``), milliseconds (Heroku) or microseconds (Apache: ``%t``); the size of the number tells
+    ``$msec``), milliseconds (Heroku) or microseconds (Apache: ``%t``); the size of the number shows
     which, for any time between 1973 and 5138.
 
     :param header: what was sent
     :param now: seconds since 1970
-    :returns: seconds, at least 0; ``None`` for what is no time, the future, or too long ago
+    :returns: seconds, at least 0; ``None`` for an invalid time, the future, or too long ago
     """
     match = _STAMP.fullmatch(header.strip())
     if match is None:
@@ -74,9 +74,9 @@ def proxy_seconds(header: str, now: float) -> float | None:
 
 
 class ProxyClock:
-    """Tells waiting from a clock that is wrong: of another machine, all requests seem late.
+    """Separates waiting from clock error: another machine's clock can make all requests late.
 
-    What all requests of the last minute were late by, at least, is taken for the clock's.
+    The least delay of all requests of the last minute counts as clock error.
     """
 
     _HALF_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""What a launcher decided, and what this process knows of it."""
+"""The decisions of a launcher, and what this process knows of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .scoreboard import Scoreboard
 
 @dataclass(frozen=True)
 class Deployment:
-    """One decision: what was asked for, what was found, and what follows.
+    """One decision: the settings, the detected resources, and the plan.
 
-    ``resources`` are what the machine gave when it was looked at, ``held_bytes`` what the launcher
-    held then. ``profile_location`` is ``None`` if the app is not known,
-    ``bounds`` if the size does not follow the load.
+    ``resources`` are those detected at the start, ``held_bytes`` what the launcher held then.
+    ``profile_location`` is ``None`` if the app is not known, ``bounds`` if the size does
+    not follow the load.
     """
 
     settings: SizingSettings

@@ -1,7 +1,7 @@
 """The last events of a deployment, in memory that all its processes share.
 
-There are two rings, so that nobody has to lock: one for the monitor, and one for the process that
-made the memory, which is the master. No other process writes. Whoever reads merges them.
+There are two rings, so that no lock is needed: one for the monitor, and one for the process that
+made the memory, which is the master. No other process writes. Readers merge them.
 
 Anyone who reaches the health port can read events: they name no process, no path and no value that
 is not ours.
@@ -45,7 +45,7 @@ class EventLog:
     def tell(self, level: int, line: str, event: str | None = None) -> None:
         """Log a line, and keep it as an event, without its full stop.
 
-        :param event: what to keep instead, where the line names what not everybody may read
+        :param event: what to keep instead, if the line names something that not everyone may read
         """
         self.add((line if event is None else event).removesuffix("."))
         say(level, line)
@@ -56,7 +56,7 @@ class EventLog:
         data = _cut(printable(text).encode("utf-8", "replace"))
         number = max(_numbers(ring)) + 1
         place = (number % MOST_EVENTS) * _SIZE
-        # 0 is no event: who reads meanwhile leaves it out.
+        # 0 is no event: a reader skips it.
         ring[place : place + 8] = bytes(8)
         start = place + _HEAD.size
         ring[start : start + len(data)] = data

@@ -42,12 +42,12 @@ Guard = Literal["off", "ok", "recycling", "reduced", "warn", "critical"] | None
 
 
 class LiveFigures(BaseModel):
-    """What happens now, as the report has it; unset if it may not be told."""
+    """Live figures of the report; unset if they may not be shown."""
 
     model_config = ConfigDict(frozen=True)
 
     workers_alive: Annotated[Count, Figure(lambda now: len(now.workers), "workers")] = Field(
-        None, description="worker processes that run"
+        None, description="running worker processes"
     )
     slots: Annotated[Count, Figure(lambda now: now.slots, "slots")] = Field(
         None, description="requests that can run at once now, workers × threads"
@@ -56,28 +56,28 @@ class LiveFigures(BaseModel):
         Count, Figure(lambda now: max(now.slots_most, now.slots), "slots_most")
     ] = Field(
         None,
-        description="requests that could run at once at most: more than slots if the size follows "
+        description="most requests that could run at once: more than slots if the size follows "
         "the load",
     )
     busy: Annotated[Count, Figure(lambda now: now.busy, "slots_busy")] = Field(
         None,
-        description="slots that are occupied, by a request that runs or a client that is waited "
-        "for, without the one that asks for the report",
+        description="slots in use, by a running request or a slow client, without the request "
+        "for this report",
     )
     utilization: Annotated[
         Share, Figure(lambda now: round(now.utilization, 3), "utilization_ratio")
     ] = Field(None, description="busy / slots, 0 to 1")
     queued: Annotated[Count, Figure(lambda now: now.queued, "requests_queued")] = Field(
         None,
-        description="connections and requests that wait for a free slot; null if the system does "
+        description="connections and requests waiting for a free slot; null if the system does "
         "not report it",
     )
     queue_mean_seconds: Annotated[
         Seconds, Figure(lambda now: now.waits and round(now.waits[0], 6), None)
     ] = Field(
         None,
-        description="how long requests of the last minute had waited before the app began, on "
-        "average; null if there was none, or nobody can tell",
+        description="average time that requests of the last minute waited before the app "
+        "began; null if there were none, or if it cannot be measured",
     )
     queue_most_seconds: Annotated[
         Seconds, Figure(lambda now: now.waits and round(now.waits[1], 6), None)
@@ -86,28 +86,25 @@ class LiveFigures(BaseModel):
         Count, Figure(lambda now: now.queue_totals and now.queue_totals.shed, "requests_shed", True)
     ] = Field(
         None,
-        description="requests that were turned away: they had waited longer than "
-        "NOW_LMS_QUEUE_SECONDS",
+        description="requests turned away because they waited longer than NOW_LMS_QUEUE_SECONDS",
     )
     abandoned: Annotated[
         Count,
         Figure(
             lambda now: now.queue_totals and now.queue_totals.abandoned, "requests_abandoned", True
         ),
-    ] = Field(
-        None, description="requests that were not computed: their client had gone while they waited"
-    )
+    ] = Field(None, description="requests dropped because their client left while they waited")
     served: Annotated[Count, Figure(Source.SUMMED, "requests", True)] = Field(
         None, description="requests served since the start"
     )
     busy_seconds: Annotated[Seconds, Figure(Source.SUMMED, "busy_seconds", True)] = Field(
-        None, description="time that threads spent on them, summed up"
+        None, description="time that threads spent on them, in total"
     )
     cpu_seconds: Annotated[Seconds, Figure(Source.SUMMED, "cpu_seconds", True)] = Field(
-        None, description="CPU time that threads used for them, the server's part included"
+        None, description="CPU time that threads used for them, including the server's part"
     )
     cpu_wait_seconds: Annotated[Seconds, Figure(Source.SUMMED, "cpu_wait_seconds", True)] = Field(
-        None, description="time in which they were ready to compute, but had no CPU (Linux)"
+        None, description="time they were ready to compute but had no CPU (Linux)"
     )
     restarts: Annotated[Count, Figure(Source.STORED, "worker_restarts", True)] = Field(
         None, description="workers that ended and were replaced"
@@ -120,22 +117,22 @@ class LiveFigures(BaseModel):
     )
     workers_wanted: Annotated[Count, Figure(lambda now: now.wanted, "workers_wanted")] = Field(
         None,
-        description="worker processes that there should be: the plan's, and what the memory guard "
-        "and a changed limit have made of them",
+        description="target number of worker processes: the plan's, adjusted by the memory guard, "
+        "changed limits and the load",
     )
     guard: Annotated[Guard, Figure(lambda now: now.guard.name.lower(), None)] = Field(
         None,
-        description='the memory guard: "recycling" lately, "reduced" to fewer workers than '
+        description='the memory guard: "recycling" recently, "reduced" to fewer workers than '
         'planned, "warn" if nothing it can do helps, "critical" shortly before an OOM kill',
     )
     memory_limit_mb: Annotated[Count, Figure(Source.STORED, "memory_limit_bytes")] = Field(
         None, description="the nearest memory limit, in MB"
     )
     memory_used_mb: Annotated[Count, Figure(Source.STORED, "memory_used_bytes")] = Field(
-        None, description="what counts towards it, in MB; page cache does not"
+        None, description="memory that counts towards it, in MB, without page cache"
     )
     recycled: Annotated[Count, Figure(Source.STORED, "workers_recycled", True)] = Field(
-        None, description="workers that the memory guard recycled"
+        None, description="workers recycled by the memory guard"
     )
     oom_kills: Annotated[Count, Figure(Source.STORED, "oom_kills", True)] = Field(
         None, description="processes killed by the OOM killer since the start"

@@ -16,12 +16,12 @@ the app. Extensions connect to it to drop what must not be shared with the paren
 connections, without closing the parent's."""
 
 _inherited: list[Any] = []
-"""Pools of the parent, kept: some drivers say goodbye to the database when the garbage collector
-finds a connection, which would end the parent's session."""
+"""Pools of the parent, kept: some drivers close the session when the garbage collector finds a
+connection, which would end the parent's."""
 
 
 def after_fork(app: Flask) -> None:
-    """Drop what a worker inherited and must not share, and tell who listens.
+    """Drop what a worker inherited and must not share, and send ``worker_forked``.
 
     Pools of Flask-SQLAlchemy are replaced without closing the parent's connections (SQLAlchemy,
     "Using Connection Pools with Multiprocessing or os.fork()").
@@ -44,7 +44,7 @@ def engines_of(app: Flask) -> list[Any]:
 def give_up_streams(kept: Iterable[int]) -> None:
     """Give up listeners and connections that were inherited: they would not close with the app.
 
-    Each is replaced, not closed, so that whoever knows its number writes to nothing.
+    Each is replaced, not closed, so that code that knows its number writes to nothing.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in map(int, os.listdir("/dev/fd")):
@@ -57,7 +57,7 @@ def _is_stream(descriptor: int) -> bool:
     try:
         found = socket.socket(fileno=descriptor)
     except OSError:
-        # No socket, or closed meanwhile.
+        # Not a socket, or closed by now.
         return False
     found.detach()
     return found.type == socket.SOCK_STREAM

@@ -1,8 +1,8 @@
 """What has happened in the last hour, in memory that all processes share; the monitor writes it.
 
-Only counters are kept: what had been counted by the end of each minute. What a minute brought is
-the difference of two entries. So a monitor that is started again counts nothing twice and misses
-nothing, and minutes without a monitor are one longer stretch.
+Only counters are kept, as they were at the end of each minute. The figures of a minute are the
+difference of two entries. So a restarted monitor counts nothing twice and misses nothing, and
+minutes without a monitor are one longer stretch.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, now: Snapshot, queue: QueueTotals, at_ns: int) -> Sample:
-        """Return what a snapshot and the queue times say; ``slot_ns`` depends on the one before."""
+        """Make a sample of a snapshot and queue times; ``slot_ns`` depends on the one before."""
         return cls(
             at_ns=at_ns,
             occupied_ns=now.occupied_ns,
@@ -149,7 +149,7 @@ class Stretch(NamedTuple):
 
     @property
     def queue_mean_seconds(self) -> float | None:
-        """How long requests had waited, on average; ``None`` if nobody can tell."""
+        """How long requests had waited, on average; ``None`` if unknown."""
         return _each(self.counted.queue_ns, self.counted.queued)
 
     @property

@@ -1,7 +1,7 @@
-"""What loading the app has left that a fork does not carry over: threads and connections.
+"""What loading the app leaves behind that a fork breaks: threads and connections.
 
 A thread lives in the process that started it, so no worker has it. A connection is one stream for
-all processes, so a worker may read what another one asked for.
+all processes, so a worker may read the answer to another one's request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..log import shown
 from ..resources.backlog import unix_peers
 from .fork import engines_of
 
-MIXED = "may read each other's answers, unless the client notices a fork"
+MIXED = "may read each other's answers, unless the client detects the fork"
 
 _MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
 """Packages whose threads check the process id, and are started again if it is another."""
@@ -28,7 +28,7 @@ _MINDFUL = frozenset({"flask_workersize", "sentry_sdk"})
 _STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
 Socket = tuple[int, int]
-"""Descriptor and inode, which tell an inherited socket from one that took over its number."""
+"""Descriptor and inode: they distinguish an inherited socket from one that reuses its number."""
 
 Thread = tuple[str, str]
 """Name, and what it runs."""
@@ -70,13 +70,13 @@ class Inheritance:
         if not parts:
             return None
         return (
-            f"Not everything that loading the app has started survives a fork: {'; '.join(parts)}. "
-            "Start it in a receiver of the signal worker_forked, or set NOW_LMS_PRELOAD=off."
+            f"Loading the app started things that do not survive a fork: {'; '.join(parts)}. "
+            "Start them in a receiver of the signal worker_forked, or set NOW_LMS_PRELOAD=off."
         )
 
 
 def app_threads() -> list[threading.Thread]:
-    """Return the threads beside this one, except those that mind a fork themselves."""
+    """Return the threads besides this one, except those that handle a fork themselves."""
     others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
     theirs = (item for item in others if origin(item).partition(".")[0] not in _MINDFUL)
     return sorted(theirs, key=lambda thread: thread.name)
@@ -92,7 +92,7 @@ def origin(thread: threading.Thread) -> str:
     work: Any = getattr(thread, "_target", None)
     if work is None and isinstance(thread, threading.Timer):
         work = thread.function
-    # A partial function says what it calls; a class of threads is its own work.
+    # A partial function has its callee; a thread class is its own work.
     work = getattr(work, "func", work) or type(thread)
     name = getattr(work, "__qualname__", type(work).__qualname__)
     return f"{getattr(work, '__module__', None) or type(work).__module__}.{name}"
@@ -106,7 +106,7 @@ def connections_to_keep(apps: Iterable[Flask]) -> dict[Socket, str]:
     found = connections()
     if found:
         for engine in (engine for app in apps for engine in engines_of(app)):
-            # Whatever a driver does at the end of a connection, it is no reason not to serve.
+            # A driver's failure to close a connection must not stop the server.
             with suppress(Exception):
                 engine.dispose()
         found = connections()

@@ -1,8 +1,9 @@
 """The WSGI middleware that keeps a worker's row: what runs, how much was served, how long it took.
 
-It stands outermost, where it sees all that holds a thread. One store at the start of a request and
-four at its end, into a slot that only this thread writes. The CPU time of a thread costs a system
-call, so it is read once a request: what the server does between two requests counts, too.
+It is the outermost layer, where it sees everything that holds a thread. It costs one store at the
+start of a request and four at its end, into a slot that only this thread writes. The CPU time of a
+thread costs a system call, so it is read once a request: the server's work between two requests
+counts, too.
 
 It is also where a request ends, whatever it raises: servers let ``KeyboardInterrupt`` and its like
 pass, which would end the worker, or the whole server.
@@ -59,24 +60,24 @@ def contained(
 
 
 class Gate(Protocol):
-    """Tells how long a request has waited, and what is to be done with it."""
+    """Decides what to do with a request, by how long it has waited."""
 
     patience: float
-    """Seconds that a request may have waited before :meth:`judge` is asked."""
+    """Seconds that a request may have waited before :meth:`judge` is called."""
 
     waited: Callable[[WSGIEnvironment], float | None]
     """Returns how many seconds a request has waited; ``None`` if not known."""
 
     def judge(self, waited: float, environ: WSGIEnvironment) -> Verdict:
-        """Return what is to be done with a request that has waited."""
+        """Return what to do with a request that has waited."""
 
     def announce_close(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         """Make the response announce that its connection is closed, and close it then."""
 
 
 _LONG_NANOSECONDS = 1_000_000
-"""A request of a millisecond: what a shorter one waits for a CPU is told with the next longer one,
-since to ask for it takes a microsecond."""
+"""A request of a millisecond: a shorter one's wait for a CPU is counted with the next longer one,
+since reading it takes a microsecond."""
 
 
 class _Lease:
@@ -106,7 +107,7 @@ class _Lease:
 
 
 class _Turns:
-    """Tells whether a request ran alone in its process, without a lock.
+    """Detects whether a request ran alone in its process, without a lock.
 
     Two threads that count at the same moment may make the next answer wrong, but no later one.
     """
@@ -132,7 +133,7 @@ class _Turns:
 class Meter(Layer):
     """Counts each request in the slot of its thread, until its response is closed.
 
-    A request for which ``gate`` says so does not reach the app: its answer is status 503.
+    A request that ``gate`` turns away does not reach the app: its answer is status 503.
     """
 
     __slots__ = ("_cells", "_free", "_gate", "_hands_files_over", "_mine", "_queue", "_turns")
@@ -174,7 +175,7 @@ class Meter(Layer):
             end = _end_uncounted
         else:
             if self._cells[lease.slot]:
-                # Nobody has closed the response before.
+                # The response was not closed before.
                 self._turns.end()
             self._cells[lease.slot] = begun
             environ[SLOT_KEY] = lease.slot
@@ -238,7 +239,7 @@ class Meter(Layer):
         if lease is None:
             return
         (note_shed if verdict is Verdict.SHED else note_abandoned)(self._queue, lease.queue)
-        # What this has cost is no part of what the app's requests cost.
+        # This cost is not part of the app's requests.
         cells, slot, now = self._cells, lease.slot, thread_time_ns()
         cells[slot + Slot.CPU_BEFORE] += now - cells[slot + _CPU]
         cells[slot + _CPU] = now
@@ -318,7 +319,7 @@ class _Body:
 
 
 class _SizedBody(_Body):
-    """A response whose number of parts is known, from which servers tell its length."""
+    """A response with a known number of parts, from which servers derive its length."""
 
     __slots__ = ()
 

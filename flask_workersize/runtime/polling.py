@@ -20,7 +20,7 @@ def wait_readable(files: Iterable[_File], seconds: float | None) -> list[_File]:
     """Wait until a file can be read without blocking, or its other end is closed.
 
     With poll(2): select(2) fails for a descriptor above 1,023, however few are waited for. Windows
-    has only select(), which does not look at the numbers there.
+    has only select(), which ignores the numbers there.
 
     :param seconds: how long to wait at most; ``None`` for as long as it takes
     :return: the files for which that holds
@@ -38,7 +38,7 @@ def wait_readable(files: Iterable[_File], seconds: float | None) -> list[_File]:
 def hung_up(files: Iterable[_File]) -> list[_File]:
     """Return the connections whose other end has closed them, or its half of them.
 
-    None on systems that do not tell (``POLLRDHUP``, poll(2), Linux).
+    None on systems that do not report it (``POLLRDHUP``, poll(2), Linux).
     """
     if not (hasattr(select, "poll") and hasattr(select, "POLLRDHUP")):
         return []

@@ -1,8 +1,8 @@
 """How long requests have waited before the app began, counted in memory that all processes share.
 
 A table beside the scoreboard, with a few words for each slot, which only the thread of that slot
-writes. They are never taken back: whoever has the slot next counts on from there, so totals never
-go back and nothing has to be kept when a worker ends.
+writes. They are never reset: the next owner of the slot continues from there, so totals never
+decrease and nothing has to be saved when a worker ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 """The upper bounds of the histogram; a last part has what waited longer."""
 
 NOTICED_SECONDS = 0.1
-"""The longest wait that nobody notices."""
+"""The longest wait that goes unnoticed."""
 
 _FIRST_NOTICED = BOUNDS_SECONDS.index(NOTICED_SECONDS) + 1
 
@@ -150,7 +150,7 @@ class LastMinute:
         period = int(now // PERIOD_SECONDS)
         totals = self._times.totals()
         self._looks.append(_Look(period, totals, self._times.most_ns(period - 1)))
-        # The last one before the minute says what was counted until then.
+        # The last one before the minute has the counts until then.
         while len(self._looks) > 1 and self._looks[1].period <= period - self._PERIODS:
             del self._looks[0]
         before, *minute = self._looks

@@ -1,10 +1,10 @@
 """What is happening now: one table in memory that all processes of a deployment share.
 
 It is made before the first fork, has no name and no file, and is gone with the last process. A
-header tells of the whole deployment, a row of each worker, and in a row there is a slot for each
+header describes the whole deployment, a row each worker, and in a row there is a slot for each
 thread that serves. Every cell is an aligned word of 8 bytes, which a processor stores as a whole,
-and has one writer, so that nobody locks and a process that is killed at any moment leaves nothing
-half-written:
+and has one writer, so that no lock is needed and a process that is killed at any moment leaves
+nothing half-written:
 
 - the master writes the header, and gives and takes rows;
 - a worker's main thread writes its process id, its start, its heartbeat, whether it is ready, how
@@ -12,11 +12,11 @@ half-written:
 - each of its threads writes a slot;
 - the monitor writes memory, and what it wants done about it.
 
-(Two have more: the length of waitress' queue, by whoever has just looked at it, and what a threaded
-worker holds, by the threads that have just changed it, one at a time.)
+(Two have more writers: the length of waitress' queue, by the thread that has just read it, and what
+a threaded worker holds, by the threads that have just changed it, one at a time.)
 
 A row is read for as long as its worker lives. What it counted is then added to the header, so that
-totals never go back; the version of the header is odd meanwhile, and readers look again.
+totals never decrease; the version of the header is odd until that is done, and readers retry.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _SPARE_ROWS = 64
 _MOST_READS = 100
 _READ_AGAIN_SECONDS = 0.001
 _SILENT_NANOSECONDS = 3 * NANOSECONDS
-"""After so long a threaded worker's main loop hangs: it goes round once a second. Only those are
+"""After so long a threaded worker's main loop counts as hung: it runs once a second. Only those are
 compared; gunicorn's sync worker may wait longer for its next request."""
 
 
@@ -96,10 +96,10 @@ class Scoreboard:
     """The shared table. Make it before the first fork."""
 
     state = _Word(Header.STATE, State)
-    """What the deployment is doing; only the master sets it."""
+    """State of the deployment; only the master sets it."""
 
     planned = _Word(Header.PLANNED, int)
-    """Workers that are planned; only the master sets it, when it is told by a signal."""
+    """Planned workers; only the master sets it, also on TTIN and TTOU."""
 
     for_limits = _Word(Header.FOR_LIMITS, int)
     """Workers more, or fewer, than planned since the limits have changed; as what follows, only the
@@ -133,7 +133,7 @@ class Scoreboard:
     """How often it had to remove again what it had added."""
 
     guard = _Word(Header.GUARD, GuardState)
-    """What the memory guard has to say; only the monitor sets it."""
+    """State of the memory guard; only the monitor sets it."""
 
     workers_oom_killed = _Word(Header.WORKERS_OOM_KILLED, int)
     """Workers that the OOM killer has killed; only the monitor sets it, as what follows."""
@@ -145,7 +145,7 @@ class Scoreboard:
     """Of the workers that it has killed those for which the memory guard has done something."""
 
     oom_counted = _Word(Header.OOM_COUNTED, int)
-    """What the kernel's own count was at the last look; below 0 before the first."""
+    """The kernel's own count at the last check; below 0 before the first."""
 
     crashes_seen = _Word(Header.CRASHES_SEEN, int)
     """Crashed workers of which it is known whether the OOM killer ended them."""
@@ -196,7 +196,7 @@ class Scoreboard:
 
     @property
     def wanted(self) -> int:
-        """Workers that there should be, at least 1."""
+        """Target number of workers, at least 1."""
         return max(1, self.fitting + self.stand_ins - self.removed)
 
     def count(self, name: str, more: int = 1) -> None:
@@ -226,7 +226,7 @@ class Scoreboard:
         self.cells[self._start(number) + Cell.TOLD] = is_told
 
     def set_listeners(self, sockets: Iterable[socket.socket]) -> None:
-        """Note the listeners, so that processes which do not hold them can ask for their queue."""
+        """Store the listeners, so that processes without them can query their queue."""
         try:
             known = [(int(item.family) << 32) | os.fstat(item.fileno()).st_ino for item in sockets]
         except OSError:
@@ -292,7 +292,7 @@ class Scoreboard:
             self.cells[start + Cell.CRASH] = 0 if has_left else self.figure("crashed") + 1
             self.cells[start] = 0
             if not has_left:
-                # Last, so that whoever reads no more than that finds the row free.
+                # Last, so that a reader of this word alone finds the row free.
                 self.count("crashed")
         finally:
             self.cells[Header.VERSION] += 1
@@ -314,7 +314,7 @@ class Scoreboard:
         return snapshot
 
     def crashed(self, numbers: Container[int]) -> list[WorkerStats]:
-        """Return what crashed workers have left in rows that nobody has been given since.
+        """Return what crashed workers have left in rows that have not been reused.
 
         :param numbers: which of them, the first that crashed being 1
         """

@@ -1,4 +1,4 @@
-"""What the scoreboard says at one moment, as plain values."""
+"""The scoreboard at one moment, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .queue_times import QueueTotals
 
 
 class State(IntEnum):
-    """What the deployment is doing."""
+    """State of the deployment."""
 
     STARTING = 0
     SERVING = 1
@@ -21,7 +21,7 @@ class State(IntEnum):
 
 
 class GuardState(IntEnum):
-    """What the memory guard has to say.
+    """State of the memory guard.
 
     ``OK`` is nothing, ``RECYCLING`` that it recycled a worker lately, ``REDUCED`` that there are
     fewer workers than planned, ``WARN`` that memory is short and nothing it can do helps,
@@ -115,7 +115,7 @@ class WorkerStats(NamedTuple):
 
     @property
     def busy(self) -> int:
-        """Slots that are occupied: by a request that runs, or by a client that is waited for."""
+        """Slots in use, by a running request or a slow client."""
         return max(len(self.running_seconds), min(self.held, self.slots))
 
     @property
@@ -136,7 +136,7 @@ class WorkerStats(NamedTuple):
 
 
 class TrafficStats(NamedTuple):
-    """What the monitor has learnt of the app from its traffic."""
+    """What the monitor has measured of the app from its traffic."""
 
     requests: int
     cpu_ns: int
@@ -150,11 +150,11 @@ class Snapshot:
     """The table at one moment.
 
     ``stored`` has the words of the header by name, ``connections`` those that wait in the kernel
-    for the listeners (``None`` if nobody asked, or the system does not report it), ``waits`` the
+    for the listeners (``None`` if not read, or the system does not report it), ``waits`` the
     mean and the longest time that requests of the last minute waited, in seconds, and
-    ``queue_totals`` what was counted of that (``None`` if nobody asked). ``uptime_seconds`` is the
+    ``queue_totals`` what was counted of that (``None`` if not read). ``uptime_seconds`` is the
     time since the deployment was started, ``cpus`` are those that there were when the limits were
-    last read (0 if nobody reads them), and ``workers_advised`` as many workers as fit into memory
+    last read (0 if they are not read), and ``workers_advised`` as many workers as fit into memory
     if those of the plan do not (else 0).
     """
 

@@ -36,12 +36,12 @@ class WorkerRecord:
         return self.cells[Header.THREADS]
 
     def enter(self) -> None:
-        """Say which process this worker is."""
+        """Record this worker's process."""
         self.cells[self._start + Cell.START_TIME] = start_time(os.getpid())
         self.cells[self._start + Cell.PID] = os.getpid()
 
     def set_ready(self) -> None:
-        """Say that the app is loaded and requests are taken."""
+        """Record that the app is loaded and requests are taken."""
         self.beat()
         self.cells[self._start + Cell.READY] = 1
 
@@ -51,7 +51,7 @@ class WorkerRecord:
         return bool(self.cells[self._start + Cell.READY])
 
     def beat(self) -> None:
-        """Say that the main loop of this worker goes round."""
+        """Record a heartbeat of this worker's main loop."""
         self.cells[self._start + Cell.HEARTBEAT] = time.monotonic_ns()
 
     def running(self) -> int:
@@ -59,20 +59,20 @@ class WorkerRecord:
         return sum(self.cells[slot] != 0 for slot in self.slots)
 
     def note_held(self, count: int, expected: int = 0) -> None:
-        """Say how many connections occupy this worker, or wait in it for a thread.
+        """Record how many connections occupy this worker, or wait in it for a thread.
 
-        :param expected: how many others it has just accepted, which will ask in a moment
+        :param expected: how many others it has just accepted, whose requests come in a moment
         """
         self.cells[self._start + Cell.HELD] = count
         self.cells[self._start + Cell.CLAIMED] = count + expected
 
     def take_no_more(self, held: int = 0) -> None:
-        """Say that this worker accepts nothing, however little it holds."""
+        """Record that this worker accepts nothing, however little it holds."""
         self.cells[self._start + Cell.HELD] = held
         self.cells[self._start + Cell.CLAIMED] = -1
 
     def others(self) -> tuple[int | None, bool]:
-        """Return what the other workers hold that take requests, as :data:`Others` says."""
+        """Return what the other workers hold that take requests, see :data:`Others`."""
         return self._others(self.cells[self._start])
 
     @property
@@ -86,11 +86,11 @@ class WorkerRecord:
         return self.cells[self._start + Cell.FIRST_SINCE]
 
     def begin_first(self) -> None:
-        """Say that the first request begins."""
+        """Record that the first request begins."""
         self.cells[self._start + Cell.FIRST_SINCE] = time.monotonic_ns()
 
     def end_first(self, took_bytes: int = 0) -> None:
-        """Say that the first request has ended, and how much memory it took at its most."""
+        """Record that the first request has ended, and its peak memory."""
         self.cells[self._start + Cell.FIRST_TOOK] = took_bytes
         self.cells[self._start + Cell.FIRST_SINCE] = 0
 
@@ -100,5 +100,5 @@ class WorkerRecord:
         return bool(self.cells[self._start + Cell.TOLD])
 
     def leave(self) -> None:
-        """Say that this worker ends by its own will: whoever does not was killed."""
+        """Record that this worker ends by itself; a worker that does not was killed."""
         self.cells[self._start + Cell.LEFT] = 1

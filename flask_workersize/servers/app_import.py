@@ -20,5 +20,5 @@ class AppImport:
 
     @classmethod
     def of(cls, info: ScriptInfo) -> AppImport | None:
-        """Return what a command was called with; ``None`` if it was handed a loaded app."""
+        """Return what a command was called with; ``None`` if it got a loaded app."""
         return None if info.create_app is not None else cls(info.app_import_path)

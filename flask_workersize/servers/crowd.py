@@ -1,4 +1,4 @@
-"""More clients than a process has descriptors for: how many fit, and what is logged of the rest."""
+"""More clients than a process has descriptors for: how many fit, and log lines about the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ like a hang; an idle connection costs a few KB."""
 
 _FEWEST_CONNECTIONS = 8
 _SPARE = 16
-"""Descriptors for what is opened while serving: databases, files, what the monitor reads."""
+"""Descriptors kept for files opened while serving: databases, files, what the monitor reads."""
 
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -52,7 +52,7 @@ def connection_limit(descriptors_each: int) -> int:
 def watch_accept(server: Any, when_full: Callable[[Any], None]) -> None:
     """Have a server of waitress call ``when_full`` with itself when it has no descriptor left.
 
-    By itself it logs a traceback and tries again at once, for as long as a client waits.
+    Without this it logs a traceback and tries again at once, for as long as a client waits.
     """
     accept = server.accept
 
@@ -69,7 +69,7 @@ def watch_accept(server: Any, when_full: Callable[[Any], None]) -> None:
 
 
 class Quiet:
-    """Tells whether a line may be logged: each once a minute."""
+    """Decides whether a line may be logged: each once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,6 +1,6 @@
 """The end of a process, within its time.
 
-Python ends when every thread has ended that is no daemon, and after its exit handlers. A thread of
+Python ends when every non-daemon thread has ended, and after its exit handlers. A thread of
 the app may never end, and a handler may wait for one.
 """
 
@@ -25,10 +25,10 @@ from ..log import say
 from ..runtime.threads import start_thread
 
 GRACE_SECONDS = 1.0
-"""What threads get at least: idle pools end as soon as Python asks them to."""
+"""Least time for threads: idle pools end as soon as Python requests it."""
 
 EXIT_SECONDS = 2.0
-"""What exit handlers get when the time is over."""
+"""Time for exit handlers when the graceful timeout is over."""
 
 _LOOK_SECONDS = 1.0
 _LOG_SECONDS = 0.5
@@ -55,7 +55,7 @@ class ProcessEnd:
     """
 
     status: int
-    """What the process ends with if it is cut short."""
+    """Exit status if the process is cut short."""
 
     def __init__(self) -> None:
         self._reset()
@@ -79,7 +79,7 @@ class ProcessEnd:
     def bounded(self) -> Iterator[None]:
         """Bound the end that follows a command; the outermost counts.
 
-        Threads that are started later, by whoever goes on after it, are waited for as usual.
+        Threads that are started later, after it, are waited for as usual.
         """
         # Python calls this at its end, and by its name.
         threading._shutdown = self._leave_threads  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ class ProcessEnd:
         self._watch()
 
     def hurry(self, margin: float) -> None:
-        """Note that a person does not want to wait: nothing that still runs is mentioned."""
+        """Note a second Ctrl-C: end without listing what still runs."""
         self.start(0, margin)
         self._seconds = None
 
@@ -159,7 +159,7 @@ class ProcessEnd:
                 os._exit(status)
 
     def _leave_threads(self) -> None:
-        """Wait for threads, as long as they have time; exit handlers follow."""
+        """Wait for threads until their time is over; exit handlers follow."""
         if self._pid != os.getpid() or self._has_left_threads:
             _wait_for_threads()
             return
@@ -203,7 +203,7 @@ class ProcessEnd:
 
     def _watch(self) -> None:
         if not self._is_watched and self._pid == os.getpid():
-            # First of all: a signal may come meanwhile, and call this.
+            # First of all: a signal may arrive during this, and call it.
             self._is_watched = True
             self._is_watched = start_thread("end", self._end_in_time, self._ends) is not None
 

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, Any] = {
     "threads": 2,
     # waitress stops accepting at its limit, and a probe would wait: ours closes the oldest.
     "connection_limit": sys.maxsize,
-    # A probe is one short request: a client that sends more is none.
+    # A probe is one short request: reject clients that send more.
     "max_request_header_size": 16 * 1024,
     "max_request_body_size": 1024,
     "log_socket_errors": False,
@@ -45,11 +45,11 @@ LIFE_SECONDS = 10.0
 """How long a connection lives, whatever it sends or reads: a probe is one short request."""
 
 _FULL_SHARE = 0.9
-"""The share of the places for connections that may be taken: then the oldest has to go."""
+"""Share of the connection limit above which the oldest connections are closed."""
 
 
 class _Channel(HTTPChannel):
-    """A connection that knows since when it is open, and closes after its response."""
+    """A connection with its opening time, closed after its response."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -82,7 +82,7 @@ class ProbeServer:
             raise RuntimeError("can't start new thread")
 
     def _run(self) -> None:
-        """Serve; a monitor that cannot answer any more makes room for the next one."""
+        """Serve; a monitor that cannot answer any more ends, to be replaced."""
         try:
             while self._map:
                 wasyncore.loop(timeout=1, use_poll=True, map=self._map, count=1)
@@ -99,7 +99,7 @@ class ProbeServer:
         too_old = time.monotonic() - LIFE_SECONDS
         self._lacks_descriptor = False
         if too_many > 0 and self._quiet.allows("full"):
-            line = f"{len(channels)} open connections are too many, closing the oldest"
+            line = f"too many open connections ({len(channels)}), closing the oldest"
             say(logging.WARNING, f"health port {self._urls}: {line}.")
         for number, channel in enumerate(channels):
             if number >= too_many and channel.opened_at > too_old:
@@ -109,7 +109,7 @@ class ProbeServer:
 
     def _note_full(self, server: Any) -> None:
         self._lacks_descriptor = True
-        # If none of them is ours, somebody else has to close one.
+        # If none of them is ours, another part of the process has to close one.
         time.sleep(0.01)
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class HealthPort(Port):
         return closing(ProbeServer(app, listeners))
 
     def announce(self) -> None:
-        """Log where it is, and whether anyone may reach it."""
+        """Log its address, and whether it is open to all."""
         hosts = {address.rpartition(":")[0] for address in self._addresses}
         note = " (open to all; NOW_LMS_HEALTH_HOST limits it)" if hosts & _EVERYWHERE else ""
         announce("Health port", [f"http://{address}" for address in self._addresses], note)
@@ -173,7 +173,7 @@ class HealthPort(Port):
 _EVERYWHERE = {"0.0.0.0", "[::]", "[::ffff:0.0.0.0]"}
 """Hosts that stand for every interface."""
 
-_ADVICE = "choose another one with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
+_ADVICE = "choose another with NOW_LMS_HEALTH_PORT or NOW_LMS_HEALTH_HOST."
 _NO_MONITOR = (
     "Windows cannot fork the monitor: NOW_LMS_HEALTH_PORT, the memory guard, "
     "NOW_LMS_SIZING=adaptive and NOW_LMS_SIZING_PROFILE=learn have no effect."

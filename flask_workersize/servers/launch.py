@@ -31,18 +31,18 @@ _ONE_PROCESS = "has no effect: waitress has one process. Set --threads, or use g
 
 
 def serve(app: Flask, server: ServerName | None = None) -> None:
-    """Serve an app in production mode, and return when the server has stopped.
+    """Serve an app in production mode; return when the server has stopped.
 
-    The code that follows may take as long as it needs. When it has ended, threads of the app that
-    are no daemons get what is left of ``NOW_LMS_GRACEFUL_TIMEOUT``.
+    The code that follows may take as long as it needs. After it, non-daemon threads of the app
+    get what is left of ``NOW_LMS_GRACEFUL_TIMEOUT``.
 
     For a ``run.py`` of your own; ``flask serve-prod`` does the same. An error is one line on
     standard error.
 
     :param app: an app with :class:`flask_workersize.WorkerSizing`
     :param server: "gunicorn" or "waitress"; ``NOW_LMS_WSGI_SERVER`` if left out
-    :raises SystemExit: 2 if the settings are not valid, 1 if starting failed, and what the server
-        ended with if that is not 0
+    :raises SystemExit: 2 if the settings are not valid, 1 if starting failed, or the exit status
+        of the server if that is not 0
     :raises RuntimeError: if the app has no ``WorkerSizing``
     """
     with one_line_errors():

@@ -17,7 +17,7 @@ BACKLOG = 2048
 
 _UNUSABLE_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-_ADVICE = "choose another one with --port, --host, --bind or NOW_LMS_BIND."
+_ADVICE = "choose another with --port, --host, --bind or NOW_LMS_BIND."
 
 
 def open_listeners(
@@ -105,13 +105,13 @@ def _open_unix(opened: list[socket.socket], path: str, backlog: int) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.append(listener)
     listener.bind(path)
-    # As gunicorn does: the folder says who may connect, a proxy runs as another user.
+    # As gunicorn does: the folder's permissions limit access; a proxy runs as another user.
     os.chmod(path, 0o777)
     listener.listen(backlog)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a unix socket that nobody listens on any more."""
+    """Remove the file of a unix socket without a listener."""
     if not os.path.exists(path):
         return
     if not Path(path).is_socket():
@@ -123,7 +123,7 @@ def _remove_stale(path: str) -> None:
 
 
 _REASONS = {
-    errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that one, or",
+    errno.EADDRINUSE: "it is in use, perhaps by an earlier server; stop that, or",
     errno.EADDRNOTAVAIL: "this machine has no such address;",
     errno.EEXIST: "a file that is not a socket exists there;",
     errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix "

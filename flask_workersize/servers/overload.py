@@ -1,6 +1,6 @@
 """How long a request has waited, whether its client is still there, and what follows from it.
 
-What only one server can tell is in :class:`Arrival`; the rule is
+What only one server knows is in :class:`Arrival`; the rule is
 :func:`flask_workersize.runtime.admission.judge`.
 """
 
@@ -24,12 +24,12 @@ _JUDGED_KEY = "flask_workersize.waited"
 
 
 def has_hung_up(connection: socket.socket) -> bool:
-    """Return whether the client has closed its side of a connection, as far as that is told."""
+    """Return whether the client has closed its side of a connection, as far as that is known."""
     return connection.fileno() < 0 or bool(hung_up([connection]))
 
 
 class Arrival(Protocol):
-    """What a server can tell of a request that is about to begin."""
+    """What a server knows of a request that is about to begin."""
 
     def waited(self, environ: WSGIEnvironment, /) -> float | None:
         """Return how many seconds it has been ready; ``None`` if not known."""
@@ -38,13 +38,13 @@ class Arrival(Protocol):
         """Return its connection."""
 
     def announce_close(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
-        """Make the response say that the connection will be closed, and close it then."""
+        """Make the response announce that the connection will be closed, and close it then."""
 
 
 class OverloadGate:
     """Decides, for the meter, whether a request is computed.
 
-    ``patience`` is how many seconds a request may have waited before anything is asked.
+    ``patience`` is how many seconds a request may have waited before anything is checked.
     """
 
     waited: Callable[[WSGIEnvironment], float | None]
@@ -62,7 +62,7 @@ class OverloadGate:
             self.waited = self._waited_with_proxy
 
     def _waited_with_proxy(self, environ: WSGIEnvironment) -> float | None:
-        """Return how long a request has waited, the proxy's queue included, if that is told."""
+        """Return how long a request has waited, including the proxy's queue if it reports that."""
         waited = self._arrival.waited(environ)
         header = environ.get("HTTP_X_REQUEST_START")
         if header is None or not self._trusts(environ.get("REMOTE_ADDR", "")):
@@ -77,11 +77,11 @@ class OverloadGate:
         return max(waited, proxied)
 
     def judge(self, waited: float, environ: WSGIEnvironment) -> Verdict:
-        """Return what is to be done with a request that has waited."""
+        """Return what to do with a request that has waited."""
         if is_report_path(environ.get("PATH_INFO", "")):
             return Verdict.SERVE
         return judge(
-            # What a proxy says is told, but not judged by, if the kernel knows.
+            # If the kernel knows the time, the proxy's is reported, but not used to decide.
             environ.get(_JUDGED_KEY, waited),
             self._bound,
             lambda: has_hung_up(self._arrival.connection(environ)),

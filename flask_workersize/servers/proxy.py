@@ -44,7 +44,7 @@ def trusting(app: WSGIApplication, settings: SizingSettings) -> WSGIApplication:
 
 
 class Trust:
-    """Tells whether a peer is a trusted proxy: one of some addresses and networks, or any by ``*``.
+    """Checks whether a peer is a trusted proxy: an address or network of a list, or any with ``*``.
 
     A peer on a unix socket is trusted: the permissions of its folder decide who may connect.
     """
@@ -112,9 +112,9 @@ _BALANCER_SECONDS = 60
 def ignored_by_waitress(
     app: Flask, settings: SizingSettings, options: Mapping[str, Any], environ: Mapping[str, str]
 ) -> str | None:
-    """Return one warning that names what the app or its platform says to gunicorn alone.
+    """Return one warning that names settings of the app or platform that only gunicorn reads.
 
-    waitress removes what a proxy says about the client, unless it knows the proxy.
+    waitress removes a proxy's headers about the client, unless it knows the proxy.
 
     :param options: the adjustments that waitress gets
     :returns: ``None`` if there is nothing to warn of

@@ -1,4 +1,4 @@
-"""Clients that connect and do not ask: for how long others wait because of them."""
+"""Clients that connect and send no request: how long others wait because of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def has_spoken(connection: socket.socket) -> bool | None:
 def established_at(connection: socket.socket) -> float:
     """Return since when a connection that was just accepted has been silent, also in the kernel.
 
-    :return: a moment of :func:`time.monotonic`; now where the kernel does not tell
+    :return: a moment of :func:`time.monotonic`; now if the kernel does not report it
     """
     now = time.monotonic()
     with suppress(OSError):
@@ -44,13 +44,13 @@ def established_at(connection: socket.socket) -> float:
 
 
 def stop_listening_to(connection: socket.socket) -> None:
-    """Let whoever waits for the rest of a request get an end, if somebody does.
+    """End a wait for the rest of a request, if there is one.
 
     What has arrived is read all the same.
     """
     if isinstance(connection, WatchedSocket) and not connection.is_awaited:
         return
-    # It may be closed meanwhile, which is as good.
+    # It may be closed by now, which is as good.
     with suppress(OSError, ValueError):
         if not wait_readable([connection], 0):
             # Not SSLSocket's own, which would take the encryption from the thread that reads.

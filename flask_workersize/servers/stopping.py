@@ -37,7 +37,7 @@ _IP_MINTTL = 21
 _IPV6_MINHOPCOUNT = 73
 _MAX_TTL = 255
 _UNKNOWN_QUEUE = 128
-"""What is drained if the system does not report how much is queued."""
+"""How many connections to drain if the system does not report how many are queued."""
 
 # Classic BPF over the TCP header: drop what has SYN set, keep the rest, above all the last packet
 # of a handshake under way (Linux, Documentation/networking/filter.rst).
@@ -112,7 +112,7 @@ def admit(connection: socket.socket) -> float:
             return SILENCE_SECONDS
         _set_least_ttl(connection, 0)
     except OSError:
-        # This system does not know the option, so nobody has set it.
+        # This system does not know the option, so it was not set.
         return SILENCE_SECONDS
     return LATE_SILENCE_SECONDS
 
@@ -149,7 +149,7 @@ class AcceptBudget:
 
 
 class StopSignal:
-    """Announces to all processes forked after it was made that the server stops.
+    """Announces the stop of the server to all processes forked after it was made.
 
     It becomes readable once and stays so: a thread can wait for it while the main thread is busy.
     """
@@ -177,7 +177,7 @@ class StopSignal:
 
 
 class WatchedSocket(socket.socket):
-    """A connection that knows for how long its client has been waited for.
+    """A connection that measures how long the server has waited for its client.
 
     Not how long the client has been silent: while the app computes, a client may have nothing to
     send, or no way to send it.
@@ -244,7 +244,7 @@ def hang_up_if_silent(connection: socket.socket, patience: float) -> None:
 
     :param patience: what :func:`admit` has returned for it, in seconds
     """
-    # It may be closed meanwhile, which is as good.
+    # It may be closed by now, which is as good.
     with suppress(OSError):
         if silent_seconds(connection) >= patience:
             connection.shutdown(socket.SHUT_RD)

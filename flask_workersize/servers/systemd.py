@@ -36,7 +36,7 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # A service manager that does not listen is no reason to fail.
+    # A service manager that does not listen must not stop the server.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto(state.encode(), address)
 
@@ -47,7 +47,7 @@ def notify_reloading() -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """Return within how many seconds ``WatchdogSec=`` wants each sign of life of this process.
+    """Return within how many seconds ``WatchdogSec=`` wants each heartbeat of this process.
 
     ``None`` if it wants none (sd_watchdog_enabled(3)).
     """
@@ -57,7 +57,7 @@ def watchdog_seconds() -> float | None:
 
 
 class Watchdog:
-    """Signs of life for ``WatchdogSec=``: the server's loop turns, and ``/live`` would say yes."""
+    """Heartbeats for ``WatchdogSec=``: the server's loop runs, and ``/live`` would pass."""
 
     def __init__(self, board: Scoreboard, timeout_seconds: float) -> None:
         self._board = board
@@ -72,7 +72,7 @@ class Watchdog:
         """How long the server's loop may wait, to be in time."""
 
     def beat(self) -> None:
-        """Send a sign of life if one is due; call it in each turn of the loop."""
+        """Send a heartbeat if one is due; call it in each turn of the loop."""
         now = time.monotonic()
         if now >= self._due_at and self._rules.not_live(self._board.read()) is None:
             notify("WATCHDOG=1")

@@ -257,7 +257,7 @@ class Row:
     :param limit_mb: the limit on memory
     :param app: what was asked for
     :param server: the server
-    :param kills: processes that the kernel killed for want of memory
+    :param kills: processes that the OOM killer killed
     :param note: why there are no figures, or what is to be said of them
     """
 

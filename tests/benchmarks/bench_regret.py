@@ -126,7 +126,7 @@ class Runs:
     :param rates: answers a second, run by run
     :param p99_ms: the time within which 99 of 100 were answered, run by run
     :param failed: requests that failed
-    :param kills: processes that the kernel killed for want of memory
+    :param kills: processes that the OOM killer killed
     :param used_mb: the most memory that the group has used
     """
 

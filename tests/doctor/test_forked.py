@@ -49,7 +49,7 @@ def test_scheduler_that_runs_before_the_fork_stays_in_the_launcher(
     scheduler.start()
     (finding,) = running_schedulers(case(sized()))
     assert finding.level == "breaks"
-    assert "in the launcher alone" in finding.what
+    assert "only in the launcher" in finding.what
 
 
 def test_scheduler_runs_in_each_worker_without_preload(scheduler: BackgroundScheduler) -> None:
@@ -282,7 +282,7 @@ def test_where_no_worker_gets_ready_it_is_not_known_what_breaks(mailer: Mailer) 
     with worker_forked.connected_to(fail, sender=app):
         (finding,) = of_connections(app)
         assert finding.level == "unseen"
-        assert "No worker got ready" in finding.what
+        assert "No test worker became ready" in finding.what
         assert told_of_threads(app).startswith("unseen: ")
 
 

@@ -56,7 +56,7 @@ def limited(storage_uri: str | None = "memory://", **config: Any) -> Flask:
 def test_rate_limit_in_memory_breaks() -> None:
     (finding,) = rate_limits(case(limited()))
     assert finding.level == "breaks"
-    assert "with 4 workers a limit lets up to 4 times as much through" in finding.what
+    assert "with 4 workers a limit allows up to 4 times as many requests" in finding.what
     assert "RATELIMIT_STORAGE_URI" in finding.remedy
     assert levels(rate_limits, case(limited(), preload=False)) == ["breaks"]
 

@@ -188,7 +188,7 @@ def test_if_memory_bounds_the_workers_memory_helps_or_to_measure() -> None:
     assert deployment.plan.limited_by == "memory"
     (step,) = steps(deployment, hour(deployment, cpu=1))
     assert step.endswith(
-        "with 3 workers computing all the time, and memory for no more: give it more memory, or "
+        "with 3 workers computing all the time, and no memory for more: give it more memory, or "
         "flask workersize measure to see what a worker needs"
     )
 
@@ -197,11 +197,9 @@ def test_size_that_follows_the_load_does_so() -> None:
     deployment = deployed(2, NOW_LMS_SIZING="adaptive")
     past = hour(deployment, cpu=0.1)
     (step,) = steps(deployment, past)
-    assert step.endswith(
-        "in 15 % of the last hour: the size follows the load, there is nothing to do yet"
-    )
+    assert step.endswith("in 15 % of the last hour: the size follows the load, nothing to do yet")
     (step,) = steps(deployment, past, slots_most=5)
-    assert step.endswith("the size cannot follow the load any further: add a replica")
+    assert step.endswith("the size is at its upper bound: add a replica")
     (step,) = steps(deployment, hour(deployment, cpu=1))
     assert step.endswith("with the CPUs full: add a replica, or CPUs")
 
@@ -237,7 +235,7 @@ def test_requests_that_were_turned_away_are_counted() -> None:
     (step,) = steps(deployment, hour(deployment, crowded=1, cpu=0.01, refused=1, shed=1))
     assert step.startswith("1 request was turned away in the last hour while CPU was left: ")
     (step,) = steps(deployment, hour(deployment, cpu=1, refused=2))
-    assert step.startswith("18 requests were given up by clients that waited, in the last hour ")
+    assert step.startswith("18 requests were abandoned by waiting clients in the last hour ")
 
 
 def test_if_nobody_can_tell_how_long_requests_wait_busy_slots_count() -> None:
@@ -336,13 +334,13 @@ def test_request_that_runs_for_long_is_named() -> None:
     deployment = deployed()
     now = live(row((40.2, 1.0)), row((0.5,)), guard=GuardState.OK)
     assert next_steps(deployment, now, Past()) == [
-        "a worker has run one request for 40 s: find what it waits for, or move it to a background "
+        "a request has been running for 40 s: find what it waits for, or move it to a background "
         "job"
     ]
     now = live(row((40.2, 31.0)), row((65.5,)), guard=GuardState.OK)
     assert next_steps(deployment, now, Past()) == [
-        "3 requests have run for more than 30 s, the longest for 66 s: find what they wait for, or "
-        "move them to a background job"
+        "3 requests have been running for more than 30 s, the longest for 66 s: find what they "
+        "wait for, or move them to a background job"
     ]
     assert steps(deployment) == []
 

@@ -115,8 +115,8 @@ def test_status_warns_where_the_plan_does_not_fit(
         ("unreadable: /sys/fs/cgroup/cpu.max", "unreadable: cpu.max"),
         ("malformed: /sys/fs/cgroup/my group/memory.max", "malformed: memory.max"),
         (
-            "approximate: /sys/fs/cgroup stands for the group of this process",
-            "approximate: cgroup stands for the group of this process",
+            "approximate: /sys/fs/cgroup is used as the group of this process",
+            "approximate: cgroup is used as the group of this process",
         ),
     ],
 )

@@ -74,7 +74,7 @@ def test_file_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> N
     (tmp_path / "binary").write_bytes(b"\xff\xfe" + os.urandom(8) + b"\n")
     with pytest.raises(errors.WorkerSizeStartError) as caught:
         write_lines(tmp_path / name, LINES)
-    assert caught.value.message.startswith("The lines cannot be written to ")
+    assert caught.value.message.startswith("Cannot write the settings to ")
     assert caught.value.message.endswith("Copy them by hand.")
     assert caught.value.exit_code == 1
 
@@ -161,11 +161,11 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
 
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
-    "pipe": (os.mkfifo, "it is no regular file"),
-    "device": (make_endless, "it is no regular file"),
+    "pipe": (os.mkfifo, "not a regular file"),
+    "device": (make_endless, "not a regular file"),
     "folder": (Path.mkdir, "Is a directory"),
-    "large": (lambda path: os.truncate(_made(path), 2 * 1024**3), "it is larger than 1024 KB"),
-    "UTF-16": (lambda path: path.write_bytes("A=1".encode("utf-16")), "it is not text"),
+    "large": (lambda path: os.truncate(_made(path), 2 * 1024**3), "larger than 1024 KB"),
+    "UTF-16": (lambda path: path.write_bytes("A=1".encode("utf-16")), "not a text file"),
 }
 
 
@@ -183,7 +183,7 @@ def test_what_is_no_file_of_lines_is_one_line(tmp_path: Path, name: str) -> None
     before = path.lstat()
     with pytest.raises(errors.WorkerSizeStartError) as caught:
         write_lines(path, LINES)
-    problem = f"The lines cannot be written to .env: {why}. Copy them by hand."
+    problem = f"Cannot write the settings to .env: {why}. Copy them by hand."
     assert caught.value.message == problem
     assert path.lstat().st_ino == before.st_ino
 

@@ -241,7 +241,7 @@ def test_figures_are_shown_also_where_they_cannot_be_kept(start: Starter, tmp_pa
     done = measure(start, tmp_path, "--path", "/none", *FEW)
     assert "  CPU time " in done.stdout
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("Error: ")]
-    assert line.startswith("Error: The profile cannot be written to ")
+    assert line.startswith("Error: Cannot write the profile to ")
     assert "NOW_LMS_SIZING_PROFILE" in line
     assert done.status == 1
 

@@ -273,7 +273,7 @@ def test_worker_that_uses_one_core_is_full() -> None:
     assert move is not None
     assert (move.workers, move.slots) == (2, 8)
     assert first(replace(ONE, worker_need_bytes=400 * MB)) == Move(
-        1, 4, "no CPU is left for so many slots, 50% of the CPUs in use"
+        1, 4, "too many slots, 50% of the CPUs in use"
     )
 
 
@@ -310,7 +310,7 @@ def obeyed(before: Sample, after: Sample) -> list[Move]:
 def test_step_that_brought_nothing_is_taken_back_and_not_made_again() -> None:
     moves = obeyed(WAITING, replace(WAITING, busy=32))
     assert [move.slots for move in moves][:2] == [8, 1]
-    assert moves[1].reason == "more slots brought nothing (80 requests/s, 80 before)"
+    assert moves[1].reason == "more slots did not help (80 requests/s, 80 before)"
     assert all(move.slots == 1 for move in moves[1:])
 
 
@@ -324,7 +324,7 @@ def test_slots_that_are_missed_come_back() -> None:
     less = replace(FULL, done=60, cpu_seconds=0.3, cpu_of_group=0.75)
     moves = obeyed(FULL, less)
     assert [move.slots for move in moves][:2] == [8, 16]
-    assert moves[1].reason == "fewer slots were too few (60 requests/s, 80 before)"
+    assert moves[1].reason == "fewer slots made it slower (60 requests/s, 80 before)"
 
 
 def test_steady_load_has_one_move_a_minute_unless_its_requests_become_others() -> None:

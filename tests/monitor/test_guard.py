@@ -132,7 +132,7 @@ def test_recycling_that_does_not_help_goes_on_slowly_and_is_warned_of(
     )
     assert action.kind is kind
     if kind is Kind.WARN:
-        assert action.reason == "Recycling has not helped: something else holds memory"
+        assert action.reason == "Recycling did not help: something else uses the memory"
 
 
 def test_fast_leak_that_keeps_memory_short_is_recycled_as_fast() -> None:
@@ -162,7 +162,7 @@ def test_last_worker_gets_none_where_both_would_not_fit(fresh: int, kind: Kind) 
     action = decide(observed, RULES)
     assert action.kind is kind
     if kind is Kind.WARN:
-        assert action.reason == "A worker grew 600 MB; there is no room to start its successor"
+        assert action.reason == "A worker grew 600 MB; no memory left to start its replacement"
 
 
 @pytest.mark.parametrize("used", [10, 750, 999])
@@ -190,9 +190,7 @@ def test_successor_that_does_not_come_is_warned_of() -> None:
     begun = done(Kind.REPLACE, LONG_AGO)
     old = worker(1, 400, warm=100)
     observed = seen(old, worker(2, ready=False), used=750, recent=(begun,), planned=1, wanted=2)
-    assert decide(observed, RULES) == Action(
-        Kind.WARN, old, "The worker that is to take over is not ready"
-    )
+    assert decide(observed, RULES) == Action(Kind.WARN, old, "The replacement worker is not ready")
 
 
 # One thing at a time
@@ -279,7 +277,7 @@ def test_kill_by_the_kernel_means_one_worker_fewer() -> None:
     assert decide(observed, RULES) == Action(
         Kind.FEWER,
         None,
-        "The kernel killed a worker: the plan is too large for its peaks",
+        "A worker was OOM-killed: the plan is too large for its peaks",
     )
 
 
@@ -323,7 +321,7 @@ def test_workers_that_do_not_fit_at_their_peak_are_removed_at_once_while_there_i
     assert action == Action(
         Kind.FEWER,
         None,
-        "The plan is too large: all 5 at the peak of 350 MB need 1850 MB",
+        "The plan is too large: 5 workers at a peak of 350 MB need 1850 MB",
         3,
     )
 
@@ -449,7 +447,7 @@ BOUND = Rules(worker_max_bytes=200 * MB)
 def test_worker_above_its_bound_is_recycled_though_there_is_memory() -> None:
     workers = [worker(1, 100), worker(2, 201)]
     assert decide(seen(*workers, used=310), BOUND) == Action(
-        Kind.RECYCLE, workers[1], "has 201 MB, its bound is 200 MB"
+        Kind.RECYCLE, workers[1], "has 201 MB, above its limit of 200 MB"
     )
     assert decide(seen(worker(1, 100), worker(2, 200), used=310), BOUND) == NOTHING
 
@@ -477,7 +475,7 @@ def test_neighbours_are_warned_of_shortly_before_the_end() -> None:
     assert decide(seen(*workers, used=900, group=False), RULES) == Action(
         Kind.WARN,
         None,
-        "Other processes hold it: these workers have grown by 21 MB",
+        "Other processes use it: these workers grew 21 MB",
     )
 
 
@@ -523,7 +521,7 @@ def test_server_of_one_process_does_not_end_for_a_neighbour() -> None:
     assert decide_alone(alone(950, own=110, group=False), RULES) == Action(
         Kind.WARN,
         None,
-        "Other processes hold it: this server has grown by 10 MB",
+        "Other processes use it: this server grew 10 MB",
     )
     assert decide_alone(alone(950, own=250, group=False), RULES).kind is Kind.EXIT
     assert decide_alone(alone(950, own=350, group=False), RULES).kind is Kind.EXIT
@@ -613,11 +611,11 @@ def acted_before(observed: Observation) -> list[Done]:
 
 
 def is_answer_to_a_kill(action: Action) -> bool:
-    return action.reason.startswith("The kernel killed")
+    return action.reason.startswith("A worker was OOM-killed")
 
 
 def is_for_peaks(action: Action) -> bool:
-    return action.reason.startswith("The plan is too large: all")
+    return action.reason.startswith("The plan is too large: ")
 
 
 def staying(observed: Observation, action: Action) -> list[WorkerStats]:

@@ -527,17 +527,15 @@ def test_what_the_launcher_held_is_not_taken_off_again_by_the_advice() -> None:
     [(30, "-79%"), (137, "-26%"), (138, None), (200, None), (235, None), (240, "+26%")],
 )
 def test_memory_that_is_a_quarter_off_the_plan_is_a_warning(peak_mb: int, off: str | None) -> None:
-    """Planned were 5 × 200 MB; measured are 60 MB and 5 workers."""
+    """Planned were 5 × 200 MB; measured 60 MB and 5 workers."""
     told = list(report(LEARNT._replace(peak_bytes=peak_mb * MB)).warnings(plan({}, 2, 1024)))
     assert [f"({off})" in warning for warning in told] == [True] * (off is not None)
 
 
 def test_warning_says_what_to_set_so_that_the_guide_s_formula_is_right() -> None:
     (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan({}, 2, 1024))
-    assert (
-        "measured are 60 MB shared + 5 × 300 MB = 1560 MB, planned were 1000 MB (+56%)" in warning
-    )
-    remedy = "set NOW_LMS_SIZING_PROFILE=learn to plan the next start with what was measured."
+    assert "measured 60 MB shared + 5 × 300 MB = 1560 MB, planned 1000 MB (+56%)" in warning
+    remedy = "set NOW_LMS_SIZING_PROFILE=learn to plan the next start with the measured values."
     assert warning.endswith(f": {remedy}")
     environ = {"WORKER_MEMORY_MB": "100"}
     (warning,) = report(LEARNT._replace(peak_bytes=300 * MB)).warnings(plan(environ, 2, 1024))
@@ -551,7 +549,7 @@ def test_it_is_told_with_the_token_alone() -> None:
     assert "measured" not in closed
     assert opened.measured == report(LEARNT)
     assert opened.warnings == list(report(LEARNT).warnings(made))
-    assert '"warnings":["measured are' in opened.to_json()
+    assert '"warnings":["measured 60' in opened.to_json()
 
 
 def test_before_there_is_enough_it_is_null() -> None:

@@ -217,7 +217,7 @@ def test_what_something_held_for_a_moment_does_not_count_for_good(said: Said) ->
     site.run(SETTLE_SECONDS)
     site.change(limit=8, available=7.5)
     assert site.scaler.adjusted == [("limits", 1), ("limits", 3)]
-    assert said()[-1] == "INFO there is room for more: scaling from 4 to 6 workers."
+    assert said()[-1] == "INFO more memory is available: scaling from 4 to 6 workers."
 
 
 def test_what_the_guard_has_removed_is_not_taken_off_twice() -> None:

@@ -659,7 +659,7 @@ def test_kill_by_the_kernel_is_answered_with_one_worker_fewer_once(
     assert site.scaler.adjusted == [("guard", -1)]
     (line,) = said()
     assert line.startswith(
-        "WARNING memory: removing a worker; 300 of 1000 MB in use. The kernel killed a worker: the "
+        "WARNING memory: removing a worker; 300 of 1000 MB in use. A worker was OOM-killed: the "
         "plan is too large for its peaks. Set NOW_LMS_WORKERS="
     )
     workers[0].go()
@@ -775,8 +775,7 @@ def test_same_is_said_once_a_minute(site: Site, said: Callable[[], list[str]]) -
     site.warm_up()
     site.run(20, after=1, used=950)
     assert said() == [
-        "WARNING memory: 950 of 1000 MB in use. Other processes hold it: these workers have grown "
-        "by 0 MB."
+        "WARNING memory: 950 of 1000 MB in use. Other processes use it: these workers grew 0 MB."
     ]
     site.run(after=LOG_SECONDS)
     assert len(said()) == 2
@@ -829,8 +828,8 @@ def test_server_of_one_process_is_warned_of_and_then_not_ready(
     assert re.fullmatch(pattern, first)
     pattern = (
         r"WARNING memory: /ready fails now; 900 of 1000 MB in use\. This server holds \d+ MB\. "
-        r"Give it more memory, or find what grows\. NOW_LMS_MEMORY_GUARD=exit has the service "
-        r"manager restart it in time\."
+        r"Give it more memory, or find what grows\. With NOW_LMS_MEMORY_GUARD=exit the "
+        r"service manager restarts it in time\."
     )
     assert re.fullmatch(pattern, second)
 

@@ -218,7 +218,7 @@ def test_one_worker_can_only_be_given_more(site: Site, said: Said) -> None:
     site.loop(plan({"NOW_LMS_WORKERS": "1"}))
     site.kill(1)
     site.run()
-    assert said()[0].endswith("plan 1 × 200 MB). Give it more memory: it has one worker already.")
+    assert said()[0].endswith("plan 1 × 200 MB). Give it more memory: it runs one worker already.")
 
 
 def test_kills_that_follow_each_other_are_said_together(site: Site, said: Said) -> None:
@@ -246,9 +246,9 @@ def test_kill_of_another_process_of_the_group_is_one_line_and_blames_no_worker(
     site.run()
     site.run(EXPIRE_SECONDS)
     assert said() == [
-        "WARNING memory: 2 processes that are not a worker of this server got OOM-killed (limit "
-        "512 MB): probably a program that the app runs, a neighbour, or the monitor. The workers "
-        "stay."
+        "WARNING memory: 2 processes other than workers were OOM-killed (limit "
+        "512 MB), probably a program of the app, a neighbour or the monitor. Keeping the "
+        "workers."
     ]
     assert site.board.workers_oom_killed == 0
     site.kill(1, by_kernel=False)
@@ -263,7 +263,7 @@ def test_kill_of_another_process_of_the_group_is_one_line_and_blames_no_worker(
     site.count = 4
     site.run()
     site.run(EXPIRE_SECONDS)
-    assert said()[-1].startswith("WARNING memory: a process that is not a worker of this server")
+    assert said()[-1].startswith("WARNING memory: a process other than a worker")
 
 
 def test_what_was_killed_before_the_start_is_nobody_of_ours(site: Site, said: Said) -> None:
@@ -347,7 +347,7 @@ def test_kill_of_another_process_while_there_was_no_witness_is_no_workers(
     site.loop()
     site.run(EXPIRE_SECONDS)
     (line,) = said()
-    assert line.startswith("WARNING memory: a process that is not a worker of this server")
+    assert line.startswith("WARNING memory: a process other than a worker")
     assert (site.board.read().stored["oom_kills"], site.board.workers_oom_killed) == (1, 0)
 
 

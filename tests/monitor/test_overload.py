@@ -50,15 +50,15 @@ def test_without_a_bound_one_line_a_minute_says_what_to_set(
     for _ in range(10):
         site.run(9.0)
     assert caplog.messages == [
-        "requests wait up to 3.4 s for a worker that is free. Add threads, workers or CPUs (flask "
-        "workersize measure tells which); NOW_LMS_QUEUE_SECONDS=0.5 turns away what has waited "
-        "longer, instead of computing it for clients that give up."
+        "requests wait up to 3.4 s for a free worker. Add threads, workers or CPUs (flask "
+        "workersize measure shows which), or turn away requests that waited longer with "
+        "NOW_LMS_QUEUE_SECONDS=0.5."
     ]
     site.run(after=SAY_SECONDS)
     assert "wait up to 9.0 s" in caplog.messages[1]
     # Of a long line the event has what happened.
     kept = [event.text for event in site.board.events.read()]
-    assert kept[0].startswith("requests wait up to 3.4 s for a worker that is free. Add threads, ")
+    assert kept[0].startswith("requests wait up to 3.4 s for a free worker. Add threads, ")
 
 
 def test_line_names_the_clock_of_a_proxy_that_is_believed(
@@ -68,7 +68,7 @@ def test_line_names_the_clock_of_a_proxy_that_is_believed(
     site.task = OverloadTask(site.board, None, is_proxied=True)
     site.run(9.0)
     assert caplog.messages[0].endswith(
-        " (By X-Request-Start, too: if nobody waits, the clocks of proxy and server differ.)"
+        " (Times include X-Request-Start: if none wait, the clocks of proxy and server differ.)"
     )
 
 
@@ -82,9 +82,9 @@ def test_with_a_bound_a_line_says_how_many_were_turned_away(
     site.run(0.6, shed=40, after=SAY_SECONDS - 2 * PERIOD_SECONDS)
     site.run(0.6, shed=1, after=2 * PERIOD_SECONDS)
     assert caplog.messages == [
-        "2 requests turned away with status 503: they had waited up to 3.0 s, and "
+        "2 requests turned away with status 503: waited up to 3.0 s, "
         "NOW_LMS_QUEUE_SECONDS allows 0.5 s. Add threads, workers, CPUs or another server.",
-        "41 requests turned away with status 503: they had waited up to 0.6 s, and "
+        "41 requests turned away with status 503: waited up to 0.6 s, "
         "NOW_LMS_QUEUE_SECONDS allows 0.5 s. Add threads, workers, CPUs or another server.",
     ]
     site.run()

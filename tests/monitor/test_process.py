@@ -470,7 +470,7 @@ def test_port_that_another_has_taken_meanwhile_is_one_line_and_tried_again_later
             monitor.keep()
     died, reason = caplog.messages
     assert died == "monitor died (SIGKILL); restarting."
-    assert reason.startswith("cannot start the monitor for now: ")
+    assert reason.startswith("cannot start the monitor, will retry: ")
     assert address in reason
 
 

@@ -75,7 +75,7 @@ def test_two_answers_in_a_minute_are_the_same() -> None:
 
 
 def test_one_worker_can_only_be_given_more() -> None:
-    assert remedy(1).advise(0, LIMIT, 0) == "Give it more memory: it has one worker already."
+    assert remedy(1).advise(0, LIMIT, 0) == "Give it more memory: it runs one worker already."
 
 
 def test_answer_is_of_the_workers_that_the_limits_allow_now() -> None:
@@ -85,7 +85,7 @@ def test_answer_is_of_the_workers_that_the_limits_allow_now() -> None:
     board.for_limits, board.available_mb = 3, 3600
     assert made.advise(0, 4000 * MB, 0) == "Set NOW_LMS_WORKERS=4 or NOW_LMS_WORKER_MEMORY_MB=900."
     board.for_limits = 0
-    assert made.advise(1, LIMIT, 0) == "Give it more memory: it has one worker already."
+    assert made.advise(1, LIMIT, 0) == "Give it more memory: it runs one worker already."
 
 
 def test_what_was_one_too_many_is_not_after_the_limit_has_changed() -> None:

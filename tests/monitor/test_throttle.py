@@ -45,7 +45,7 @@ def test_limit_that_was_exceeded_is_one_line(caplog: pytest.LogCaptureFixture) -
     site.run(12, 90, SAY_SECONDS)
     first, second = caplog.messages
     assert first == (
-        "memory: slowed by the kernel: memory.high (256 MB) exceeded 7 times; processes waited "
+        "memory: throttled by the kernel. memory.high (256 MB) exceeded 7 times; processes waited "
         "83 % of the last 10 s for memory. Raise memory.high, or use memory.max (MemoryMax=) "
         "alone."
     )

@@ -100,8 +100,8 @@ class World:
     :param held: what no worker holds, and can be found out
     :param is_throttled: whether the limit is memory.high
     :param is_killed_together: whether the kernel kills all at once
-    :param needed_by_plan: what the plan takes a worker to need, in MB; ``None`` if first requests
-        wait for nothing
+    :param needed_by_plan: memory that the plan assumes for a worker, in MB; ``None`` if first
+        requests wait for nothing
     """
 
     app: App
@@ -337,7 +337,7 @@ class World:
         if action.kind in (Kind.NOTHING, Kind.WARN):
             return
         assert self.serving_after(action), f"{action} leaves nobody who serves"
-        if action.reason.startswith(("The kernel killed", "The plan is too large: all")):
+        if action.reason.startswith(("A worker was OOM-killed", "The plan is too large: ")):
             return
         going = [one.age for one in self.processes if one.gone_at is not None]
         starting = [one.age for one in self.processes if one.ready_at > self.now]

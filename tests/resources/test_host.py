@@ -120,7 +120,8 @@ def test_memory_is_known_where_the_unit_hides_it() -> None:
     assert available <= total
     assert left <= total
     assert [note for note in notes if "/proc/meminfo" in note] == [
-        "approximate: /proc/meminfo cannot be read; free memory and page cache are available"
+        "approximate: /proc/meminfo cannot be read; counting free memory and page cache as "
+        "available"
     ]
 
 

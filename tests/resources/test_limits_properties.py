@@ -99,7 +99,7 @@ def test_machine_as_it_exists_gives_exactly_its_tightest_limits(machine: Machine
     check(host, found)
     known = machine.visible if machine.memory_is_v2 else machine.groups
     zeros = {group.max for group in known} | {group.high for group in known if machine.memory_is_v2}
-    assert all(note.endswith(" is 0: nothing is left") for note in found.notes)
+    assert all(note.endswith(" is 0: no memory is left") for note in found.notes)
     assert bool(found.notes) == (0 in zeros)
     cpus = [Fraction(host.cpus), Fraction(host.affinity or host.cpus)]
     cpus += [Fraction(*group.quota) for group in machine.visible if group.quota]

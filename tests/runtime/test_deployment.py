@@ -146,7 +146,7 @@ class TestDifferingConfig:
         WorkerSizing(new_app(WORKERS=2))
         assert caplog.messages == [
             "app.config of 'lms' asks for 2 × 1 (workers × threads), but 5 × 1 from the "
-            "environment holds: set NOW_LMS_ variables, or use flask serve-prod."
+            "environment wins: set NOW_LMS_ variables, or use flask serve-prod."
         ]
 
     @pytest.mark.parametrize(

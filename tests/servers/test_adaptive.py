@@ -115,5 +115,5 @@ def keeps_its_size_at_a_reload(server: Server) -> None:
 def test_direct_gunicorn_says_that_it_keeps_its_size(start: Starter) -> None:
     command = gunicorn("-c", CONF, "-w", "1", app=f"{SLOW}()")
     server = start(command, None, **PATH, NOW_LMS_SIZING="adaptive")
-    line = "NOW_LMS_SIZING=adaptive needs flask serve-prod: a gunicorn of your own keeps its size."
+    line = "NOW_LMS_SIZING=adaptive needs flask serve-prod: this gunicorn keeps its size."
     assert server.stderr.count(line) == 1

@@ -14,9 +14,9 @@ def test_two_workers_do_what_the_doctor_says(start: Starter, preload: str) -> No
     environ = {"NOW_LMS_PRELOAD": preload}
     told = start.run(flask("workersize", "doctor", app="doubled"), **environ)
     assert told.status == 1
-    assert "with 2 workers a limit lets up to 2 times as much through" in told.stdout
+    assert "with 2 workers a limit allows up to 2 times as many requests" in told.stdout
     assert "Flask-Caching keeps a SimpleCache" in told.stdout
-    assert ("each worker has its own, and does not accept" in told.stdout) == (preload == "off")
+    assert ("each worker has its own and rejects" in told.stdout) == (preload == "off")
     assert ("no worker has them" in told.stdout) == (preload == "on")
 
     server = start(serve_prod(server="gunicorn", app="doubled"), None, **environ)

@@ -154,7 +154,7 @@ def test_options_of_app_config_feed_the_plan_as_the_weakest_word(start: Starter)
     [
         ({"wokers": 3}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "wokers"]),
         ({"keepalive": "long"}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "keepalive"]),
-        ({"worker_class": "gevent"}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "neither sync nor"]),
+        ({"worker_class": "gevent"}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "other than sync or"]),
         ({"post_fork": "no_such_module.hook"}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "post_fork"]),
         ({"daemon": True}, "", ["WORKERSIZE_GUNICORN_OPTIONS", "daemon"]),
         ({}, "--wokers 3", ["GUNICORN_CMD_ARGS", "--wokers"]),
@@ -164,7 +164,7 @@ def test_options_of_app_config_feed_the_plan_as_the_weakest_word(start: Starter)
         ({}, "--workers three", ["GUNICORN_CMD_ARGS", "--workers"]),
         ({}, "--work 3", ["GUNICORN_CMD_ARGS"]),
         ({}, "--timeout '240", ["GUNICORN_CMD_ARGS", "quotation"]),
-        ({}, "-k gevent", ["GUNICORN_CMD_ARGS", "neither sync nor gthread"]),
+        ({}, "-k gevent", ["GUNICORN_CMD_ARGS", "other than sync or gthread"]),
         ({}, "--config other.py", ["GUNICORN_CMD_ARGS", "config"]),
         ({}, "--reuse-port", ["GUNICORN_CMD_ARGS", "reuse_port"]),
         ({}, "-h", ["GUNICORN_CMD_ARGS", "-h, --help, "]),

@@ -95,7 +95,7 @@ def test_app_config_that_asks_for_another_size_gives_one_warning(
     assert the_plan(server, 2)["workers"] == 2
     (warning,) = warnings(server)
     assert "app.config of 'facts' asks for 5 × 1" in warning
-    assert "but 2 × 1 from the environment holds" in warning
+    assert "but 2 × 1 from the environment wins" in warning
     server.signal(signal.SIGHUP)
     server.wait_for_line("Booting worker", count=4)
     server.wait_for_line("Worker exiting", count=2)
@@ -208,7 +208,7 @@ def test_worker_class_that_the_plan_does_not_know_is_refused(start: Starter) -> 
     errors = [line for line in done.stderr.splitlines() if "[INFO]" not in line]
     assert len(errors) == 1
     assert errors[0].startswith("Error: ")
-    assert "neither sync nor gthread" in errors[0]
+    assert "other than sync or gthread" in errors[0]
     assert done.status == 2
 
 
@@ -340,7 +340,7 @@ def test_lines_are_seen_where_the_app_has_disabled_loggers(start: Starter) -> No
     lines = server.stderr.splitlines()
     assert [line.split(" ")[0] for line in lines] == ["gunicorn:", "Warning:", "Health", "Warning:"]
     assert "LMS_PORT is skipped" in lines[1]
-    assert "loads no new code. Set NOW_LMS_PRELOAD=off." in lines[3]
+    assert "To load new code, set NOW_LMS_PRELOAD=off." in lines[3]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -190,7 +190,7 @@ def test_worker_that_gunicorn_kills_is_an_event(start: Starter) -> None:
         connection.request("GET", "/hold?name=stuck")
         connection.getresponse()
     await_that(lambda: server.live_report()["events"] != [], "an event")
-    assert server.live_report()["events"][0]["text"] == "worker killed: no sign of life for 1 s"
+    assert server.live_report()["events"][0]["text"] == "worker killed: no heartbeat for 1 s"
 
 
 def test_rows_have_the_memory_of_each_worker_and_how_old_it_is(start: Starter, either: str) -> None:

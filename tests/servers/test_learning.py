@@ -60,7 +60,7 @@ def test_report_says_what_the_app_costs_and_the_next_start_plans_from_it(
     assert 0 < learnt["worker_memory_mb"] < learnt["shared_memory_mb"]
     names = [line.partition("=")[0] for line in learnt["advice"]]
     assert names == ["NOW_LMS_WORKERS", "NOW_LMS_THREADS", "NOW_LMS_SIZING_PROFILE"]
-    assert "planned were 400 MB" in report["warnings"][0]
+    assert "planned 400 MB" in report["warnings"][0]
     assert server.stop() == 0
     made = SizingProfile.load(tmp_path / "instance" / FILE_NAME)
     assert (made.app, made.made_by, made.preload) == ("costly", "learn", True)

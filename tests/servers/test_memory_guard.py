@@ -209,7 +209,7 @@ def test_worker_above_its_own_bound_is_recycled_though_there_is_memory(
     )  # fmt: skip
     assert send_many(server, "/leak", 200) == []
     await_that(lambda: report(server)["recycled"] > 0, "recycled")
-    assert "its bound is 40 MB" in server.stderr
+    assert "above its limit of 40 MB" in server.stderr
 
 
 def test_recycled_worker_finishes_its_request(start: Starter, group: RealGroup) -> None:

@@ -47,7 +47,7 @@ def test_limit_that_throttles_is_warned_of_and_never_reached(
     await_that(has_line(server, r"removing (a worker|\d workers)"), "removed")
     assert send_many(server, "/honest?mb=25", 60, clients=2) == []
     assert report(server)["workers_wanted"] < 4
-    assert "slowed by the kernel" not in server.stderr
+    assert "throttled by the kernel" not in server.stderr
     high = re.search(r"^high (\d+)$", (group.memory / "memory.events").read_text(), re.M)
     assert high
     assert int(high[1]) == 0
@@ -62,7 +62,7 @@ def test_server_that_is_slowed_by_the_kernel_says_so(start: Starter, group: Real
     # The kernel puts to sleep who asks: one request, whose answer nobody waits for.
     connection = server.connect()
     connection.request("GET", "/hold?mb=60&seconds=1")
-    await_that(has_line(server, "slowed by the kernel: memory.high"), "said", 60)
+    await_that(has_line(server, "throttled by the kernel. memory.high"), "said", 60)
     (group.memory / "memory.high").write_text("max")
     assert connection.getresponse().status == 200
     connection.close()

@@ -126,7 +126,7 @@ BROKEN: dict[str, Any] = {
     "a list": ("[]", "it is no sizing profile"),
     "no schema": (json.dumps({"app": SECRET}), "its schema is not 1"),
     "another schema": (json.dumps(facts(schema=2)), "its schema is not 1"),
-    "too long": (json.dumps(facts()) + " " * 70_000, "it is larger than 64 KB"),
+    "too long": (json.dumps(facts()) + " " * 70_000, "larger than 64 KB"),
     "missing": (
         json.dumps({k: v for k, v in facts().items() if k != "shared_mb"}),
         "its shared_mb is missing or not valid",
@@ -225,10 +225,10 @@ def a_large_file(path: Path) -> None:
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "pipe": (a_pipe, "it is no regular file"),
-    "socket": (a_socket, "it is no regular file"),
-    "endless": (make_endless, "it is no regular file"),
-    "large": (a_large_file, "it is larger than 64 KB"),
+    "pipe": (a_pipe, "not a regular file"),
+    "socket": (a_socket, "not a regular file"),
+    "endless": (make_endless, "not a regular file"),
+    "large": (a_large_file, "larger than 64 KB"),
     "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
 }
 """What may stand in the place of a profile, and how it is refused."""

@@ -58,7 +58,7 @@ class GracefulArbiter(Arbiter):
         super().halt(reason, exit_status)
 
     def signal(self, sig: int, frame: Any) -> None:
-        """Queue a signal; one that stops bounds the end, even if a log that nobody reads blocks."""
+        """Queue a signal; one that stops bounds the end, even if a log without a reader blocks."""
         if sig in _STOPS and not self._is_bounded:
             self._is_bounded = True
             drain_seconds = self._drain_seconds if sig == signal.SIGTERM else 0
@@ -124,7 +124,7 @@ class GracefulArbiter(Arbiter):
         self.num_workers = self._hooks.board.wanted
         surplus = len(self.WORKERS) - self.num_workers
         if surplus > 0:
-            # Those that the monitor has told leave by themselves: only for others the oldest go.
+            # Workers chosen by the monitor leave by themselves; for the rest the oldest go.
             self.num_workers += min(self._leaving(), surplus)
         super().manage_workers()
         self.num_workers = self._hooks.board.wanted
@@ -135,7 +135,7 @@ class GracefulArbiter(Arbiter):
         return sum(row.is_leaving and row.age in ages for row in rows)
 
     def reap_workers(self) -> None:
-        """Take what has ended; reload and stop do so again and again, for as long as they wait."""
+        """Reap ended workers; reload and stop call this repeatedly while they wait."""
         self._hooks.monitor.reap()
         self._reap()
         self._hooks.monitor.keep()
@@ -156,7 +156,7 @@ class GracefulArbiter(Arbiter):
                 self.cfg.child_exit(self, workers[pid])
 
     def spawn_workers(self) -> None:
-        """Start what is missing, with gunicorn's pauses; what is wanted may become less meanwhile.
+        """Start missing workers, with gunicorn's pauses; fewer may be wanted by then.
 
         The first requests may show that not all of them fit into memory.
         """
@@ -173,7 +173,7 @@ class GracefulArbiter(Arbiter):
         self.manage_workers()
 
     def handle_ttou(self) -> None:
-        """Plan one worker less, but at least one."""
+        """Plan one worker fewer, but at least one."""
         self._hooks.board.planned = max(1, self._hooks.board.planned - 1)
         self.manage_workers()
 
@@ -211,6 +211,6 @@ class GracefulArbiter(Arbiter):
         """Refuse a second master: it would plan again and share this one's ports."""
         say(
             logging.WARNING,
-            "USR2 is refused: a second master would plan again and share the ports. Restart the "
-            "service instead; no request is lost.",
+            "USR2 ignored: a second master would make its own plan and share the ports. Restart "
+            "the service instead; no request is lost.",
         )

@@ -1,4 +1,4 @@
-"""What gunicorn can tell of a request that is about to begin."""
+"""What gunicorn knows of a request that is about to begin."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ...monitor.first_request import FirstRequest
 from ...runtime.polling import wait_readable
 
 LOOK_AGAIN_SECONDS = 0.01
-"""How long a worker leaves a connection to others before it looks again."""
+"""How long a worker leaves a connection to others before it checks again."""
 
 
 class CarefulWorker(Worker):

@@ -1,8 +1,8 @@
 """Connections whose response is complete: closed without cutting off the response.
 
 A connection that is closed while its client still sends is reset, and a reset discards what the
-client has not read yet. So the server says first that it sends no more, reads on and discards what
-comes until the client has closed, too (RFC 9112, section 9.6). gunicorn waits for that in the
+client has not read yet. So the server first announces that it sends no more, reads on and discards
+what comes until the client has closed, too (RFC 9112, section 9.6). gunicorn waits for that in the
 worker's only thread, or in the loop of a threaded worker, up to 2 seconds for each client that does
 not close, and drops one that still sends after 64 KiB.
 """

@@ -1,4 +1,4 @@
-"""What is done at gunicorn's public hooks ("Server Hooks" in its docs), however it was started.
+"""Our part of gunicorn's public hooks ("Server Hooks" in its docs), however it was started.
 
 The master gives a worker its row before the fork and takes it when the worker has ended; the worker
 fills it.
@@ -53,12 +53,12 @@ class Hooks:
         self._is_ours = is_ours
         self._inheritance: Inheritance | None = None
         self._keeps_connections = deployment.plan.worker_class == "gthread"
-        # gunicorn's own threads accept more than they can serve, and tell nobody.
+        # gunicorn's own threads accept more than they can serve, and do not report it.
         self._is_sync = deployment.plan.worker_class == "sync"
         self._knows_queue = is_ours or self._is_sync
 
     def when_ready(self, server: Any) -> None:
-        """Say in the scoreboard that the server serves, and where."""
+        """Record in the scoreboard that the server serves, and its listeners."""
         if self._knows_queue:
             self.board.set_listeners([listener.sock for listener in server.LISTENERS])
         self.board.state = State.SERVING
@@ -122,7 +122,7 @@ class Hooks:
         return FirstRequest(self.board, row, self._worker_bytes, MemoryGauge().read)
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """Say that a worker ends by its own will."""
+        """Record that a worker ends by itself."""
         row = self.board.record_of(worker.age)
         if row is not None:
             row.leave()
@@ -131,7 +131,7 @@ class Hooks:
         """Take the row of a worker that has ended; see that the monitor is there."""
         if worker.aborted:
             # gunicorn has logged it.
-            self.board.events.add(f"worker killed: no sign of life for {self.timeout} s")
+            self.board.events.add(f"worker killed: no heartbeat for {self.timeout} s")
         self.board.release(worker.age)
         self.monitor.keep()
 
@@ -157,8 +157,8 @@ class Hooks:
 
 
 _BEYOND_SELECT = (
-    "gunicorn's sync workers cannot wait on descriptors above 1,023, and the loaded app keeps that "
-    "many files open: they will crash. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
+    "gunicorn's sync workers crash on file descriptors above 1,023, and the loaded app keeps that "
+    "many files open. Use flask serve-prod, NOW_LMS_PRELOAD=off or 2 threads."
 )
 
 

@@ -24,7 +24,7 @@ def hold_signals() -> None:
 
 
 def _release_signals() -> None:
-    """Let signals in; another fork, which is no worker's, changes nothing."""
+    """Let signals in; a fork of something other than a worker changes nothing."""
     if getattr(_thread, "holds", False):
         _thread.holds = False
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -37,7 +37,7 @@ os.register_at_fork(after_in_parent=_release_signals)
 def defer_signals(worker: Any) -> None:
     """Let signals into a new worker, and answer them as soon as it has handlers.
 
-    They are not blocked meanwhile: what is started from here on would inherit that.
+    They are not blocked until then: programs started from here on would inherit that.
     """
     early: list[int] = []
     for number in _SIGNALS:

@@ -53,8 +53,8 @@ def planned_class(where: str, name: str) -> Literal["sync", "gthread"]:
     """Return the worker class of a plan by its name for gunicorn."""
     if name not in WORKER_CLASSES:
         raise WorkerSizeConfigError(
-            f"{where} sets a worker class that is neither sync nor gthread; no plan can be made "
-            "for it. Remove it, or start gunicorn without flask-workersize."
+            f"{where} sets a worker class other than sync or gthread, which cannot be planned. "
+            "Remove it, or start gunicorn without flask-workersize."
         )
     return WORKER_CLASSES[name]
 
@@ -91,7 +91,7 @@ def gunicorn_options(
         others = {name: value for name, value in given.items() if name not in _PLANNED}
         _check_options(where, others)
         options |= others
-    # A single thread may run in a gthread worker if asked for; several need one.
+    # A single thread may run in a gthread worker if that is set; several need one.
     is_threaded = WORKER_CLASSES[options["worker_class"]] == "gthread"
     return options | {"worker_class": "gthread" if is_threaded else plan.worker_class}
 
@@ -101,8 +101,8 @@ def warn_of_hup(cfg: Any) -> None:
     if cfg.preload_app:
         say(
             logging.WARNING,
-            "HUP starts new workers with the code that is loaded already: only a restart "
-            "loads new code. Restart, or set NOW_LMS_PRELOAD=off.",
+            "HUP starts new workers with the code that is already loaded. To load new "
+            "code, restart, or set NOW_LMS_PRELOAD=off.",
         )
 
 
@@ -111,8 +111,8 @@ def warn_of_reload(cfg: Any) -> None:
     if cfg.preload_app and cfg.reload:
         say(
             logging.WARNING,
-            "reload starts new workers with the code that is loaded already: it loads no new "
-            "code. Set NOW_LMS_PRELOAD=off.",
+            "reload starts new workers with the code that is already loaded. To load new "
+            "code, set NOW_LMS_PRELOAD=off.",
         )
 
 
@@ -134,19 +134,19 @@ def parse_command_args(text: str) -> dict[str, Any]:
     if unknown:
         # The first word may be the value of an option that takes none.
         option = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
-        # What does not look like an option may be a secret.
+        # A word that does not look like an option may be a secret.
         shown = repr(option) if re.fullmatch("--?[a-z-]+", option) else "an option"
         raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has {shown}, which gunicorn does not know.")
     given = {name: value for name, value in vars(known).items() if value is not None}
     if given.pop("args", None):
-        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word that is no option: remove it.")
+        raise WorkerSizeConfigError(f"{GUNICORN_ARGS} has a word that is not an option: remove it.")
     return given
 
 
 def _refuse_args(message: str) -> NoReturn:
     # argparse writes "argument -x/--long: what is wrong", and what is wrong may quote the value.
     flag = re.match(r"argument ([-\w/]+)", message)
-    what = f"{flag[1]} lacks its value, or has a wrong one" if flag else "an option is ambiguous"
+    what = f"{flag[1]} has no value, or a wrong one" if flag else "an option is ambiguous"
     raise WorkerSizeConfigError(f"{GUNICORN_ARGS} cannot be read: {what}.")
 
 

@@ -30,7 +30,7 @@ def _watch(worker: Any) -> None:
     if worker.alive:
         ending = f"ending worker {worker.pid} to free its port"
         line = f"the master was killed; {ending}."
-        # In a thread of its own: whoever read the log may be gone, too, and a full pipe blocks.
+        # In a thread of its own: the reader of the log may be gone, too, and a full pipe blocks.
         start_thread("log", say, logging.WARNING, line)
         os.kill(worker.pid, signal.SIGTERM)
     time.sleep(ORPHAN_SECONDS)

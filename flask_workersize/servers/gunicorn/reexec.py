@@ -43,8 +43,8 @@ def reexec(
         passed = json.dumps(dict(options))
     except TypeError:
         raise WorkerSizeConfigError(
-            f"app.config {options_key('gunicorn')} holds an object, which no new process can be "
-            "given: name hooks and classes as 'module.name', or leave preload on."
+            f"app.config {options_key('gunicorn')} has an object, which cannot be passed to a "
+            "new process: write hooks and classes as 'module.name', or leave preload on."
         ) from None
     # A file without a name: what it holds may be secret, and may be more than a pipe takes.
     with open_temporary("gunicorn", "heartbeats", options.get("worker_tmp_dir")) as file:

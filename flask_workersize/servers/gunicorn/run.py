@@ -104,7 +104,8 @@ def _listen(addresses: Iterable[str], cfg: Any) -> list[str]:
             except OSError:
                 close_listeners(listeners)
                 raise WorkerSizeStartError(
-                    f"Only root may give unix:{path} to another: remove the options user and group."
+                    f"Only root can change the owner of unix:{path}: "
+                    "remove the options user and group."
                 ) from None
     return [f"fd://{listener.detach()}" for listener in listeners]
 

@@ -45,24 +45,24 @@ from .goodbye import Goodbyes
 _CUT_EVERY_SECONDS = 0.1
 
 _LOOK_AGAIN_SECONDS = 0.02
-"""How long a worker leaves connections to others before it looks at what they hold again."""
+"""How long a worker leaves connections to others before it checks again what they hold."""
 
 _PATIENCE_SECONDS = 1.0
 """How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
 busy machine that one may have to wait for a CPU."""
 
 _SELDOM_SECONDS = 1.0
-"""How often a worker looks for clients that keep it waiting; sooner if one is about to."""
+"""How often a worker checks for clients that keep it waiting; sooner if one is about to."""
 
 _MOMENT_SECONDS = 0.05
 """A connection that waits longer has not just come: there is no worker that takes it at once."""
 
 _OFTEN_SECONDS = 0.25
-"""How often it looks for them while there are some, and which clients in its queue have gone."""
+"""How often it checks for them while there are some, and for queued clients that have gone."""
 
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
-"""Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, where
-its worker stops meanwhile."""
+"""Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, if
+its worker stops in between."""
 
 
 class GracefulWorker(Worker):
@@ -96,7 +96,7 @@ class GracefulWorker(Worker):
 
     @property
     def alive(self) -> bool:
-        """Whether this worker goes on; gunicorn says so when a signal or a limit ends it."""
+        """Whether this worker goes on; gunicorn sets it when a signal or a limit ends it."""
         return self._alive
 
     @alive.setter
@@ -129,7 +129,7 @@ class GracefulWorker(Worker):
         signal.siginterrupt(signal.SIGINT, False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Note that the stop was asked for by a signal, not by ``max_requests``."""
+        """Note that the stop came from a signal, not from ``max_requests``."""
         self._asked_to_stop = True
         super().handle_exit(sig, frame)
 
@@ -159,16 +159,16 @@ class GracefulWorker(Worker):
         self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
 
     def _hang_up_late(self) -> float:
-        """Close connections that keep others waiting, and return when to look again.
+        """Close connections that keep others waiting, and return when to check again.
 
-        Those that keep nobody waiting are closed in time, too: the master kills a worker of one
+        Those that keep no one waiting are closed in time, too: the master kills a worker of one
         thread that has not finished with its client. ``self.timeout`` is half of that time.
         """
         now = time.monotonic()
         due = self._due.copy()
         late = [connection for connection, until in due.items() if until <= now]
         if late and self._is_in_the_way():
-            # Where other workers are free, they take what comes within a moment.
+            # If other workers are free, they take what comes within a moment.
             time.sleep(_MOMENT_SECONDS)
             if not self._is_in_the_way():
                 late = []
@@ -177,7 +177,7 @@ class GracefulWorker(Worker):
         else:
             late = []
         for connection in late:
-            # It may have been served meanwhile, and have come back.
+            # It may have been served in between, and have come back.
             if self._due.get(connection, math.inf) <= now:
                 stop_listening_to(getattr(connection, "sock", connection))
         if late:
@@ -233,7 +233,7 @@ class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection, known to the thread that hangs up on silent clients."""
-        # From here on this worker can serve nobody else, whatever the client does.
+        # From here on this worker can serve no other client, whatever this one does.
         self._note_held(1)
         try:
             self._serve(listener, client, addr)
@@ -275,11 +275,11 @@ class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
 class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     """gunicorn's threaded worker, which serves what is queued before it ends with the server.
 
-    It leaves connections that it has no thread for to workers that hold fewer. gunicorn's accepts
-    all there are, so that one of five workers may serve every client and four none.
+    It leaves connections that it has no thread for to workers that hold fewer. gunicorn's own
+    accepts all there are, so that one of five workers may serve every client and four none.
 
-    Connections that have something to say queue for a thread, new ones as well as those that were
-    kept: the first that spoke is served first. Those that have said nothing yet hold no thread.
+    Connections with data queue for a thread, new ones as well as kept ones: the first with data
+    is served first. Those without data hold no thread.
 
     With ``shares_queue`` no connection is kept while requests wait: a client that connects again
     is at the end of the kernel's queue, and whichever worker has a free thread takes the first.
@@ -313,7 +313,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
 
     @property
     def max_keepalived(self) -> int:
-        """How many connections are kept; gunicorn asks when it begins a response."""
+        """How many connections are kept; gunicorn reads it when it begins a response."""
         is_shared = self.shares_queue and (self._ready or super()._are_others_waiting())
         return -1 if is_shared else self._most_kept
 
@@ -361,7 +361,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         super().set_accept_enabled(can_accept)
 
     def _note_held(self, takes_more: bool) -> None:
-        """Write down what this worker holds, and which of it nobody waits for any more.
+        """Record what this worker holds, and which of it no client waits for any more.
 
         That is so if the client has closed the connection. One that has closed only its half of it
         counts as gone, too: there is no difference to be seen.
@@ -382,7 +382,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._write_held()
 
     def _write_held(self) -> None:
-        """Write it down in whichever thread something has changed, but one at a time."""
+        """Record it in whichever thread something has changed, but one at a time."""
         held = self._busy() - min(self._gone, len(self._ready))
         if self.row is not None and self._takes_more:
             self.row.note_held(held, self._claimed() - self._busy())
@@ -390,7 +390,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self.row.take_no_more(held)
 
     def _claimed(self) -> int:
-        """Return what this worker holds, with those it has just accepted: most ask at once.
+        """Return what this worker holds, with those just accepted: most send a request at once.
 
         They claim no more threads than are free, or silent clients would keep others out.
         """
@@ -398,7 +398,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         return max(busy, min(busy + self._expected, self.slots))
 
     def _make_room(self) -> None:
-        """At the limit of connections, give those that have said nothing yet less time."""
+        """At the limit of connections, give those that have sent nothing yet less time."""
         if self.pending_conns and wait_readable(self.sockets, 0):
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, conn.accepted_at + HEADER_SECONDS)
@@ -415,14 +415,14 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         """
         held, patience = self._claimed(), _PATIENCE_SECONDS if is_one_free else _LOOK_AGAIN_SECONDS
         has_waited = time.monotonic() >= self._accepted_at + patience
-        # Nobody waits for a thread that is only claimed, here as there.
+        # No one waits for a thread that is only claimed, here as there.
         may_share = has_waited or self._busy() < self.slots
         return least is None or held < least or (held == least and may_share)
 
     def _drain(self) -> None:
         """Accept what is queued as threads become free, since other workers share the queue.
 
-        Kept-alive clients are served meanwhile: one that was just answered sends its next request
+        Kept-alive clients are served, too: one that was just answered sends its next request
         now, and the answer announces that the connection closes.
         """
         self._stopped_at = time.monotonic()
@@ -475,14 +475,14 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
                 conn.timeout = 0.0
 
     def _hurry_silent(self) -> None:
-        """Before the end, wait for those that have said nothing yet no longer than a stop does."""
+        """Before the end, wait for those that have sent nothing yet no longer than a stop does."""
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, max(conn.accepted_at, self._ends_at) + conn.patience)
-        # gunicorn looks at the first alone.
+        # gunicorn checks only the first.
         self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
 
     def enqueue_req(self, conn: Any) -> None:
-        """Queue a connection for a thread; a new one once it has something to say."""
+        """Queue a connection for a thread; a new one once it has sent something."""
         now = time.monotonic()
         if not hasattr(conn, "patience"):
             self._accepted += 1
@@ -509,7 +509,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
 
     def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
-        """Queue a connection that has spoken for the first time; its client may also be gone."""
+        """Queue a connection with its first data; its client may also be gone."""
         if has_spoken(client) is False:
             self.pending_conns.remove(conn)
             self.poller.unregister(client)
@@ -518,7 +518,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             super().on_pending_socket_readable(conn, client)
 
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
-        """Queue a kept connection that speaks again; most clients close it one day."""
+        """Queue a kept connection with new data; most clients close it one day."""
         if has_spoken(client) is False:
             self.keepalived_conns.remove(conn)
             self.poller.unregister(client)

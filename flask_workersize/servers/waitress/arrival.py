@@ -1,4 +1,4 @@
-"""What waitress can tell of a request that is about to begin."""
+"""What waitress knows of a request that is about to begin."""
 
 from __future__ import annotations
 

@@ -58,4 +58,6 @@ def _check_option(name: str, value: Any) -> None:
     except (TypeError, ValueError):
         raise WorkerSizeConfigError(f"{WHERE} has a wrong value for {name!r}.") from None
     if name == "connection_limit" and int(value) < 1:
-        raise WorkerSizeConfigError(f"{WHERE} has a {name!r} below 1: nobody would be answered.")
+        raise WorkerSizeConfigError(
+            f"{WHERE} has a {name!r} below 1: no request would be answered."
+        )

@@ -49,13 +49,13 @@ OUT_OF_MEMORY_STATUS = 75
 "EX_TEMPFAIL": try again)."""
 
 _NO_DESCRIPTOR = (
-    "no file descriptor is left: new connections wait. Raise the limit of open files (ulimit -n, "
+    "out of file descriptors: new connections wait. Raise the limit on open files (ulimit -n, "
     "LimitNOFILE=)."
 )
 _GONE_LOOK_SECONDS = 0.25
-"""How often it is looked up which of the waiting clients have closed their connection."""
+"""How often waiting clients are checked for closed connections."""
 
-_HUP = "HUP is ignored: waitress has one process and cannot load new code. Restart the service."
+_HUP = "HUP ignored: waitress has one process and cannot load new code. Restart the service."
 
 
 def run(load: LoadApp, deployment: Deployment, board: Scoreboard, options: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ class _Server:
         board.set_listeners(listeners)
 
     def note_queue(self) -> None:
-        """Write down how many requests wait for a thread; the latest writer is right.
+        """Record how many requests wait for a thread; the latest writer is right.
 
         Those whose client has gone count no more.
         """
@@ -229,7 +229,7 @@ class _Server:
         self._has_gone = any(channel.is_gone for channel in waiting.values())
 
     def handle_signal(self, signum: int, frame: Any) -> None:
-        """Note what a signal asks for: to drain, to stop, to stop at once.
+        """Note what a signal requests: to drain, to stop, to stop at once.
 
         It logs nothing: it may have interrupted another line, or stand behind a reader that has
         stopped reading.
@@ -250,7 +250,7 @@ class _Server:
         elif not self._deadline:
             process_end.hurry(margin=STUCK_SECONDS)
         if not self._is_woken:
-            # Once a turn: a pipe that nobody empties would block this one day.
+            # Once a turn: a pipe that is never emptied would block this one day.
             self._is_woken = True
             self._servers[0].pull_trigger()
 
@@ -300,7 +300,7 @@ class _Server:
         return is_full and bool(wait_readable(self._listeners, 0))
 
     def _hang_up_late(self) -> None:
-        """At the limit of connections, close those that keep others out and do not ask."""
+        """At the limit of connections, close those that keep others out without a request."""
         if not self.stopped_at and self.is_crowded():
             for channel in self._channels():
                 channel.will_close |= channel.owes_header()
@@ -337,7 +337,7 @@ class _Server:
         self._threads.shutdown(timeout=1 if time.time() < self._deadline else 0)
 
     def _accept_queued(self, until: float) -> None:
-        """Accept what is queued, and what is about to be; the threads serve meanwhile."""
+        """Accept what is queued, and what is about to be, while the threads serve."""
         while time.time() < min(until, self._deadline):
             is_queued = wait_readable(self._listeners, 0)
             if time.time() > self.stopped_at + SETTLE_SECONDS and not is_queued:
