@@ -26,7 +26,8 @@ CONTENDED = 0.2
 """Share of request time spent waiting for a CPU above which other processes leave too little."""
 
 UNCROWDED = 0.3
-"""Share of a core up to which requests of one process hardly wait for each other."""
+"""Share of a core, with the time spent waiting for one, up to which requests of one process hardly
+wait for each other."""
 
 LEAST_THREAD_BYTES = MB // 4
 """Least memory of a thread: its stack and its request."""
@@ -136,9 +137,13 @@ class AdaptingTask(Task):
             alone_cpu := more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
             max(more(lambda row: row.alone.wait_ns) / NANOSECONDS - stolen * alone_cpu, 0.0),
         )
-        if max(used, default=0.0) < UNCROWDED and delay < cpu:
-            # No worker computes much, and none has to wait for a CPU while it holds the GIL:
-            # requests do not wait for each other, alone or not.
+        # A thread that waits for a CPU may hold the GIL meanwhile.
+        wanted = [
+            share + max(after.cpu_wait_ns - earlier.cpu_wait_ns, 0) / NANOSECONDS / seconds
+            for share, (earlier, after) in zip(used, pairs, strict=True)
+        ]
+        if max(wanted, default=0.0) < UNCROWDED:
+            # No worker computes much: requests do not wait for the GIL, alone or not.
             alone = Alone(done, cpu, max(busy - cpu - delay, 0.0))
         asked = now.queue.requests - before.queue.requests
         waited = (now.queue.sum_ns - before.queue.sum_ns) / NANOSECONDS

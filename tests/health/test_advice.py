@@ -197,7 +197,9 @@ def test_size_that_follows_the_load_does_so() -> None:
     deployment = deployed(2, NOW_LMS_SIZING="adaptive")
     past = hour(deployment, cpu=0.1)
     (step,) = steps(deployment, past)
-    assert step.endswith("in 15 % of the last hour: the size follows the load, nothing to do yet")
+    assert step.endswith(
+        "in 15 % of the last hour: the size follows the load, there is nothing to do yet"
+    )
     (step,) = steps(deployment, past, slots_most=5)
     assert step.endswith("the size is at its upper bound: add a replica")
     (step,) = steps(deployment, hour(deployment, cpu=1))
@@ -225,7 +227,7 @@ def test_cpus_were_not_full_when_there_were_fewer_slots() -> None:
     grown = replace(serving(deployment), workers=tuple(row(slots=64) for _ in range(5)))
     (step,) = next_steps(deployment, grown, hour(deployment, cpu=0.05))
     assert "CPUs full" not in step
-    assert step.endswith("the size cannot follow the load any further: add a replica")
+    assert step.endswith("the size is at its upper bound: add a replica")
 
 
 def test_requests_that_were_turned_away_are_counted() -> None:

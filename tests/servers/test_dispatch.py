@@ -192,6 +192,10 @@ def test_no_connection_is_kept_while_requests_wait_if_the_queue_is_shared(
             worker._ready.append(object())
         else:
             stack.enter_context(socket.create_connection(listener.getsockname()))
+        # As long as a thread is free, nobody waits.
+        worker._running = worker.slots - 1
+        assert worker.max_keepalived == keeps
+        worker._running = worker.slots
         assert worker.max_keepalived == -1
         # gthread's own way otherwise.
         worker.shares_queue = False

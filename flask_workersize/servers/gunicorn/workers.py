@@ -314,8 +314,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
     @property
     def max_keepalived(self) -> int:
         """How many connections are kept; gunicorn reads it when it begins a response."""
-        is_shared = self.shares_queue and (self._ready or super()._are_others_waiting())
-        return -1 if is_shared else self._most_kept
+        return -1 if self.shares_queue and self._are_others_waiting() else self._most_kept
 
     @max_keepalived.setter
     def max_keepalived(self, most: int) -> None:
