@@ -221,7 +221,7 @@ def test_commands_end_whatever_threads_of_the_app_run_on(start: Starter, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         commands = [
-            (flask("workersize", "plan", "--no-such", app=LINGERING), 2),
+            (serve_prod("--no-such", app=LINGERING), 2),
             (flask("workersize", "doctor", app=LINGERING), 0),
             (serve_prod("--port", port, app=LINGERING), 1),
             (script(tmp_path / "program.py", "workersize", "plan"), 0),
