@@ -175,7 +175,7 @@ def await_script(page: Page) -> None:
 
 def test_script_and_server_show_the_same_of_any_report(visit: Visits, site: Site) -> None:
     source = random.Random(20)
-    reports = [PLAN, LIVE, FULL, FAIL, *(any_report(source) for _ in range(400))]
+    reports = [PLAN, LIVE, FULL, FAIL, *(any_report(source) for _ in range(120))]
     page = visit(site.url)
     by_script = page.evaluate(
         """

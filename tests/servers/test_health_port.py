@@ -175,7 +175,8 @@ def test_last_hour_goes_on_if_the_monitor_is_killed(start: Starter, kind: str) -
     assert all(0 <= point["utilization"] < 0.5 for point in report["history"])
     covered = sum(point["seconds"] for point in report["history"])
     assert report["uptime_seconds"] - 10 < covered < report["uptime_seconds"]
-    assert report["rates"]["requests_per_second"] < 10
+    # The restarted monitor may not have had its first ten seconds.
+    assert report["rates"] is None or report["rates"]["requests_per_second"] < 10
     assert report["advice"] == []
     # Not for everyone who reaches the app.
     assert PAST.isdisjoint(server.get("/_health/capacity").json())
