@@ -21,6 +21,9 @@ MOST_BOXES = 96
 CRITICAL_PERCENT = 90
 """The share of the limit shortly before which the memory guard removes a worker (monitor)."""
 
+_UNKNOWN = "Unknown: there are no figures of the last hour."
+"""Before the monitor has any, or if there is none."""
+
 _LIMITS = {
     "cpu": "limited by CPU",
     "memory": "limited by memory",
@@ -63,7 +66,7 @@ def view(report: Report, now: float) -> dict[str, list[Node]]:
     shown |= _now(report) | _history(report.get("history") or [])
     shown |= {"slots": _slots(report), "slots-note": _slots_note(report), "ask-title": ["Workers"]}
     shown["advice"] = [_element("li", text) for text in report.get("advice") or []] or [
-        _element("li", "Nothing to do.", "calm")
+        _element("li", "Nothing to do." if report.get("history") else _UNKNOWN, "calm")
     ]
     if "processes" in report:
         shown["workers"] = [

@@ -43,6 +43,35 @@ class _Seen(NamedTuple):
     machine: CpuTimes
 
 
+class _Work(NamedTuple):
+    """What a worker has done in a while: requests, and times in seconds.
+
+    ``delay`` was waited for a CPU; the last three are those of requests that ran alone.
+    """
+
+    done: int = 0
+    cpu: float = 0.0
+    busy: float = 0.0
+    delay: float = 0.0
+    alone: int = 0
+    alone_cpu: float = 0.0
+    alone_wait: float = 0.0
+
+    @classmethod
+    def between(cls, before: WorkerStats, now: WorkerStats) -> _Work:
+        """Return what has come since; counts that have fallen are none."""
+        pairs = zip(cls._counts(before), cls._counts(now), strict=True)
+        done, alone, *times = (max(later - earlier, 0) for earlier, later in pairs)
+        cpu, busy, delay, alone_cpu, alone_wait = (time / NANOSECONDS for time in times)
+        return cls(done, cpu, busy, delay, alone, alone_cpu, alone_wait)
+
+    @staticmethod
+    def _counts(row: WorkerStats) -> tuple[int, ...]:
+        alone = row.alone
+        times = (row.cpu_ns, row.busy_ns, row.cpu_wait_ns, alone.cpu_ns, alone.wait_ns)
+        return (row.served, alone.requests, *times)
+
+
 Clocks = tuple[Callable[[int], float], Callable[[], CpuTimes]]
 
 
@@ -114,37 +143,25 @@ class AdaptingTask(Task):
     def _sample(self, before: _Seen, now: _Seen, snapshot: Snapshot) -> Sample:
         seconds = now.at - before.at
         both = now.workers.keys() & before.workers.keys()
-        pairs = [(before.workers[age], now.workers[age]) for age in both]
-
-        def more(of: Callable[[WorkerStats], int]) -> int:
-            return sum(max(of(after) - of(earlier), 0) for earlier, after in pairs)
-
+        works = [_Work.between(before.workers[age], now.workers[age]) for age in both]
+        work = _Work(*map(sum, zip(*works, strict=True))) if works else _Work()
         used = [max(now.cpu[age] - before.cpu[age], 0) / seconds for age in both]
         idle = max(now.machine.idle - before.machine.idle, 0) / seconds
         cpus = self._board.followed_cpus / 1000
         total = sum(used)
-        done = more(lambda row: row.served)
-        cpu = more(lambda row: row.cpu_ns) / NANOSECONDS
-        busy = more(lambda row: row.busy_ns) / NANOSECONDS
         stolen = stolen_share(before.machine, now.machine)
-        delay = more(lambda row: row.cpu_wait_ns) / NANOSECONDS + stolen * cpu
+        delay = work.delay + stolen * work.cpu
         room = max(cpus - total, 0.0)
-        if delay >= CONTENDED * busy:
+        if delay >= CONTENDED * work.busy:
             # Other processes compute, too: only the CPU that they leave is free.
             room = min(room, idle)
-        alone = Alone(
-            more(lambda row: row.alone.requests),
-            alone_cpu := more(lambda row: row.alone.cpu_ns) / NANOSECONDS,
-            max(more(lambda row: row.alone.wait_ns) / NANOSECONDS - stolen * alone_cpu, 0.0),
-        )
+        wait = max(work.alone_wait - stolen * work.alone_cpu, 0.0)
+        alone = Alone(work.alone, work.alone_cpu, wait)
         # A thread that waits for a CPU may hold the GIL meanwhile.
-        wanted = [
-            share + max(after.cpu_wait_ns - earlier.cpu_wait_ns, 0) / NANOSECONDS / seconds
-            for share, (earlier, after) in zip(used, pairs, strict=True)
-        ]
+        wanted = [share + one.delay / seconds for share, one in zip(used, works, strict=True)]
         if max(wanted, default=0.0) < UNCROWDED:
             # No worker computes much: requests do not wait for the GIL, alone or not.
-            alone = Alone(done, cpu, max(busy - cpu - delay, 0.0))
+            alone = Alone(work.done, work.cpu, max(work.busy - work.cpu - delay, 0.0))
         asked = now.queue.requests - before.queue.requests
         waited = (now.queue.sum_ns - before.queue.sum_ns) / NANOSECONDS
         need, thread = self._needs(snapshot)
@@ -155,9 +172,9 @@ class AdaptingTask(Task):
             workers=len(now.workers),
             wanted=snapshot.wanted,
             slots=self._board.threads,
-            done=done,
-            cpu_seconds=cpu,
-            busy=busy / seconds,
+            done=work.done,
+            cpu_seconds=work.cpu,
+            busy=work.busy / seconds,
             waited_seconds=waited / asked if asked > 0 else None,
             cpu_of_group=total / (total + room) if total else 0.0,
             cpu_of_processes=used,

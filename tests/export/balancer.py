@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from tests.servers.clients import Outcome, at_once
 from tests.servers.serving import await_that
 
 WITHOUT_RETRIES = {
@@ -77,23 +78,12 @@ def changed(text: str, changes: Mapping[str, str]) -> str:
     return text
 
 
-class Outcome:
-    """What happened to the requests of a load."""
-
-    def __init__(self) -> None:
-        self.answered = 0
-        self.failed: list[str] = []
-
-    def __str__(self) -> str:
-        return f"{len(self.failed)} of {self.answered + len(self.failed):,}"
-
-
 @contextmanager
 def load(port: int, clients: int) -> Iterator[Outcome]:
     """Send GET requests to a port of 127.0.0.1, one after the other from each client."""
-    outcome, over, lock = Outcome(), threading.Event(), threading.Lock()
+    outcome, lock = Outcome(), threading.Lock()
 
-    def client() -> None:
+    def client(over: threading.Event) -> None:
         while not over.is_set():
             with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
                 try:
@@ -110,13 +100,6 @@ def load(port: int, clients: int) -> Iterator[Outcome]:
                         outcome.failed.append(repr(error))
                     time.sleep(0.05)
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(client, clients):
         await_that(lambda: outcome.answered > 5 * clients, "a load")
         yield outcome
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()

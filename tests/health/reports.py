@@ -29,8 +29,6 @@ PLAN: dict[str, Any] = {
     },
 }
 
-ADAPTS = "1 to 3 workers × 1 to 64 threads"
-
 LIVE: dict[str, Any] = PLAN | {
     "workers_alive": 3,
     "slots": 3,
@@ -127,6 +125,8 @@ def any_report(source: random.Random) -> dict[str, Any]:
     report["limited_by"] = source.choice(["cpu", "memory", "explicit", "min_workers"])
     report["server"] = source.choice(["gunicorn", "waitress"])
     report["shared_memory_mb"] = source.choice([0, 81])
+    if source.random() < 0.3:
+        report["why"] = PLAN["why"] | {"adapts": "1 to 3 workers × 1 to 64 threads"}
     report["serving"] = source.random() < 0.9
     if "busy" not in report:
         return report

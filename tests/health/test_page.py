@@ -330,6 +330,19 @@ def test_setting_that_sets_the_size_is_named_with_the_token() -> None:
     assert "set by hand: NOW_LMS_WORKERS" in words(view(report, NOW)["why"])
 
 
+def test_bounds_of_an_adaptive_size_are_shown() -> None:
+    within = "1 to 3 workers × 1 to 64 threads"
+    rows = view(PLAN | {"why": PLAN["why"] | {"adapts": within}}, NOW)["why"]
+    assert f"within {within}" in words(rows)
+
+
+@pytest.mark.parametrize(
+    ("history", "says"), [(FULL["history"], "Nothing to do"), (None, "Unknown")]
+)
+def test_nothing_to_do_is_only_said_if_there_are_figures(history: Any, says: str) -> None:
+    assert says in words(view(FULL | {"advice": [], "history": history}, NOW)["advice"])
+
+
 def ends(bars: Any) -> list[tuple[str, float]]:
     """Return what is drawn, and where each of it ends, in percent."""
     places = [(bar[1]["class"], bar[1]["x"], bar[1]["width"]) for bar in bars]

@@ -168,8 +168,9 @@ def test_changed_limit_takes_back_what_the_load_had_asked_for() -> None:
     assert (site.board.for_limits, site.board.for_load, site.board.wanted) == (-1, 0, 1)
 
 
-def test_time_that_a_hypervisor_steals_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """19 requests of 10 ms in each of two workers, which as much again was stolen from."""
+@pytest.fixture
+def samples(monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    """Return what the rule gets from here on; it decides nothing."""
     seen: list[Sample] = []
 
     def noted(
@@ -179,31 +180,27 @@ def test_time_that_a_hypervisor_steals_is_no_waiting(monkeypatch: pytest.MonkeyP
         return state, None
 
     monkeypatch.setattr("flask_workersize.monitor.adaptation.adapt", noted)
+    return seen
+
+
+def test_time_that_a_hypervisor_steals_is_no_waiting(samples: list[Sample]) -> None:
+    """19 requests of 10 ms in each of two workers, which as much again was stolen from."""
     site = Site()
     site.stolen = 2 * 19 * 0.010
     for _ in range(2):
         site.second(19, cpu=0.010, wait=0.010, queued=0.2)
-    assert seen[0].alone.wait_seconds == pytest.approx(0)
+    assert samples[0].alone.wait_seconds == pytest.approx(0)
     site.stolen = 0
     site.second(19, cpu=0.010, wait=0.010, queued=0.2)
-    assert seen[1].alone.wait_seconds == pytest.approx(2 * 19 * 0.010)
+    assert samples[1].alone.wait_seconds == pytest.approx(2 * 19 * 0.010)
 
 
 @pytest.mark.parametrize(("delay", "is_taken"), [(0.0, True), (0.02, False)])
 def test_requests_that_ran_together_tell_what_an_app_waits_if_cpus_are_free(
-    monkeypatch: pytest.MonkeyPatch, delay: float, is_taken: bool
+    samples: list[Sample], delay: float, is_taken: bool
 ) -> None:
     """A thread that has no CPU keeps the GIL from others, which looks like waiting."""
-    seen: list[Sample] = []
-
-    def noted(
-        rules: AdaptingRules, state: adapting.State, sample: Sample
-    ) -> tuple[adapting.State, None]:
-        seen.append(sample)
-        return state, None
-
-    monkeypatch.setattr("flask_workersize.monitor.adaptation.adapt", noted)
     site = Site()
     for _ in range(2):
         site.second(10, cpu=0.010, wait=0.090, queued=0, delay=delay)
-    assert (seen[0].alone.count == 20) is is_taken
+    assert (samples[0].alone.count == 20) is is_taken

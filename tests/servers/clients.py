@@ -139,3 +139,29 @@ def load(server: Server, kinds: list[bool]) -> Iterator[Load]:
     finally:
         for thread in threads:
             thread.join()
+
+
+class Outcome:
+    """What happened to the requests of a load."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{len(self.failed)} of {self.answered + len(self.failed):,}"
+
+
+@contextmanager
+def at_once(client: Callable[[threading.Event], None], clients: int) -> Iterator[None]:
+    """Run so many clients until the end of the block, which sets their event."""
+    over = threading.Event()
+    threads = [threading.Thread(target=client, args=(over,)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.servers.clients import PATH, SLOW
+from tests.servers.clients import PATH, SLOW, at_once
 from tests.servers.serving import (
     CONF,
     DEADLINE_SECONDS,
@@ -33,10 +33,9 @@ def load(server: Server, clients: int, path: str) -> Iterator[list[tuple[int, bo
 
     The status of each response, and whether it announced the end of the connection.
     """
-    over = threading.Event()
     answers: list[tuple[int, bool]] = []
 
-    def client() -> None:
+    def client(over: threading.Event) -> None:
         connection = server.connect()
         while not over.is_set():
             connection.request("GET", path)
@@ -45,15 +44,8 @@ def load(server: Server, clients: int, path: str) -> Iterator[list[tuple[int, bo
             answers.append((response.status, response.will_close))
         connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(client, clients):
         yield answers
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def serve(start: Starter, *args: str, server: str, **environ: str) -> Server:

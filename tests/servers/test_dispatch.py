@@ -19,7 +19,7 @@ pytest.importorskip("fcntl", reason="gunicorn does not run on this system")
 from gunicorn.config import Config
 from gunicorn.workers import gthread
 
-from flask_workersize.servers.gunicorn.workers import ThreadWorker
+from flask_workersize.servers.gunicorn.thread_worker import ThreadWorker
 from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Clients, receive, send
 from tests.servers.serving import Server, Starter, await_that, serve_prod
 

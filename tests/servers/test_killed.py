@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.servers.clients import PATH, SERVER_ARGS, SLOW
+from tests.servers.clients import PATH, SERVER_ARGS, SLOW, Outcome, at_once
 from tests.servers.serving import CONF, Server, Starter, ask, await_that, gunicorn, serve_prod
 
 TOKEN = "a token of the tests"
@@ -26,20 +26,12 @@ ON = {"NOW_LMS_HEALTH_PORT": "0", "NOW_LMS_HEALTH_TOKEN": TOKEN}
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
 
-class Outcome:
-    """What happened to the requests of a load."""
-
-    def __init__(self) -> None:
-        self.answered = 0
-        self.failed: list[str] = []
-
-
 @contextmanager
 def load(server: Server, clients: int = 4, path: str = "/") -> Iterator[Outcome]:
     """Ask again and again, with a new connection each time, until the end of the block."""
-    outcome, over = Outcome(), threading.Event()
+    outcome = Outcome()
 
-    def client() -> None:
+    def client(over: threading.Event) -> None:
         while not over.is_set():
             connection = server.connect()
             try:
@@ -51,16 +43,9 @@ def load(server: Server, clients: int = 4, path: str = "/") -> Iterator[Outcome]
             finally:
                 connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(client, clients):
         await_that(lambda: outcome.answered > 5 * clients, "a load")
         yield outcome
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def start_probed(start: Starter, kind: str, **environ: str) -> Server:

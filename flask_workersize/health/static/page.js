@@ -5,6 +5,7 @@
 
 const MOST_BOXES = 96;
 const CRITICAL_PERCENT = 90;
+const UNKNOWN = "Unknown: there are no figures of the last hour.";
 const LIMITS = {
   cpu: "limited by CPU",
   memory: "limited by memory",
@@ -37,7 +38,8 @@ function view(report, now) {
   Object.assign(shown, figures(report), history(report.history ?? []));
   Object.assign(shown, { slots: slots(report), "slots-note": slotsNote(report), "ask-title": ["Workers"] });
   const advice = (report.advice ?? []).map((text) => element("li", text));
-  shown.advice = advice.length ? advice : [element("li", "Nothing to do.", "calm")];
+  const calm = report.history?.length ? "Nothing to do." : UNKNOWN;
+  shown.advice = advice.length ? advice : [element("li", calm, "calm")];
   if ("processes" in report) {
     const oldest = [...report.processes].sort((one, other) => other.age_seconds - one.age_seconds);
     shown.workers = oldest.map((item) => ["tr", {}, worker(item, report)]);

@@ -22,9 +22,9 @@ from ...runtime.snapshot import State
 from .. import systemd
 from ..ending import STUCK_SECONDS, WORKER_SECONDS, process_end
 from ..stopping import StopSignal, connections_to_accept
+from .graceful_worker import GracefulWorker
 from .hooks import Hooks
 from .options import warn_of_hup
-from .workers import GracefulWorker
 
 _PAUSE_SECONDS = 0.1
 """How long gunicorn waits at most between two workers that it starts."""

@@ -21,7 +21,8 @@ from ..temporary import open_temporary, use_shared_memory
 from .arbiter import GracefulArbiter
 from .hooks import Hooks
 from .options import warn_of_reload
-from .workers import SyncWorker, ThreadWorker
+from .sync_worker import SyncWorker
+from .thread_worker import ThreadWorker
 
 
 class _Application(BaseApplication):

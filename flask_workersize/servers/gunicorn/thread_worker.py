@@ -1,48 +1,31 @@
-"""gunicorn's two kinds of worker, made to stop without losing a request.
+"""gunicorn's threaded worker, made to stop and to share without losing a request.
 
-They override what gunicorn does not document; tests/servers/test_canary_stopping.py lists it.
+It overrides what gunicorn does not document; tests/servers/test_canary_stopping.py lists it.
 """
 
 from __future__ import annotations
 
-import atexit
-import math
-import mmap
-import os
 import selectors
-import signal
-import socket
 import threading
 import time
 from collections import deque
 from concurrent import futures
-from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from gunicorn import util
-from gunicorn.workers import gthread, sync
-from gunicorn.workers.base import Worker
+from gunicorn.workers import gthread
 
 from ...runtime.polling import hung_up, wait_readable
-from ...runtime.threads import start_thread
-from ...runtime.worker_record import WorkerRecord
-from ..ending import GRACE_SECONDS, process_end
-from ..silence import HEADER_SECONDS, established_at, has_spoken, stop_listening_to
+from ..silence import HEADER_SECONDS, has_spoken
 from ..stopping import (
-    LATE_SILENCE_SECONDS,
     SETTLE_SECONDS,
     SILENCE_SECONDS,
-    StopSignal,
     WatchedSocket,
     admit,
-    hang_up_if_silent,
 )
 from .careful import CarefulWorker
-from .goodbye import Goodbyes
-
-_CUT_EVERY_SECONDS = 0.1
+from .graceful_worker import OFTEN_SECONDS, GracefulWorker
 
 _LOOK_AGAIN_SECONDS = 0.02
 """How long a worker leaves connections to others before it checks again what they hold."""
@@ -51,225 +34,9 @@ _PATIENCE_SECONDS = 1.0
 """How long it leaves them to a worker that holds as many and whose threads are not all busy: on a
 busy machine that one may have to wait for a CPU."""
 
-_SELDOM_SECONDS = 1.0
-"""How often a worker checks for clients that keep it waiting; sooner if one is about to."""
-
-_MOMENT_SECONDS = 0.05
-"""A connection that waits longer has not just come: there is no worker that takes it at once."""
-
-_OFTEN_SECONDS = 0.25
-"""How often it checks for them while there are some, and for queued clients that have gone."""
-
 _CLOSES_KEPT = not hasattr(gthread, "STOP_KEEPALIVE_LINGER")
 """Whether this gunicorn, as 26 did, closes a connection right after it promised to keep it, if
 its worker stops in between."""
-
-
-class GracefulWorker(Worker):
-    """What both kinds of worker add to gunicorn's."""
-
-    stop_signal: StopSignal
-    row: WorkerRecord | None = None
-    goodbyes: Goodbyes
-    _has_goodbye_thread = False
-    _asked_to_stop = False
-    _in_a_hurry = False
-    _alive = True
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.is_leaving = mmap.mmap(-1, 1)
-
-    def init_process(self) -> None:
-        """Watch for the stop of the server, then start as gunicorn's."""
-        # Each with how long it may be silent during a stop.
-        self._open: dict[Any, float] = {}
-        # Those that owe a header, each with the moment by which it has to be there.
-        self._due: dict[Any, float] = {}
-        self.goodbyes = Goodbyes(has_thread=self._has_goodbye_thread)
-        util.close_graceful = self.goodbyes.take  # type: ignore[assignment]
-        start_thread("stop", self._hang_up_silent)
-        self._pid = os.getpid()
-        process_end.adopt(self.cfg.graceful_timeout, self._count_running)
-        atexit.register(self._note_leaving)
-        super().init_process()
-
-    @property
-    def alive(self) -> bool:
-        """Whether this worker goes on; gunicorn sets it when a signal or a limit ends it."""
-        return self._alive
-
-    @alive.setter
-    def alive(self, value: bool) -> None:
-        self._alive = value
-        if not value:
-            process_end.begin()
-
-    def _are_others_waiting(self) -> bool:
-        """Return whether requests wait at this moment for a thread that is free."""
-        return bool(wait_readable(self.sockets, 0))
-
-    def _is_in_the_way(self) -> bool:
-        """Return whether a client that is waited for keeps others waiting, or this worker's end."""
-        return not self.alive or self._are_others_waiting()
-
-    def _count_running(self) -> int:
-        return self.row.running() if self.row is not None else 0
-
-    def _note_leaving(self) -> None:
-        """Note that this worker ends by itself, also if its time is over amid a request."""
-        if self.row is not None and self._pid == os.getpid():
-            self.row.leave()
-
-    def init_signals(self) -> None:
-        """Leave Ctrl-C to the master: it reaches the whole process group."""
-        super().init_signals()
-        # A handler, not SIG_IGN, which programs started by the app would inherit.
-        signal.signal(signal.SIGINT, lambda signum, frame: None)
-        signal.siginterrupt(signal.SIGINT, False)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Note that the stop came from a signal, not from ``max_requests``."""
-        self._asked_to_stop = True
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """End at once, with whatever is queued."""
-        self._in_a_hurry = True
-        process_end.hurry(margin=GRACE_SECONDS)
-        super().handle_quit(sig, frame)
-
-    def _server_stops(self) -> bool:
-        """Return whether the queue is to be served because the server stops.
-
-        A service manager may signal all processes at once, so that the master is a moment behind.
-        If it gets the signal after the last check here, it sees that this worker is leaving.
-        """
-        if self._in_a_hurry:
-            return False
-        is_recycled = self.row is not None and self.row.is_told_to_leave
-        is_unsure = self._asked_to_stop and not is_recycled
-        if self.stop_signal.wait(SETTLE_SECONDS if is_unsure else 0):
-            return True
-        self.is_leaving[0] = 1
-        return self.stop_signal.is_sent()
-
-    def _say_goodbye(self) -> None:
-        """Before the end, leave clients that are still sending a moment to finish."""
-        self.goodbyes.finish(0 if self._in_a_hurry else SILENCE_SECONDS)
-
-    def _hang_up_late(self) -> float:
-        """Close connections that keep others waiting, and return when to check again.
-
-        Those that keep no one waiting are closed in time, too: the master kills a worker of one
-        thread that has not finished with its client. ``self.timeout`` is half of that time.
-        """
-        now = time.monotonic()
-        due = self._due.copy()
-        late = [connection for connection, until in due.items() if until <= now]
-        if late and self._is_in_the_way():
-            # If other workers are free, they take what comes within a moment.
-            time.sleep(_MOMENT_SECONDS)
-            if not self._is_in_the_way():
-                late = []
-        elif self.timeout:
-            late = [conn for conn in late if due[conn] <= now + HEADER_SECONDS - self.timeout]
-        else:
-            late = []
-        for connection in late:
-            # It may have been served in between, and have come back.
-            if self._due.get(connection, math.inf) <= now:
-                stop_listening_to(getattr(connection, "sock", connection))
-        if late:
-            return _CUT_EVERY_SECONDS
-        soonest = min(due.values(), default=now + _SELDOM_SECONDS) - now
-        return min(max(soonest, _OFTEN_SECONDS), _SELDOM_SECONDS)
-
-    def _hang_up_silent(self) -> None:
-        """Keep silent clients from holding others, or a stop, in a thread: the main one waits."""
-        pause = _SELDOM_SECONDS
-        while not self.stop_signal.wait(pause):
-            pause = self._hang_up_late()
-        time.sleep(SILENCE_SECONDS)
-        while True:
-            for connection, patience in self._open.copy().items():
-                # gthread's own connection changes its socket where TLS starts.
-                hang_up_if_silent(getattr(connection, "sock", connection), patience)
-            time.sleep(_CUT_EVERY_SECONDS)
-
-
-class SyncWorker(GracefulWorker, CarefulWorker, sync.SyncWorker):
-    """gunicorn's sync worker, which serves what is queued before it ends with the server."""
-
-    _has_goodbye_thread = True
-
-    def run(self) -> None:
-        """Serve until stopped, then what is queued."""
-        super().run()
-        if self._server_stops():
-            self._drain()
-        self._say_goodbye()
-
-    def wait(self, timeout: float) -> Any:
-        """Wait for connections and signals; gunicorn's takes no descriptor above 1,023."""
-        self.notify()
-        ready = wait_readable(self.wait_fds, timeout)
-        if self.PIPE[0] in ready:
-            os.read(self.PIPE[0], 1)
-        return ready
-
-    def _drain(self) -> None:
-        budget, accepted = self.stop_signal.budget(self.cfg.graceful_timeout), 0
-        while budget.allows(accepted) and not self._in_a_hurry:
-            ready = wait_readable(self.sockets, SETTLE_SECONDS)
-            if not ready:
-                return
-            for listener in ready:
-                self.notify()
-                # Also where another worker was faster: then all that waited at the stop are taken.
-                accepted += 1
-                with suppress(BlockingIOError, ConnectionAbortedError):
-                    self.accept(listener)
-
-    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        """Serve one connection, known to the thread that hangs up on silent clients."""
-        # From here on this worker can serve no other client, whatever this one does.
-        self._note_held(1)
-        try:
-            self._serve(listener, client, addr)
-        finally:
-            self._note_held(0)
-
-    def _note_held(self, count: int) -> None:
-        if self.row is not None:
-            self.row.note_held(count)
-
-    def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        patience = admit(client)
-        has_something, since = has_spoken(client), time.monotonic()
-        if patience < LATE_SILENCE_SECONDS and not (self.cfg.is_ssl and has_something):
-            # Also in the queue of the kernel it could have sent what it owes; not so with TLS,
-            # which begins to talk only now.
-            since = established_at(client)
-        is_late = since + HEADER_SECONDS < time.monotonic()
-        if has_something is None and is_late and self._are_others_waiting():
-            client.close()
-            return
-        # TLS takes the descriptor over; a copy can still be shut down.
-        watched = client.dup() if self.cfg.is_ssl else WatchedSocket(client)
-        self._open[watched] = patience
-        self._due[watched] = since + HEADER_SECONDS
-        try:
-            super().handle(listener, client if self.cfg.is_ssl else watched, addr)
-        finally:
-            self._due.clear()
-            del self._open[watched]
-            watched.close()
-
-    def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> Any:
-        """Serve a request, whose header is there."""
-        self._due.clear()
-        return super().handle_request(listener, req, client, addr)
 
 
 class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
@@ -375,7 +142,7 @@ class ThreadWorker(GracefulWorker, CarefulWorker, gthread.ThreadWorker):
             self._gone = 0
         elif now >= self._look_for_gone_at:
             self._gone = len(hung_up([conn.sock for conn in self._ready.copy()]))
-            self._look_for_gone_at = now + _OFTEN_SECONDS
+            self._look_for_gone_at = now + OFTEN_SECONDS
         with self._dispatching:
             self._takes_more = takes_more
             self._write_held()
